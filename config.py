@@ -1,0 +1,321 @@
+"""Every default of the suite, once: frozen dataclasses that check themselves.
+
+A field made with `option` is at the same time a default, a range and a command-line
+flag, so the scripts, their `--help` and the checks can not drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import math
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+DATASET_MIDI = "dataset/midi"
+DATASET_PROCESSED = "dataset/processed"
+PRETRAINED = "pretrained.sess"
+FETCH_COMMAND = "cd dataset; bash scripts/maestro_scraper.sh midi/maestro"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+Config = TypeVar("Config")
+
+
+def option(
+    default: Any,
+    *flags: str,
+    help: str,
+    type: type = str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Make a dataclass field that is also a command-line option.
+
+    Without flags it is a positional argument that may be left out. `low` and `high` are
+    the ends of the allowed range, both allowed; `above` is an end that is not allowed.
+    """
+    return field(
+        default=default,
+        metadata={
+            "flags": flags,
+            "help": help,
+            "type": type,
+            "low": low,
+            "high": high,
+            "above": above,
+            "choices": choices,
+        },
+    )
+
+
+def _flag(entry: Field[Any]) -> str:
+    return "/".join(entry.metadata["flags"]) or entry.name
+
+
+def _check_range(entry: Field[Any], value: Any) -> None:
+    rule = entry.metadata
+    low, high = rule["low"], rule["high"]
+    if rule["above"] is not None and not value > rule["above"]:
+        raise ValueError(f"argument {_flag(entry)}: {value} is not above {rule['above']}")
+    if not (math.isfinite(value) and low <= value <= high):
+        allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"argument {_flag(entry)}: {value} is not allowed, it must be {allowed}")
+
+
+class _Checked:
+    """Checks every option of a dataclass when a value of it is made."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if value is None or not entry.metadata:
+                continue
+            if entry.metadata["type"] in (int, float):
+                _check_range(entry, value)
+            choices = entry.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(f"argument {_flag(entry)}: {value!r} is not one of {choices}")
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Checked):
+    """Sizes of the network; the two widths come from the codec.
+
+    Field names and their order are those of `model_config` in a session file.
+    """
+
+    init_dim: int = option(32, help="width of the random start vector", type=int, low=1)
+    event_dim: int = option(240, help="number of events", type=int, low=1)
+    control_dim: int = option(24, help="width of a control", type=int, low=1)
+    hidden_dim: int = option(512, help="width of a GRU layer", type=int, low=1, high=16384)
+    gru_layers: int = option(3, help="number of GRU layers", type=int, low=1, high=64)
+    gru_dropout: float = option(
+        0.3, help="dropout between GRU layers", type=float, low=0.0, high=1.0
+    )
+
+
+def model_config(text: str, base: ModelConfig | None = None) -> ModelConfig:
+    """Read `hidden_dim=256,gru_layers=2` into a ModelConfig, starting from `base`.
+
+    Raises ValueError for an unknown name, a value that is not a number, or one out of range.
+    """
+    base = base or ModelConfig()
+    known = {entry.name: entry.metadata["type"] for entry in fields(ModelConfig)}
+    changes: dict[str, Any] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in known:
+            raise ValueError(f"argument -p/--model-params: {name!r} is not one of {list(known)}")
+        changes[name] = _number(part, value, known[name])
+    return replace(base, **changes)
+
+
+def _number(part: str, text: str, kind: type) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if type(value) is int and kind is float:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(
+            f"argument -p/--model-params: {part!r} needs {'a whole' if kind is int else 'a'} number"
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class PreprocessConfig(_Checked):
+    """Options of preprocess.py."""
+
+    midi_dir: str = option(DATASET_MIDI, help="folder with MIDI files, searched to the bottom")
+    save_dir: str = option(DATASET_PROCESSED, help="folder for the .data files")
+    workers: int | None = option(
+        None, help="worker processes (all cores)", type=int, low=1, high=1024
+    )
+    time_limit: float = option(
+        60.0, "--time-limit", help="seconds one file may take", type=float, above=0.0
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Checked):
+    """Options of train.py."""
+
+    session: str = option("model.sess", "-s", "--session", help="session file, made if missing")
+    dataset: str = option(DATASET_PROCESSED, "-d", "--dataset", help="folder of .data files")
+    validation: str | None = option(
+        None, "-v", "--validation", help="folder of .data files to judge by; without it a share"
+    )
+    validation_share: float = option(
+        0.1,
+        "--validation-share",
+        help="share of the files held out when there is no -v",
+        type=float,
+        low=0.0,
+        high=0.9,
+    )
+    saving_interval: float = option(
+        60.0, "-i", "--saving-interval", help="seconds between two saves", type=float, low=0.0
+    )
+    validation_interval: float = option(
+        300.0,
+        "--validation-interval",
+        help="seconds of training between two validations",
+        type=float,
+        above=0.0,
+    )
+    batch_size: int = option(
+        64, "-b", "--batch-size", help="windows in a batch", type=int, low=1, high=65536
+    )
+    learning_rate: float = option(
+        1e-3, "-l", "--learning-rate", help="Adam's peak learning rate", type=float, above=0.0
+    )
+    warm_up: int = option(
+        100, "--warm-up", help="steps in which the learning rate rises", type=int, low=0
+    )
+    window_size: int = option(
+        200, "-w", "--window-size", help="events in a window", type=int, low=1, high=1000000
+    )
+    stride_size: int = option(
+        10, "-S", "--stride-size", help="events between the starts of windows", type=int, low=1
+    )
+    control_ratio: float = option(
+        1.0,
+        "-c",
+        "--control-ratio",
+        help="share of windows that see their control",
+        type=float,
+        low=0.0,
+        high=1.0,
+    )
+    teacher_forcing_ratio: float = option(
+        1.0,
+        "-T",
+        "--teacher-forcing-ratio",
+        help="share of inputs taken from the data, not from the network",
+        type=float,
+        low=0.0,
+        high=1.0,
+    )
+    use_transposition: bool = option(
+        False, "-t", "--use-transposition", help="transpose windows by -5..6 semitones", type=bool
+    )
+    model_params: str = option(
+        "", "-p", "--model-params", help="sizes of a new network: hidden_dim=256,gru_layers=2"
+    )
+    reset_optimizer: bool = option(
+        False, "-r", "--reset-optimizer", help="forget Adam's state on resume", type=bool
+    )
+    enable_logging: bool = option(
+        True, "-L", "--enable-logging", help="write TensorBoard logs under runs/", type=bool
+    )
+    max_steps: int | None = option(
+        None, "--max-steps", help="stop at this step of the session", type=int, low=1
+    )
+    max_minutes: float | None = option(
+        None,
+        "--max-minutes",
+        help="stop when the session has trained this long; the rate falls to zero by then",
+        type=float,
+        above=0.0,
+    )
+    seed: int = option(0, "--seed", help="seed of everything random", type=int, low=0, high=2**63)
+    device: str = option("auto", "--device", help="where the network runs", choices=DEVICES)
+
+
+@dataclass(frozen=True)
+class GenerateConfig(_Checked):
+    """Options of generate.py."""
+
+    control: str | None = option(
+        None,
+        "-c",
+        "--control",
+        help="'p0,...,p11;density' (12 pitch-class weights from C, density 0-11), ';density', "
+        "a .data file, or a folder of them",
+    )
+    batch_size: int = option(
+        8, "-b", "--batch-size", help="number of pieces", type=int, low=1, high=65536
+    )
+    session: str = option(PRETRAINED, "-s", "--session", help="session file")
+    output_dir: str = option("generated", "-o", "--output-dir", help="folder for the music")
+    max_length: int | None = option(
+        None,
+        "-l",
+        "--max-length",
+        help="events in a piece (1500, about a minute; 0: as long as the control file)",
+        type=int,
+        low=0,
+        high=10_000_000,
+    )
+    greedy_ratio: float = option(
+        0.0,
+        "-g",
+        "--greedy-ratio",
+        help="share of events that are the likeliest one instead of a sample",
+        type=float,
+        low=0.0,
+        high=1.0,
+    )
+    beam_size: int = option(
+        0, "-B", "--beam-size", help="beam search over this many", type=int, low=0, high=4096
+    )
+    stochastic_beam_search: bool = option(
+        False, "-S", "--stochastic-beam-search", help="sample the beam", type=bool
+    )
+    temperature: float = option(
+        1.0, "-T", "--temperature", help="below 1 safer, above wilder", type=float, above=0.0
+    )
+    init_zero: bool = option(
+        False, "-z", "--init-zero", help="start from zeros, not from a random vector", type=bool
+    )
+    free: bool = option(
+        False, "--free", help="do not mask events that can not be played", type=bool
+    )
+    seed: int | None = option(
+        None, "--seed", help="seed of everything random (random)", type=int, low=0, high=2**63
+    )
+    png: bool = option(False, "--png", help="also draw each piece as a piano roll", type=bool)
+    wav: bool = option(False, "--wav", help="also render each piece to audio", type=bool)
+    device: str = option("auto", "--device", help="where the network runs", choices=DEVICES)
+
+
+def add_arguments(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
+    """Give `parser` one argument for every option of the dataclass `kind`."""
+    for entry in fields(kind):  # type: ignore[arg-type]
+        rule = entry.metadata
+        shown = "" if entry.default in (None, False, "") else f" ({entry.default})"
+        text = (rule["help"] + shown).replace("%", "%%")
+        if rule["type"] is bool:
+            action = argparse.BooleanOptionalAction if entry.default else "store_true"
+            parser.add_argument(
+                *rule["flags"], dest=entry.name, action=action, default=entry.default, help=text
+            )
+        elif rule["flags"]:
+            parser.add_argument(
+                *rule["flags"],
+                dest=entry.name,
+                type=rule["type"],
+                default=entry.default,
+                help=text,
+                metavar=entry.name.upper(),
+            )
+        else:
+            parser.add_argument(
+                entry.name, nargs="?", type=rule["type"], default=entry.default, help=text
+            )
+
+
+def parse(
+    parser: argparse.ArgumentParser, kind: type[Config], argv: Sequence[str] | None
+) -> Config:
+    """Parse `argv` into a checked `kind`; a wrong value ends the program with one line, exit 2."""
+    add_arguments(parser, kind)
+    try:
+        return kind(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))

@@ -1,0 +1,168 @@
+"""`.data` files, and the batches of windows that are cut from them.
+
+A `.data` file is one performance: `torch.save` of a dict with `encoding` (its version),
+`events` uint8 [events], `controls` uint8 [events, 13] (compressed), and what is known of it
+(`notes`, `milliseconds`, `onset_error_mean`, `onset_error_max` in seconds, `source`, the hash
+of the MIDI file). It takes 14 bytes an event, and training reads it through a memory map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import utils
+from sequence import ENCODING, ControlSeq, EventSeq, room_to_transpose, transpose
+
+Array = npt.NDArray[Any]
+
+SUFFIX = ".data"
+TRANSPOSITIONS = (-5, 6)  # lowest and highest, semitones
+
+
+@dataclass(frozen=True)
+class Performance:
+    """One performance as training reads it: events uint8 [n], compressed controls uint8 [n, 13]."""
+
+    events: Array
+    controls: Array
+    notes: int
+    milliseconds: int
+    onset_error_mean: float
+    onset_error_max: float
+    source: str
+
+    def to_bytes(self) -> bytes:
+        """The content of a `.data` file; the same performance gives the same bytes."""
+        record = {"encoding": ENCODING, **vars(self)}
+        record["events"] = torch.from_numpy(np.array(self.events))
+        record["controls"] = torch.from_numpy(np.array(self.controls))
+        content = io.BytesIO()
+        torch.save(record, content)
+        return content.getvalue()
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Performance:
+        """Map a `.data` file; ValueError, naming the path, for one that is not as above."""
+        record = utils.load_tensors(path, memory_map=True)
+        try:
+            return _performance(record)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+def _performance(record: Any) -> Performance:
+    kinds = {"notes": int, "milliseconds": int, "source": str}
+    kinds |= {"onset_error_mean": float, "onset_error_max": float}
+    if not isinstance(record, dict) or "encoding" not in record:
+        raise ValueError("not a .data file of this suite; preprocess.py makes them")
+    if record["encoding"] != ENCODING:
+        raise ValueError(f"encoding {record['encoding']!r}, not {ENCODING}; preprocess again")
+    events, controls = record.get("events", ()), record.get("controls", ())
+    for name, tensor, shape in (("events", events, ()), ("controls", controls, (13,))):
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8:
+            raise ValueError(f"{name} are not uint8")
+        if tensor.shape != (len(events), *shape):
+            raise ValueError(f"{name} have the shape {list(tensor.shape)}")
+    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"one of {list(kinds)} is missing or wrong")
+    about = {name: record[name] for name in kinds}
+    return Performance(events.numpy(), controls.numpy(), **about)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows side by side: targets int64 [steps, batch], controls float32 [steps, batch, 24].
+
+    `controlled`, bool [batch], says which windows the network shall see the control of.
+    """
+
+    targets: torch.Tensor
+    controls: torch.Tensor
+    controlled: torch.Tensor
+
+
+class Corpus:
+    """The performances of a folder, mapped, in order of name."""
+
+    def __init__(self, performances: Sequence[Performance]) -> None:
+        self.performances = tuple(performances)
+
+    def __len__(self) -> int:
+        return len(self.performances)
+
+    @staticmethod
+    def load(paths: Iterable[Path]) -> Corpus:
+        """Map `.data` files; raises as `Performance.load` does."""
+        return Corpus([Performance.load(path) for path in paths])
+
+    @property
+    def events(self) -> int:
+        """Number of events."""
+        return sum(map(len, self.performances))
+
+
+class Windows:
+    """Random windows of a corpus; batch number and seed alone decide what is in a batch."""
+
+    def __init__(self, corpus: Corpus, steps: int, stride: int) -> None:
+        self.corpus, self.steps, self.stride = corpus, steps, stride
+        counts = [max(0, (len(p) - steps) // stride + 1) for p in corpus.performances]
+        self._ends = np.cumsum(counts, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """How many windows there are, `stride` events apart and each inside one performance."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def window(self, index: int) -> tuple[Array, Array]:
+        """Events [steps] and compressed controls [steps, 13] of window `index`."""
+        piece = int(np.searchsorted(self._ends, index, "right"))
+        performance = self.corpus.performances[piece]
+        first = int(index - (self._ends[piece - 1] if piece else 0)) * self.stride
+        inside = slice(first, first + self.steps)
+        return performance.events[inside], performance.controls[inside]
+
+    def batch(
+        self, size: int, seed: int, number: int, control_ratio: float, transposing: bool
+    ) -> Batch:
+        """Batch `number`: windows drawn evenly, with replacement."""
+        random = np.random.default_rng([seed, number])
+        drawn = [self.window(int(index)) for index in random.integers(len(self), size=size)]
+        events = np.stack([events for events, _ in drawn], axis=1)
+        controls = np.stack([controls for _, controls in drawn], axis=1)
+        if events.max() >= EventSeq.dim():
+            raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
+        if transposing:
+            low, high = room_to_transpose(events)
+            low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])
+            events, controls = transpose(events, controls, random.integers(low, high + 1))
+        return Batch(
+            torch.from_numpy(events.astype(np.int64)),
+            torch.from_numpy(ControlSeq.recover_compressed_array(controls)),
+            torch.from_numpy(random.random(size) < control_ratio),
+        )
+
+
+def held_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
+    """Split files into the ones to train on and the ones to judge by.
+
+    A file's side depends on its name below `root` alone, so it stays when files are added.
+    """
+    sides: tuple[list[Path], list[Path]] = ([], [])
+    for path in paths:
+        name = path.relative_to(root).as_posix().encode(errors="surrogateescape")
+        place = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
+        sides[place < share].append(path)
+    return sides

@@ -1,0 +1,346 @@
+"""Turn a folder of MIDI files into `.data` files that train.py learns from."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import progress.bar
+
+import config
+import midifile
+import utils
+from config import PreprocessConfig
+from data import SUFFIX, Performance
+from sequence import ControlSeq, EventSeq, NoteSeq, onset_errors
+
+MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+FEWEST_NOTES = 10
+LARGEST_FILE = 64 << 20  # bytes
+
+
+class Refused(Exception):
+    """A file that is not made into data; the two texts are the reason and the detail."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Job:
+    """A MIDI file, and the hash of what its `.data` file was made from, if there is one."""
+
+    path: Path
+    known_source: str | None
+
+
+Outcome = Performance | Refused | None  # None: unchanged
+
+
+def convert(job: Job) -> Outcome:
+    """Encode one file, or say why not."""
+    try:
+        content = _content(job.path)
+        source = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return None if source == job.known_source else encode(content, source)
+    except Refused as refusal:
+        return refusal
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise Refused("not a file")
+        if path.stat().st_size > LARGEST_FILE:
+            raise Refused("too large", f"over {LARGEST_FILE >> 20} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused("unreadable", str(error)) from error
+
+
+def encode(content: bytes, source: str) -> Performance:
+    """Make a performance, starting at its first note, of a MIDI file's content; or Refused."""
+    try:
+        notes = NoteSeq.from_midi_bytes(content).trimmed()
+        if not len(notes):
+            raise Refused("only drums" if midifile.only_drums(content) else "no notes")
+    except ValueError as error:
+        raise Refused("unreadable", str(error)) from error
+    try:
+        events = EventSeq.from_note_seq(notes)
+    except ValueError as error:
+        raise Refused("too long", str(error)) from error
+    errors = onset_errors(notes, events)
+    if len(errors) < FEWEST_NOTES:
+        raise Refused("too short", f"{len(errors)} notes on the piano, {FEWEST_NOTES} are needed")
+    return Performance(
+        events=events.to_array(),
+        controls=ControlSeq.from_event_seq(events).to_compressed_array(),
+        notes=len(errors),
+        milliseconds=events.total_ms,
+        onset_error_mean=float(errors.mean()),
+        onset_error_max=float(errors.max()),
+        source=source,
+    )
+
+
+# ---------------------------------------------------------------------------------- workers
+
+
+def _work(connection: Connection) -> None:
+    """A worker process: one job in, one outcome out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        connection.send(convert(job))
+
+
+class Worker:
+    """A process that converts files one after the other, and may be lost to one of them.
+
+    It has two at a time, so that it need not wait while the outcome of one is written.
+    """
+
+    ROOM = 2
+
+    def __init__(self) -> None:
+        methods = multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context(
+            "fork" if sys.platform == "linux" and "fork" in methods else "spawn"
+        )
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_work, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        self.numbers: list[int] = []
+        self.since = 0.0
+
+    def give(self, number: int, job: Job) -> None:
+        """Put job `number` behind those it has."""
+        if not self.numbers:
+            self.since = time.monotonic()
+        self.numbers.append(number)
+        self.connection.send(job)
+
+    def take(self) -> tuple[int, Outcome]:
+        """Its oldest job and the outcome; Refused if the process died of it, or is late."""
+        number, self.since = self.numbers.pop(0), time.monotonic()
+        try:
+            if self.connection.poll():
+                return number, self.connection.recv()
+            return number, Refused("timed out")
+        except (EOFError, OSError):
+            self.process.join()
+            return number, Refused("crashed", f"exit code {self.process.exitcode}")
+
+    def stop(self) -> None:
+        """End the process now."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def outcomes(jobs: Iterator[Job], workers: int, time_limit: float) -> Iterator[Outcome]:
+    """Convert jobs in parallel and give the outcomes in order, with few of them in memory."""
+    crew = [Worker() for _ in range(workers)]
+    given: dict[int, Job] = {}
+    done: dict[int, Outcome] = {}
+    numbered, turn = enumerate(jobs), 0
+    try:
+        while True:
+            for worker in crew * Worker.ROOM:
+                if len(worker.numbers) < Worker.ROOM and len(given) < 8 * workers:
+                    given.update(fresh := dict(itertools.islice(numbered, 1)))
+                    for number, job in fresh.items():
+                        worker.give(number, job)
+            if not given:
+                return
+            for worker in _finished(crew, time_limit):
+                number, done[number] = worker.take()
+                if isinstance(refusal := done[number], Refused) and refusal.reason in LOST:
+                    crew[crew.index(worker)] = _replaced(worker, given)
+            while turn in done:
+                del given[turn]
+                yield done.pop(turn)
+                turn += 1
+    finally:
+        for worker in crew:
+            worker.stop()
+
+
+LOST = ("crashed", "timed out")
+
+
+def _finished(crew: list[Worker], time_limit: float) -> list[Worker]:
+    """The workers that have an outcome or are late; sleeps until there are some."""
+    busy = {worker.connection: worker for worker in crew if worker.numbers}
+    if not busy:
+        return []
+    left = min(worker.since for worker in busy.values()) + time_limit - time.monotonic()
+    ready = wait(list(busy), timeout=max(0.0, left))
+    now = time.monotonic()
+    return [w for c, w in busy.items() if c in ready or now - w.since >= time_limit]
+
+
+def _replaced(lost: Worker, given: dict[int, Job]) -> Worker:
+    """A new worker with the jobs that the lost one had not begun."""
+    lost.stop()
+    worker = Worker()
+    for number in lost.numbers:
+        worker.give(number, given[number])
+    return worker
+
+
+# ----------------------------------------------------------------------------------- report
+
+
+@dataclass
+class Report:
+    """What became of the files, and what is in the data."""
+
+    done: int = 0
+    skipped: int = 0
+    refused: list[tuple[str, Refused]] = field(default_factory=list)
+    twins: list[tuple[str, str]] = field(default_factory=list)
+    milliseconds: int = 0
+    notes: int = 0
+    events: int = 0
+    error_sum: float = 0.0
+    error_max: float = 0.0
+
+    def count(self, performance: Performance) -> None:
+        """Add a performance to the totals."""
+        self.milliseconds += performance.milliseconds
+        self.notes += performance.notes
+        self.events += len(performance)
+        self.error_sum += performance.onset_error_mean * performance.notes
+        self.error_max = max(self.error_max, performance.onset_error_max)
+
+    def lines(self) -> Iterator[str]:
+        """The report, as sentences and lists."""
+        for name, refusal in self.refused:
+            yield f"refused, {refusal.reason}: {name}" + (
+                f" ({refusal.detail})" if refusal.detail else ""
+            )
+        for name, first in self.twins:
+            yield f"the same performance, kept once: {name} is {first}"
+        reasons = Counter(refusal.reason for _, refusal in self.refused)
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        yield (
+            f"files: {self.done} done, {self.skipped} skipped (unchanged), "
+            f"{len(self.twins)} twins, {len(self.refused)} refused" + (f" ({told})" if told else "")
+        )
+        if self.notes:
+            yield (
+                f"music: {self.milliseconds / 3.6e6:.2f} hours, {self.notes:,} notes, "
+                f"{self.events:,} events, {self.events / self.notes:.3f} events a note"
+            )
+            yield (
+                f"onsets: {1000 * self.error_sum / self.notes:.2f} ms off on average, "
+                f"{1000 * self.error_max:.2f} ms at worst"
+            )
+
+
+def preprocess(options: PreprocessConfig) -> Report:
+    """Convert what is new or changed; OSError if the folder for the data can not be used."""
+    root, save = Path(options.midi_dir), Path(options.save_dir)
+    paths = list(utils.find_files(root, MIDI_SUFFIXES))
+    save.mkdir(parents=True, exist_ok=True)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    targets = [save / (name + SUFFIX) for name in names]
+    jobs = (Job(path, _source(target)) for path, target in zip(paths, targets, strict=True))
+    workers = min(options.workers or os.cpu_count() or 1, max(1, len(paths)))
+    report = Report()
+    seen: dict[bytes, str] = {}
+    bar = progress.bar.Bar("preprocessing", max=len(paths), suffix="%(index)d/%(max)d  %(eta_td)s")
+    results = outcomes(jobs, workers, options.time_limit)
+    for name, target, outcome in zip(names, targets, results, strict=True):
+        bar.next()
+        if isinstance(outcome, Refused):
+            report.refused.append((name, outcome))
+            continue
+        performance = outcome or Performance.load(target)
+        twin = seen.setdefault(_fingerprint(performance), name)
+        if twin != name:
+            report.twins.append((name, twin))
+        elif outcome is None:
+            report.skipped += 1
+            report.count(performance)
+        elif _written(target, name, performance, report):
+            report.done += 1
+            report.count(performance)
+    bar.finish()
+    return report
+
+
+def _source(target: Path) -> str | None:
+    try:
+        return Performance.load(target).source
+    except (OSError, ValueError):  # not there, or not whole: made again
+        return None
+
+
+def _fingerprint(performance: Performance) -> bytes:
+    return hashlib.blake2b(performance.events.tobytes(), digest_size=16).digest()
+
+
+def _written(target: Path, name: str, performance: Performance, report: Report) -> bool:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        utils.atomic_write(target, performance.to_bytes(), durable=False)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        report.refused.append((name, Refused("name too long")))
+        return False
+    return True
+
+
+def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
+    """Read the command line; a wrong one ends the program with a sentence and exit 2."""
+    parser = argparse.ArgumentParser(prog="preprocess.py", description=__doc__)
+    return config.parse(parser, PreprocessConfig, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 1 if nothing could be written, 0 otherwise."""
+    options = parse_args(argv)
+    try:
+        report = preprocess(options)
+    except OSError as error:
+        print(f"preprocess.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\npreprocess.py: stopped; what is done is kept", file=sys.stderr)
+        return 130
+    for line in report.lines():
+        print(line)
+    if not report.done + report.skipped:
+        why = "none could be used" if report.refused else f"none in {options.midi_dir!r}"
+        print(
+            f"preprocess.py: no MIDI files ({why}); to fetch some: {config.FETCH_COMMAND}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

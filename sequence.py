@@ -1,0 +1,550 @@
+"""Performances as notes, as events and as controls, and the way between them.
+
+NoteSeq     notes: onset, end, pitch, velocity (numpy columns, seconds)
+EventSeq    indices below 240: note on, note off, velocity, time shift
+ControlSeq  for every event, what the next two seconds hold: density and pitch classes
+
+Clocks are whole milliseconds, so sums of time shifts are exact and can not drift.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import midifile
+import utils
+from quantise import SHIFT_MS, SHORTEST_MS, quantise, time_shifts
+
+if TYPE_CHECKING:
+    import pretty_midi
+
+Array = npt.NDArray[Any]
+
+ENCODING = 2  # version of the encoding below; 1 is the original's, which wrote no version
+PITCHES = range(21, 109)
+KEYS = len(PITCHES)
+DEFAULT_VELOCITY = 64  # of notes before the first velocity event
+DAY_MS = 24 * 3600 * 1000
+
+VELOCITIES = 4 * np.arange(32) + 3  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
+
+
+def _layout(
+    rows: tuple[tuple[str, int], ...],
+) -> tuple[OrderedDict[str, int], OrderedDict[str, range]]:
+    """Turn (kind, width) rows into widths and index ranges by kind."""
+    ends = np.cumsum([width for _, width in rows]).tolist()
+    ranges = (
+        (kind, range(end - width, end)) for (kind, width), end in zip(rows, ends, strict=True)
+    )
+    return OrderedDict(rows), OrderedDict(ranges)
+
+
+def _read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+# ------------------------------------------------------------------------------------ notes
+
+
+@dataclass(frozen=True, eq=False)
+class NoteSeq:
+    """Notes in order of (onset, pitch), as four read-only columns of one length.
+
+    starts, ends: float64 seconds, 0 <= start <= end; pitches: 0-127; velocities: 1-127.
+    Raises ValueError for other values or columns of different lengths.
+    """
+
+    starts: Array = field(default_factory=lambda: np.empty(0))
+    ends: Array = field(default_factory=lambda: np.empty(0))
+    pitches: Array = field(default_factory=lambda: np.empty(0))
+    velocities: Array = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        columns = [np.asarray(c) for c in (self.starts, self.ends, self.pitches, self.velocities)]
+        if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+            raise ValueError(f"note columns differ in shape: {[c.shape for c in columns]}")
+        starts, ends, pitches, velocities = columns
+        _check_column("onset", starts, 0, np.inf)
+        _check_column("end", ends, starts, np.inf)
+        _check_column("pitch", pitches, 0, 127)
+        _check_column("velocity", velocities, 1, 127)
+        order = np.lexsort((pitches, starts))
+        object.__setattr__(self, "starts", _read_only(starts[order], np.float64))
+        object.__setattr__(self, "ends", _read_only(ends[order], np.float64))
+        object.__setattr__(self, "pitches", _read_only(pitches[order], np.int64))
+        object.__setattr__(self, "velocities", _read_only(velocities[order], np.int64))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NoteSeq):
+            return NotImplemented
+        return all(map(np.array_equal, self.columns, other.columns))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def columns(self) -> tuple[Array, Array, Array, Array]:
+        """Starts, ends, pitches, velocities."""
+        return self.starts, self.ends, self.pitches, self.velocities
+
+    @property
+    def seconds(self) -> float:
+        """When the last note ends; 0.0 without notes."""
+        return float(self.ends.max()) if len(self) else 0.0
+
+    @staticmethod
+    def from_midi(midi: pretty_midi.PrettyMIDI, programs: Iterable[int] = range(128)) -> NoteSeq:
+        """Notes of the instruments in `programs`, drums left out, sustain folded into the ends.
+
+        A key sounds until it is released with the pedal up, or struck again.
+        """
+        return _joined(midifile.from_pretty_midi(midi, set(programs)))
+
+    @staticmethod
+    def from_midi_file(
+        path: str | os.PathLike[str], programs: Iterable[int] = range(128)
+    ) -> NoteSeq:
+        """Notes of a MIDI file, by the rules of `from_midi`.
+
+        Where notes of one pitch overlap in the file, the first note off ends the first note
+        on. Raises ValueError, naming the path, for a file that is not readable as MIDI.
+        """
+        try:
+            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @staticmethod
+    def from_midi_bytes(content: bytes, programs: Iterable[int] = range(128)) -> NoteSeq:
+        """Notes of a MIDI file's content; see `from_midi_file`."""
+        return _joined(midifile.from_bytes(content, set(programs)))
+
+    def to_midi(self, program: int = 0, tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
+        """A PrettyMIDI with one instrument; a tick is a millisecond at 120 beats a minute."""
+        return midifile.to_pretty_midi(self.columns, program, tempo)
+
+    def to_midi_file(self, path: str | os.PathLike[str], program: int = 0) -> None:
+        """Write a MIDI file; the file appears whole or not at all."""
+        content = io.BytesIO()
+        self.to_midi(program).write(content)
+        utils.atomic_write(path, content.getvalue())
+
+    @staticmethod
+    def merge(*note_seqs: NoteSeq) -> NoteSeq:
+        """All notes of several sequences; a key struck again is cut there."""
+        return _joined(np.stack(seq.columns) for seq in note_seqs)
+
+    def adjust_time(self, offset: float) -> NoteSeq:
+        """Notes moved by `offset` seconds; ValueError if one would start before 0."""
+        return NoteSeq(self.starts + offset, self.ends + offset, self.pitches, self.velocities)
+
+    def adjust_pitches(self, offset: int) -> NoteSeq:
+        """Notes transposed by `offset` semitones; ValueError if one leaves 0-127."""
+        return NoteSeq(self.starts, self.ends, self.pitches + offset, self.velocities)
+
+    def adjust_velocities(self, offset: int) -> NoteSeq:
+        """Notes louder by `offset`, kept within 1-127."""
+        louder = np.clip(self.velocities + offset, 1, 127)
+        return NoteSeq(self.starts, self.ends, self.pitches, louder)
+
+    def trimmed(self) -> NoteSeq:
+        """Notes moved so that the first one starts at 0."""
+        return self.adjust_time(-self.starts[0]) if len(self) else self
+
+
+def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
+    good = np.isfinite(values) & (values >= low) & (values <= high)
+    if not good.all():
+        worst = values[~good][0]
+        raise ValueError(f"note {name} {worst} is not allowed ({int((~good).sum())} such notes)")
+
+
+def _joined(parts: Iterable[Array]) -> NoteSeq:
+    """One NoteSeq from [4, notes] columns, every note cut where its key is struck again."""
+    found = list(parts)
+    if not found:
+        return NoteSeq()
+    starts, ends, pitches, velocities = np.concatenate(found, axis=1)
+    order = np.lexsort((starts, pitches))
+    cut = ends.copy()
+    cut[order] = np.minimum(ends[order], _next_strike(pitches[order], starts[order]))
+    return NoteSeq(starts, cut, pitches, velocities)
+
+
+def _next_strike(pitches: Array, starts: Array) -> Array:
+    """For notes sorted by (pitch, onset): the next later onset of the same pitch, or inf."""
+    new = np.ones(len(starts), bool)
+    new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) != 0)
+    first = np.append(np.flatnonzero(new), len(starts))
+    following = first[np.cumsum(new)]  # index of the next onset, whatever its pitch
+    inside = np.minimum(following, len(starts) - 1)
+    same = (following < len(starts)) & (pitches[inside] == pitches)
+    return np.where(same, starts[inside], np.inf)
+
+
+# ----------------------------------------------------------------------------------- events
+
+
+class EventSeq:
+    """A performance as event indices: the read-only uint8 array `to_array` gives.
+
+    Time stands still but for the time shifts. Index order: note on (pitch 21-108), note off,
+    velocity (32 bins of 4), time shift (15 ms to 1.171 s).
+    """
+
+    _ROWS = (("note_on", KEYS), ("note_off", KEYS), ("velocity", 32), ("time_shift", 32))
+    _DIMS, _RANGES = _layout(_ROWS)
+
+    def __init__(self, array: npt.ArrayLike = ()) -> None:
+        """Raises TypeError for indices that are not integers, ValueError for one out of range."""
+        values = np.asarray(array) if np.size(array) else np.empty(0, np.uint8)
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            raise TypeError(f"events must be a row of integers, not {values.dtype} {values.shape}")
+        wrong = (values < 0) | (values >= self.dim())
+        if wrong.any():
+            raise ValueError(f"event {values[wrong][0]} is not in 0-{self.dim() - 1}")
+        self._array = _read_only(values, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    @staticmethod
+    def dim() -> int:
+        """Number of events: 240."""
+        return sum(EventSeq._DIMS.values())
+
+    @staticmethod
+    def feat_dims() -> OrderedDict[str, int]:
+        """Number of events of each kind, in index order."""
+        return EventSeq._DIMS.copy()
+
+    @staticmethod
+    def feat_ranges() -> OrderedDict[str, range]:
+        """Indices of each kind, in index order."""
+        return EventSeq._RANGES.copy()
+
+    @staticmethod
+    def from_array(event_indices: npt.ArrayLike) -> EventSeq:
+        """Events from indices; raises as the constructor does."""
+        return EventSeq(event_indices)
+
+    def to_array(self) -> Array:
+        """Indices, uint8 [events], read-only."""
+        return self._array
+
+    @staticmethod
+    def from_note_seq(note_seq: NoteSeq) -> EventSeq:
+        """Encode notes; pitches outside 21-108 are left out.
+
+        Every onset and end lands within 7.5 ms of where it was played, and with that bound
+        the performance is written with the fewest time shifts (see `quantise`). A note
+        shorter than 15 ms gets that length; strikes of one key less than 15 ms apart are
+        one strike: the first onset, the last end, the loudest velocity. At one time, offs
+        come first, then ons by pitch; a velocity is written when its bin changes.
+        Raises ValueError for a performance longer than a day.
+        """
+        strikes = _Strikes.of(note_seq)
+        if not len(strikes.starts):
+            return EventSeq()
+        times = np.concatenate([strikes.starts, strikes.ends])
+        points, where = np.unique(times, return_inverse=True)
+        if points[-1] > DAY_MS:
+            raise ValueError(f"the performance is {points[-1] / 3.6e6:.1f} hours long, over a day")
+        clocks = quantise(points)
+        on_clocks, off_clocks = np.split(clocks[where], 2)
+        return EventSeq(_assembled(on_clocks, off_clocks, strikes, clocks))
+
+    def to_note_seq(self) -> NoteSeq:
+        """Decode events, whatever their order; never fails.
+
+        A note ends at the next off or on of its key, or with the last time shift. An off
+        without an on says nothing. A note of no length gets 15 ms, but of two strikes of a
+        key at one time only the last is a note.
+        """
+        ranges = self._RANGES
+        press = self._array < ranges["note_off"].start
+        key_events = np.flatnonzero(self._array < ranges["note_off"].stop)
+        keys = self._array[key_events] % KEYS
+        key_events = key_events[np.argsort(keys, kind="stable")]  # by (key, position)
+        keys = self._array[key_events] % KEYS
+        times = self.times[key_events]
+
+        same = np.append(np.diff(keys) == 0, False)
+        ends = np.where(same, np.append(times[1:], 0), self.total_ms)
+        on = press[key_events]
+        strikes, onsets, pitches = key_events[on], times[on], keys[on].astype(np.int64)
+        last = np.append((np.diff(pitches) != 0) | (np.diff(onsets) != 0), True)[: len(onsets)]
+        ends = np.maximum(ends[on], onsets + SHORTEST_MS)
+        return NoteSeq(
+            onsets[last] / 1000,
+            ends[last] / 1000,
+            pitches[last] + PITCHES.start,
+            self._velocities()[strikes][last],
+        )
+
+    @cached_property
+    def _shifts(self) -> Array:
+        lengths = np.zeros(self.dim(), np.int64)
+        lengths[self._RANGES["time_shift"]] = SHIFT_MS
+        return lengths[self._array]
+
+    @cached_property
+    def times(self) -> Array:
+        """When each event happens, int64 milliseconds [events]; a time shift starts then."""
+        return _read_only(np.cumsum(self._shifts) - self._shifts, np.int64)
+
+    @property
+    def total_ms(self) -> int:
+        """The sum of all time shifts in milliseconds."""
+        return int(self._shifts.sum())
+
+    def _velocities(self) -> Array:
+        """The velocity in force at each event [events]."""
+        set_to = np.zeros(self.dim(), np.int64)
+        set_to[self._RANGES["velocity"]] = VELOCITIES
+        given = set_to[self._array]
+        latest = np.maximum.accumulate(np.where(given > 0, np.arange(len(self)), 0))
+        return np.where(given[latest] > 0, given[latest], DEFAULT_VELOCITY)
+
+    @staticmethod
+    def playable() -> tuple[Array, Array, Array]:
+        """What can be played, for a sampler that knows no music.
+
+        Returns start [240], opens and closes [240, 240], all bool: the events that are
+        possible at first (no off for a silent key), and for each event the events that
+        become possible and impossible after it.
+        """
+        on, off = (np.array(EventSeq._RANGES[kind]) for kind in ("note_on", "note_off"))
+        start = np.ones(EventSeq.dim(), bool)
+        start[off] = False
+        opens = np.zeros((EventSeq.dim(), EventSeq.dim()), bool)
+        closes = opens.copy()
+        opens[on, off] = opens[off, on] = True
+        closes[on, on] = closes[off, off] = True
+        return start, opens, closes
+
+
+def room_to_transpose(events: Array) -> tuple[Array, Array]:
+    """The lowest and highest offset that keep every note of a column on the piano.
+
+    events: [steps, batch]. Returns two int64 [batch], lowest <= 0 <= highest.
+    """
+    key = events.astype(np.int64) % KEYS
+    played = events < EventSeq.feat_ranges()["note_off"].stop
+    return -np.where(played, key, KEYS).min(axis=0), KEYS - 1 - np.where(played, key, -1).max(
+        axis=0
+    )
+
+
+def transpose(events: Array, controls: Array, offsets: Array) -> tuple[Array, Array]:
+    """Move the notes of each column, and the histograms of its controls with them.
+
+    events: [steps, batch]; compressed controls: [steps, batch, 13]; offsets: semitones
+    [batch], within `room_to_transpose`.
+    """
+    played = events < EventSeq.feat_ranges()["note_off"].stop
+    moved = np.where(played, events + offsets, events).astype(events.dtype)
+    source = (np.arange(12) - offsets[:, None]) % 12  # [batch, 12]
+    rolled = np.take_along_axis(controls[..., 1:], source[None], axis=2)
+    return moved, np.concatenate([controls[..., :1], rolled], axis=2)
+
+
+@dataclass(frozen=True)
+class _Strikes:
+    """Notes on the piano's keys in whole milliseconds, by (pitch, onset), none overlapping."""
+
+    starts: Array
+    ends: Array
+    pitches: Array
+    velocities: Array
+    played: Array  # the onset before rounding, in seconds
+
+    @staticmethod
+    def of(notes: NoteSeq) -> _Strikes:
+        order = np.lexsort((notes.starts, notes.pitches))
+        order = order[np.isin(notes.pitches[order], PITCHES)]
+        starts, ends = (
+            np.rint(1000 * c[order]).astype(np.int64) for c in (notes.starts, notes.ends)
+        )
+        pitches = notes.pitches[order]
+        new = np.ones(len(order), bool)
+        new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) >= SHORTEST_MS)
+        first = np.flatnonzero(new)
+        if not len(first):
+            return _Strikes(starts, ends, pitches, notes.velocities[order], notes.starts[order])
+        ends = np.maximum.reduceat(ends, first)
+        ends = np.minimum(ends, _next_strike(pitches[first], starts[first]))
+        return _Strikes(
+            starts[first],
+            np.maximum(ends, starts[first] + SHORTEST_MS).astype(np.int64),
+            pitches[first],
+            np.maximum.reduceat(notes.velocities[order], first),
+            notes.starts[order][first],
+        )
+
+
+def _assembled(on_clocks: Array, off_clocks: Array, strikes: _Strikes, clocks: Array) -> Array:
+    """Event indices, sorted by a key that is unique: clock, then off, then velocity and on."""
+    ranges = EventSeq.feat_ranges()
+    keys = strikes.pitches - PITCHES.start
+    order = np.lexsort((keys, on_clocks))
+    bins = (strikes.velocities[order] - 1) // 4
+    changed = np.append(True, np.diff(bins) != 0)
+    shift_clocks, shift_nth, shift_bins = time_shifts(np.unique(clocks))
+    step = 1024  # room for all that can happen at one clock
+    ranks = [
+        shift_clocks * step + shift_nth,
+        off_clocks * step + keys,
+        (on_clocks[order] * step + 128 + 2 * keys[order])[changed],
+        on_clocks * step + 129 + 2 * keys,
+    ]
+    events = [
+        shift_bins + ranges["time_shift"].start,
+        keys + ranges["note_off"].start,
+        bins[changed] + ranges["velocity"].start,
+        keys + ranges["note_on"].start,
+    ]
+    return np.asarray(np.concatenate(events)[np.argsort(np.concatenate(ranks))])
+
+
+def onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
+    """Seconds between each onset as played and as decoded from `event_seq`, its encoding."""
+    strikes, decoded = _Strikes.of(note_seq), event_seq.to_note_seq()
+    if len(strikes.played) != len(decoded):
+        raise ValueError(f"{len(strikes.played)} notes were played, {len(decoded)} decoded")
+    order = np.lexsort((decoded.starts, decoded.pitches))
+    return np.asarray(np.abs(decoded.starts[order] - strikes.played))
+
+
+# --------------------------------------------------------------------------------- controls
+
+
+class Control:
+    """What the next two seconds shall hold: pitch classes and note density.
+
+    pitch_histogram: 12 weights from C, scaled to sum 1; all zero stands for all alike.
+    note_density: index 0-11; index k stands for 1 + 3k to 3 + 3k note ons in two seconds.
+    Raises ValueError for other numbers of weights, negative or infinite ones, other indices.
+    """
+
+    def __init__(self, pitch_histogram: npt.ArrayLike, note_density: int) -> None:
+        weights = np.asarray(pitch_histogram, np.float64)
+        if weights.shape != (12,):
+            raise ValueError(f"a pitch histogram has 12 weights, not {weights.size}")
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(f"the weights of a pitch histogram are 0 or more, not {weights.min()}")
+        if not 0 <= note_density < len(ControlSeq.DENSITIES):
+            raise ValueError(f"note density {note_density} is not in 0-11")
+        self.pitch_histogram = _read_only(_share(weights[None])[0], np.float64)
+        self.note_density = int(note_density)
+
+    def to_array(self) -> Array:
+        """float32 [24]: density one-hot, then histogram."""
+        return ControlSeq([self.note_density], self.pitch_histogram[None]).to_array()[0]
+
+
+class ControlSeq:
+    """One control for each event: `note_density` [events] and `pitch_histogram` [events, 12]."""
+
+    DENSITIES = np.arange(1, 37, 3)  # note ons in a window, from which an index holds
+    WINDOW_MS = 2000
+    _ROWS = (("note_density", len(DENSITIES)), ("pitch_histogram", 12))
+    _DIMS, _RANGES = _layout(_ROWS)
+
+    def __init__(self, note_density: npt.ArrayLike, pitch_histogram: npt.ArrayLike) -> None:
+        self.note_density = _read_only(note_density, np.uint8)
+        self.pitch_histogram = _read_only(pitch_histogram, np.float64)
+
+    def __len__(self) -> int:
+        return len(self.note_density)
+
+    @staticmethod
+    def dim() -> int:
+        """Width of a control: 24."""
+        return sum(ControlSeq._DIMS.values())
+
+    @staticmethod
+    def feat_dims() -> OrderedDict[str, int]:
+        """Width of each part, in order."""
+        return ControlSeq._DIMS.copy()
+
+    @staticmethod
+    def feat_ranges() -> OrderedDict[str, range]:
+        """Columns of each part, in order."""
+        return ControlSeq._RANGES.copy()
+
+    @staticmethod
+    def from_event_seq(event_seq: EventSeq) -> ControlSeq:
+        """The control of each event: its window holds it and all that follows within 2 s.
+
+        In the last two seconds of a piece, where that would run over the end, the window is
+        the piece's last two seconds. Without note ons the histogram is uniform, density 0.
+        """
+        events, times = event_seq.to_array(), event_seq.times
+        if not len(events):
+            return ControlSeq([], np.empty((0, 12)))
+        on = EventSeq.feat_ranges()["note_on"]
+        struck = events < on.stop  # note ons come first in the index order
+        before = np.append(0, np.cumsum(struck))  # note ons before each event
+        classes = (events[struck] + PITCHES.start) % 12
+        heard = np.zeros((len(classes) + 1, 12), np.int32)  # of each class, before each note on
+        np.cumsum(classes[:, None] == np.arange(12), axis=0, out=heard[1:])
+        last_full = np.searchsorted(times, event_seq.total_ms - ControlSeq.WINDOW_MS)
+        start = np.minimum(np.arange(len(events)), last_full)
+        end = np.searchsorted(times, times[start] + ControlSeq.WINDOW_MS, "right")
+        counts = heard[before[end]] - heard[before[start]]
+        density = np.searchsorted(ControlSeq.DENSITIES, counts.sum(axis=1), "right") - 1
+        return ControlSeq(np.maximum(density, 0), _share(counts))
+
+    def to_array(self) -> Array:
+        """float32 [events, 24]: density one-hot, then histogram."""
+        array = np.zeros((len(self), self.dim()), np.float32)
+        array[np.arange(len(self)), self._RANGES["note_density"].start + self.note_density] = 1
+        array[:, self._RANGES["pitch_histogram"]] = self.pitch_histogram
+        return array
+
+    def to_compressed_array(self) -> Array:
+        """uint8 [events, 13]: density index, then 255 times the histogram, rounded down."""
+        scaled = (self.pitch_histogram * 255).astype(np.uint8)
+        return np.concatenate([self.note_density[:, None], scaled], axis=1)
+
+    @staticmethod
+    def recover_compressed_array(array: npt.ArrayLike) -> Array:
+        """float32 [..., 24] from compressed controls [..., 13]; each histogram sums to 1 again.
+
+        Raises ValueError for another width or a density index over 11.
+        """
+        rows = np.asarray(array)
+        if rows.ndim < 1 or rows.shape[-1] != 13:
+            raise ValueError(f"compressed controls have 13 columns, not {rows.shape}")
+        if rows.size and rows[..., 0].max() >= len(ControlSeq.DENSITIES):
+            raise ValueError(f"note density {rows[..., 0].max()} is not in 0-11")
+        flat = rows.reshape(-1, 13)
+        return (
+            ControlSeq(flat[:, 0], _share(flat[:, 1:]))
+            .to_array()
+            .reshape(*rows.shape[:-1], ControlSeq.dim())
+        )
+
+
+def _share(weights: Array) -> Array:
+    """Each row [rows, 12] divided by its sum; a row of zeros becomes uniform."""
+    total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
+    shares = weights / np.maximum(total, np.finfo(np.float64).tiny)
+    shares[total[:, 0] == 0] = 1 / 12
+    return shares

@@ -1,0 +1,401 @@
+"""Train a session on the `.data` files of a folder; start again with the same line to go on."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import progress
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import config
+import utils
+from config import ModelConfig, TrainConfig
+from data import SUFFIX, Batch, Corpus, Windows, held_out
+from judge import Judgement, judge
+from model import PerformanceRNN, Session, pick_device
+from sequence import ENCODING
+
+LOGS = Path("runs")
+GRADIENT_NORM = 1.0  # longer gradients are scaled down to this
+EXCERPT = 1000  # events of each performance that are judged during training
+TALK = 30.0  # seconds between lines of progress where there is no terminal
+
+
+class Failure(Exception):
+    """What the user has to put right, as one sentence."""
+
+
+# --------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a session has come; kept in its file."""
+
+    step: int = 0
+    seconds: float = 0.0
+    events: int = 0
+    best: float = math.inf  # nats an event
+
+
+def learning_rate(options: TrainConfig, reached: Reached) -> float:
+    """Rises over the warm-up; with an end in sight, falls from then on in a line to zero."""
+    over = 0.0
+    if options.max_steps:
+        over = reached.step / options.max_steps
+    if options.max_minutes:
+        over = max(over, reached.seconds / 60 / options.max_minutes)
+    rising = min(1.0, (reached.step + 1) / (options.warm_up + 1))
+    return options.learning_rate * rising * max(0.0, 1 - over)
+
+
+def finished(options: TrainConfig, reached: Reached) -> bool:
+    """Whether --max-steps or --max-minutes is reached."""
+    return (options.max_steps is not None and reached.step >= options.max_steps) or (
+        options.max_minutes is not None and reached.seconds >= 60 * options.max_minutes
+    )
+
+
+@dataclass
+class Run:
+    """What a training run works with."""
+
+    options: TrainConfig
+    model: PerformanceRNN
+    optimizer: torch.optim.Optimizer
+    windows: Windows
+    judges: Corpus
+    reached: Reached
+
+    def learn(self) -> tuple[Tensor, Tensor]:
+        """One step; the loss and the norm of the gradient, still on the device."""
+        options, number = self.options, self.reached.step
+        torch.manual_seed(options.seed * 1_000_003 + number)  # start vectors and dropout
+        batch = self.windows.batch(
+            options.batch_size,
+            options.seed,
+            number,
+            options.control_ratio,
+            options.use_transposition,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(options, self.reached)
+        self.model.train()
+        loss = self._loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        return loss.detach(), norm
+
+    def _loss(self, batch: Batch) -> Tensor:
+        device, options = self.model.device, self.options
+        targets, controls = batch.targets.to(device), batch.controls.to(device)
+        controlled = batch.controlled.to(device)
+        init = torch.randn(targets.shape[1], self.model.config.init_dim, device=device)
+        hidden = self.model.start(init)
+        if options.teacher_forcing_ratio < 1:
+            logits, _ = self.model.scheduled(
+                targets, hidden, controls, controlled, options.teacher_forcing_ratio
+            )
+        else:
+            logits, _ = self.model(self.model.shifted(targets), hidden, controls, controlled)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def save(self) -> None:
+        """Write the session file."""
+        self._session(self.optimizer.state_dict()).save(self.options.session)
+
+    def save_best(self) -> Path:
+        """Write the network alone beside the session file."""
+        path = best_path(self.options.session)
+        self._session(None).save(path)
+        return path
+
+    def _session(self, optimizer_state: dict[str, Any] | None) -> Session:
+        return Session(
+            self.model.config,
+            self.model.state_dict(),
+            ENCODING,
+            optimizer_state,
+            {**asdict(self.reached), "seed": self.options.seed},
+        )
+
+
+def best_path(session: str) -> Path:
+    """Where the best state of `model.sess` is kept: `model.best.sess`."""
+    path = Path(session)
+    return path.with_name(f"{path.stem}.best{path.suffix}")
+
+
+def open_run(options: TrainConfig) -> Run:
+    """Find the data and open or make the session; Failure says what is missing."""
+    device = pick_device(options.device)
+    learners, judges = _corpora(options)
+    windows = Windows(learners, options.window_size, options.stride_size)
+    if len(windows) < options.batch_size:
+        raise Failure(
+            f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events, "
+            f"a batch needs {options.batch_size}; more data, or smaller -b or -w"
+        )
+    session = _opened(options)
+    model = session.model(device)
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=fused)
+    if session.optimizer_state and not options.reset_optimizer:
+        try:
+            optimizer.load_state_dict(session.optimizer_state)
+        except (ValueError, KeyError, TypeError) as error:
+            raise Failure(f"{options.session}: Adam's state does not fit ({error}); -r") from error
+    reached = Reached(
+        **{k: session.training[k] for k in asdict(Reached()) if k in session.training}
+    )
+    return Run(options, model, optimizer, windows, judges, reached)
+
+
+def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
+    """What to learn from, and what to judge by."""
+    root = Path(options.dataset)
+    paths = list(_data_files(root))
+    if options.validation is not None:
+        others = list(_data_files(Path(options.validation)))
+    else:
+        paths, others = held_out(paths, root, options.validation_share)
+    return Corpus.load(paths), Corpus.load(others)
+
+
+def _data_files(root: Path) -> Iterator[Path]:
+    found = list(utils.find_files(root, (SUFFIX,))) if root.is_dir() else []
+    if not found:
+        raise Failure(
+            f"no {SUFFIX} files in {str(root)!r}; preprocess.py makes them from MIDI files, "
+            f"and this fetches some: {config.FETCH_COMMAND}"
+        )
+    yield from found
+
+
+def _opened(options: TrainConfig) -> Session:
+    """The session of the file, or a new one, written at once."""
+    path = Path(options.session)
+    try:
+        session = Session.load(path)
+    except FileNotFoundError:
+        torch.manual_seed(options.seed)
+        sizes = config.model_config(options.model_params)
+        session = Session(sizes, PerformanceRNN(sizes).state_dict(), ENCODING)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        session.save(path)
+        print(f"new session {path}: {_told(sizes)}")
+        return session
+    if session.encoding != ENCODING:
+        raise Failure(f"{path}: made for encoding {session.encoding}, the data has {ENCODING}")
+    wanted = config.model_config(options.model_params, session.config)
+    if replace(wanted, gru_dropout=session.config.gru_dropout) != session.config:
+        raise Failure(f"argument -p/--model-params: {path} has {_told(session.config)}")
+    print(f"session {path}: {_told(wanted)}, step {session.training.get('step', 0)}")
+    return replace(session, config=wanted)
+
+
+def _told(sizes: ModelConfig) -> str:
+    return ", ".join(f"{name}={value}" for name, value in asdict(sizes).items())
+
+
+# ---------------------------------------------------------------------------------- the loop
+
+
+class Ending:
+    """Turns Ctrl-C and SIGTERM into a wish that the loop sees; a second one is not waited for."""
+
+    def __init__(self) -> None:
+        self.wished = False
+        self._before = {s: signal.signal(s, self._wish) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _wish(self, number: int, frame: FrameType | None) -> None:
+        self.wished = True
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Board:
+    """Where a run shows how it goes: the terminal and TensorBoard."""
+
+    def __init__(self, options: TrainConfig) -> None:
+        self.options = options
+        self.line = progress.Infinite()
+        self.losses: deque[float] = deque(maxlen=100)
+        self.spoken = self.begun = time.monotonic()
+        self.events = 0
+        self.writer: Any = None
+        if options.enable_logging:
+            import tensorboardX  # here, for it takes a second to load
+
+            self.writer = tensorboardX.SummaryWriter(str(LOGS / Path(options.session).stem))
+
+    def step(self, reached: Reached, loss: float, norm: float, rate: float, events: int) -> None:
+        """Show one step."""
+        self.losses.append(loss)
+        self.events += events
+        if self.writer:
+            for tag, value in (("loss", loss), ("norm", norm), ("learning_rate", rate)):
+                self.writer.add_scalar(f"model/{tag}", value, reached.step)
+        now = time.monotonic()
+        if self.line.is_tty() or now - self.spoken > TALK:
+            self.spoken = now
+            text = self._text(reached, now)
+            self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
+
+    def _text(self, reached: Reached, now: float) -> str:
+        speed = self.events / max(1e-9, now - self.begun)
+        return (
+            f"step {reached.step}, loss {sum(self.losses) / len(self.losses):.4f}, "
+            f"{speed:,.0f} events/s, {self._left(reached)}"
+        )
+
+    def _left(self, reached: Reached) -> str:
+        options, left = self.options, []
+        if options.max_minutes:
+            left.append(60 * options.max_minutes - reached.seconds)
+        if options.max_steps and reached.step:
+            left.append((options.max_steps - reached.step) * reached.seconds / reached.step)
+        if not left:
+            return f"{reached.seconds / 60:.1f} min so far"
+        return f"{max(0.0, min(left)) / 60:.1f} min left"
+
+    def judged(self, reached: Reached, judgement: Judgement, best: bool) -> None:
+        """Show a validation."""
+        self.say(
+            f"step {reached.step}, {reached.seconds / 60:.1f} min, validation: {judgement}"
+            + (", the best so far" if best else "")
+        )
+        if self.writer:
+            per_note = judgement.nats / max(1, judgement.notes)
+            self.writer.add_scalar("validation/loss", judgement.nats_per_event, reached.step)
+            self.writer.add_scalar("validation/nats_per_note", per_note, reached.step)
+            accuracy = judgement.correct / judgement.events
+            self.writer.add_scalar("validation/accuracy", accuracy, reached.step)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        if self.line.is_tty():
+            self.line.clearln()
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Finish the line and the log."""
+        self.line.finish()
+        if self.writer:
+            self.writer.close()
+
+
+def train(run: Run, board: Board, ending: Ending) -> None:
+    """Train until the end is reached or wished for; the session is saved whenever it ends."""
+    options = run.options
+    begun, before = time.monotonic(), run.reached.seconds
+    saved = judged = begun
+    while not ending.wished and not finished(options, run.reached):
+        rate = learning_rate(options, run.reached)
+        loss, norm = (float(value) for value in run.learn())
+        if not math.isfinite(loss + norm):
+            raise Failure(
+                f"the loss became {loss} at step {run.reached.step}; {options.session} holds the "
+                "last good state: try a lower -l, or -r"
+            )
+        now, events = time.monotonic(), options.window_size * options.batch_size
+        run.reached = replace(
+            run.reached,
+            step=run.reached.step + 1,
+            seconds=before + now - begun,
+            events=run.reached.events + events,
+        )
+        board.step(run.reached, loss, norm, rate, events)
+        if now - judged > options.validation_interval:
+            _judge_and_keep(run, board)
+            judged = time.monotonic()
+        if now - saved > options.saving_interval:
+            run.save()
+            saved = time.monotonic()
+    if not ending.wished:
+        _judge_and_keep(run, board)
+    run.save()
+
+
+def _judge_and_keep(run: Run, board: Board) -> None:
+    """Validate, and keep the network if it is the best so far."""
+    if not len(run.judges):
+        return
+    judgement = judge(run.model, run.judges, EXCERPT)
+    best = judgement.nats_per_event < run.reached.best
+    if best:
+        run.reached = replace(run.reached, best=judgement.nats_per_event)
+        run.save_best()
+    board.judged(run.reached, judgement, best)
+
+
+def _last_words(run: Run) -> Iterator[str]:
+    path = best_path(run.options.session)
+    reached = run.reached
+    yield (
+        f"{run.options.session}: step {reached.step}, {reached.seconds / 60:.1f} min, "
+        f"{reached.events:,} events"
+    )
+    listen = path if math.isfinite(reached.best) and path.exists() else run.options.session
+    if listen is path:
+        yield f"best: {path}, {reached.best:.4f} nats an event"
+    yield f"to hear it: python3 generate.py -s {listen}"
+
+
+def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Read the command line; a wrong one ends the program with a sentence and exit 2."""
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    options = config.parse(parser, TrainConfig, argv)
+    try:
+        config.model_config(options.model_params)
+        pick_device(options.device)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 1 if it could not be done."""
+    options = parse_args(argv)
+    try:
+        run = open_run(options)
+        print(
+            f"{run.windows.corpus.events:,} events of {len(run.windows.corpus)} performances to "
+            f"learn, {run.judges.events:,} of {len(run.judges)} to judge by, on {run.model.device}"
+        )
+        board, ending = Board(options), Ending()
+        try:
+            train(run, board, ending)
+        finally:
+            ending.restore()
+            board.close()
+        print(*_last_words(run), sep="\n")
+    except OSError as error:
+        print(f"train.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
+        return 1
+    except (Failure, ValueError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
