@@ -151,7 +151,7 @@ class PerformanceRNN(nn.Module):
             logits, hidden = self(heard[None], hidden, _at(controls, step))
             logits = _restricted(logits[0].float(), allowed)
             greedy, dice = draws[step % CHUNK]
-            heard = _sample(logits / temperature, dice)
+            heard = _sample(logits, temperature, dice)
             if greedy_ratio > 0:
                 heard = torch.where(greedy < greedy_ratio, logits.argmax(dim=-1), heard)
             allowed = _after(allowed, heard, playable)
@@ -191,8 +191,8 @@ class PerformanceRNN(nn.Module):
             if control is not None:
                 control = control.expand(1, batch, -1).repeat_interleave(beam_size, dim=1)
             logits, hidden = self(heard[None], hidden, control)
-            logits = _restricted(logits[0].float(), allowed) / temperature
-            total = logits.log_softmax(dim=-1).view(batch, beam_size, -1) + score[..., None]
+            logits = _tempered(_restricted(logits[0].float(), allowed), temperature)
+            total = logits.view(batch, beam_size, -1) + score[..., None]
             ranks = _perturbed(total, rank, generators) if stochastic else total
             rank, chosen = ranks.flatten(1).topk(beam_size)  # [batch, beam]
             score = total.flatten(1).gather(1, chosen)
@@ -228,11 +228,19 @@ def _after(allowed: Tensor | None, said: Tensor, playable: Playable | None) -> T
     return (allowed | opens[said]) & ~closes[said]
 
 
-def _sample(logits: Tensor, dice: Tensor) -> Tensor:
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities in the widest type of the device, at any temperature above 0."""
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    below_top = (logits - logits.max(dim=-1, keepdim=True).values).to(wide)
+    return (below_top / temperature).log_softmax(dim=-1)
+
+
+def _sample(logits: Tensor, temperature: float, dice: Tensor) -> Tensor:
     """Events [batch] by inverting the distribution function at `dice` [batch], in [0, 1)."""
-    reached = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    target = dice.double() * reached[:, -1]
-    return torch.searchsorted(reached, target[:, None], right=True)[:, 0]
+    reached = _tempered(logits, temperature).exp().cumsum(dim=-1)
+    target = dice.to(reached.dtype) * reached[:, -1]
+    found = torch.searchsorted(reached, target[:, None], right=True)[:, 0]
+    return found.clamp(max=logits.shape[-1] - 1)
 
 
 def _perturbed(total: Tensor, parent: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -241,8 +249,10 @@ def _perturbed(total: Tensor, parent: Tensor, generators: Sequence[torch.Generat
     total: log-probabilities of the continuations; parent: the beams' own perturbed ones
     [batch, beam]. Kool et al. 2019, equations 23 and 24 of appendix B.3, in stable form.
     """
-    dice = torch.stack([torch.rand(total.shape[1:], generator=g) for g in generators])
-    gumbel = -torch.log(-torch.log(dice.clamp(1e-20, 1 - 1e-7))).to(total.device)
+    shape = total.shape[1:]
+    dice = torch.stack([torch.rand(shape, generator=g, dtype=torch.double) for g in generators])
+    gumbel = -torch.log(-torch.log(dice.clamp(1e-300, 1 - 1e-16)))
+    gumbel = gumbel.to(total.dtype).to(total.device)
     raw = total + gumbel
     top = raw.max(dim=-1, keepdim=True).values
     parent = parent[..., None]

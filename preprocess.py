@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -137,7 +138,8 @@ class Worker:
         if not self.numbers:
             self.since = time.monotonic()
         self.numbers.append(number)
-        self.connection.send(job)
+        with contextlib.suppress(BrokenPipeError):  # it is dead: `take` will find out
+            self.connection.send(job)
 
     def take(self) -> tuple[int, Outcome]:
         """Its oldest job and the outcome; Refused if the process died of it, or is late."""
@@ -261,7 +263,7 @@ class Report:
 def preprocess(options: PreprocessConfig) -> Report:
     """Convert what is new or changed; OSError if the folder for the data can not be used."""
     root, save = Path(options.midi_dir), Path(options.save_dir)
-    paths = list(utils.find_files(root, MIDI_SUFFIXES))
+    paths = list(utils.find_files(root, MIDI_SUFFIXES)) if root.is_dir() else []
     save.mkdir(parents=True, exist_ok=True)
     names = [path.relative_to(root).as_posix() for path in paths]
     targets = [save / (name + SUFFIX) for name in names]
@@ -333,9 +335,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in report.lines():
         print(line)
     if not report.done + report.skipped:
-        why = "none could be used" if report.refused else f"none in {options.midi_dir!r}"
+        found = "no usable MIDI file" if report.refused else "no MIDI file"
         print(
-            f"preprocess.py: no MIDI files ({why}); to fetch some: {config.FETCH_COMMAND}",
+            f"preprocess.py: {found} in {options.midi_dir!r}; to fetch some: "
+            f"{config.FETCH_COMMAND}",
             file=sys.stderr,
         )
         return 1

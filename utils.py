@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ Name = str | os.PathLike[str]
 
 
 def find_files(root: Name, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files below `root` with one of the lower-case `suffixes`, in any case, in order of path.
+    """Files below `root` with one of the lower-case `suffixes`, in any case, in a fixed order.
 
-    Links to folders are not followed. Raises OSError for a folder that can not be read.
+    A folder's own files come first, then its folders', each by name. Links to folders are
+    not followed. Raises OSError for a folder that can not be read.
     """
 
     def fail(error: OSError) -> None:
@@ -69,3 +71,72 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def piano_roll(
+    path: Name, starts: Any, ends: Any, pitches: Any, velocities: Any, title: str
+) -> None:
+    """Draw notes as a PNG file: keys at the side, seconds below, velocity as colour.
+
+    starts, ends: seconds; pitches and velocities: MIDI numbers; all [notes].
+    """
+    from matplotlib.collections import PolyCollection  # here, for it takes a second to load
+    from matplotlib.figure import Figure
+
+    seconds = max(5.0, float(ends.max(initial=0.0)))
+    low, high = int(pitches.min(initial=48)) - 3, int(pitches.max(initial=72)) + 4
+    figure = Figure(figsize=(min(60.0, max(9.0, 0.22 * seconds)), 5.2), layout="constrained")
+    keyboard, roll = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(30.0, 0.75 * seconds)])
+    _draw_keys(keyboard, low, high)
+    for pitch in range(low, high):
+        if pitch % 12 in BLACK_KEYS:
+            roll.axhspan(pitch - 0.5, pitch + 0.5, color="#f1f1f4", zorder=0, lw=0)
+        elif pitch % 12 == 0:
+            roll.axhline(pitch - 0.5, color="#c9c9d2", lw=0.6, zorder=1)
+    boxes = [
+        [(a, p - 0.42), (b, p - 0.42), (b, p + 0.42), (a, p + 0.42)]
+        for a, b, p in zip(starts, ends, pitches, strict=True)
+    ]
+    notes = PolyCollection(boxes, cmap="plasma_r", edgecolors="#ffffff", linewidths=0.25, zorder=2)
+    notes.set_array(velocities)
+    notes.set_clim(0, 127)
+    roll.add_collection(notes)
+    roll.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5), xlabel="seconds")
+    roll.set_title(title, loc="left", fontsize=10)
+    roll.tick_params(left=False, labelleft=False)
+    roll.spines[["top", "right", "left"]].set_visible(False)
+    figure.colorbar(notes, ax=roll, label="velocity", pad=0.01, fraction=0.03, aspect=35)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    atomic_write(path, picture.getvalue(), durable=False)
+
+
+BLACK_KEYS = (1, 3, 6, 8, 10)
+
+
+def _draw_keys(axes: Any, low: int, high: int) -> None:
+    for pitch in range(low, high):
+        black = pitch % 12 in BLACK_KEYS
+        color = "#33333b" if black else "#ffffff"
+        axes.barh(pitch, 0.62 if black else 1, 1, color=color, edgecolor="#b5b5bd", linewidth=0.4)
+    octaves = [pitch for pitch in range(low, high) if pitch % 12 == 0]
+    axes.set(xlim=(0, 1), xticks=[], yticks=octaves)
+    axes.set_yticklabels([f"C{pitch // 12 - 1}" for pitch in octaves], fontsize=8)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def render_audio(midi_path: Name, path: Name) -> None:
+    """Play a MIDI file into a WAV file, with the soundfont that pretty_midi brings."""
+    import midirenderer
+    import pretty_midi
+
+    soundfont = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2").read_bytes()
+    sound = midirenderer.render_wave_from(soundfont, Path(midi_path).read_bytes())
+    atomic_write(path, sound, durable=False)
+
+
+def check_writable(folder: Name) -> None:
+    """Make a folder if need be; OSError if no file can be written in it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()

@@ -1,0 +1,222 @@
+"""Let a session play: MIDI files, and if you like pictures and audio of them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import progress.bar
+import torch
+
+import config
+import utils
+from config import GenerateConfig
+from data import SUFFIX, Performance
+from model import PerformanceRNN, Playable, Session, pick_device
+from sequence import ENCODING, Control, ControlSeq, EventSeq, NoteSeq
+
+Controls = npt.NDArray[np.float32]
+
+LENGTH = 1500  # events; about a minute
+EXAMPLE = "1,0,1,0,1,1,0,1,0,1,0,1;3"
+
+
+def read_control(text: str, seed: int) -> tuple[Controls, bool]:
+    """Controls [1 or events, 24] of what -c says, and whether they are of a file.
+
+    text: 'p0,...,p11;density', ';density', the path of a .data file, or of a folder, from
+    which `seed` chooses one. Raises ValueError, with an example, for anything else.
+    """
+    path = Path(text)
+    if path.is_dir():
+        found = list(utils.find_files(path, (SUFFIX,)))
+        if not found:
+            raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
+        path = found[int(np.random.default_rng(seed).integers(len(found)))]
+    if path.is_file():
+        return ControlSeq.recover_compressed_array(Performance.load(path).controls), True
+    try:
+        return _written_control(text).to_array()[None], False
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; it is 12 weights from C and a density 0-11, such as '{EXAMPLE}', or only "
+            "';3', or the path of a .data file or a folder"
+        ) from error
+
+
+def _written_control(text: str) -> Control:
+    histogram, semicolon, density = text.partition(";")
+    if not semicolon:
+        raise ValueError(f"{text!r} is no file, and has no ';' before a density")
+    if not re.fullmatch(r"\s*\d+\s*", density):
+        raise ValueError(f"the density {density!r} in {text!r} is not a whole number")
+    weights = [_weight(part, text) for part in histogram.split(",")] if histogram.strip() else None
+    return Control([0.0] * 12 if weights is None else weights, int(density))
+
+
+def _weight(part: str, text: str) -> float:
+    try:
+        return float(part)
+    except ValueError:
+        raise ValueError(f"{part!r} in {text!r} is not a number") from None
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """One source of random numbers for each piece; piece k's depends on seed and k alone."""
+    states = (
+        np.random.SeedSequence([seed, piece]).generate_state(1, np.uint64) for piece in range(count)
+    )
+    return [torch.Generator().manual_seed(int(state[0] >> np.uint64(1))) for state in states]
+
+
+def compose(
+    model: PerformanceRNN, options: GenerateConfig, seed: int, controls: Controls | None, steps: int
+) -> torch.Tensor:
+    """Event indices int64 [steps, batch]."""
+    sources = generators(seed, options.batch_size)
+    width = model.config.init_dim
+    init = torch.stack([torch.randn(width, generator=source) for source in sources])
+    init = (torch.zeros_like(init) if options.init_zero else init).to(model.device)
+    control = None if controls is None else torch.from_numpy(controls).to(model.device)[:, None]
+    if control is not None:
+        control = control.expand(-1, options.batch_size, -1)
+    playable = None if options.free else _playable(model.device)
+    if options.beam_size:
+        return model.beam_search(
+            init,
+            steps,
+            control,
+            sources,
+            beam_size=options.beam_size,
+            stochastic=options.stochastic_beam_search,
+            temperature=options.temperature,
+            playable=playable,
+        )
+    said = model.generate(
+        init,
+        steps,
+        control,
+        sources,
+        temperature=options.temperature,
+        greedy_ratio=options.greedy_ratio,
+        playable=playable,
+    )
+    return torch.stack(list(_counted(said, steps)))
+
+
+def _playable(device: torch.device) -> Playable:
+    start, opens, closes = (torch.from_numpy(part).to(device) for part in EventSeq.playable())
+    return start, opens, closes
+
+
+def _counted(said: Iterator[torch.Tensor], steps: int) -> Iterator[torch.Tensor]:
+    bar = progress.bar.Bar("playing", max=steps, suffix="%(index)d/%(max)d events  %(eta_td)s")
+    for number, events in enumerate(said):
+        if number % 50 == 0:
+            bar.goto(number)
+        yield events
+    bar.goto(steps)
+    bar.finish()
+
+
+def free_paths(folder: Path) -> Iterator[Path]:
+    """output-000.mid and so on, from the first number above those that are there."""
+    taken = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
+    number = max((int(match[1]) + 1 for match in taken if match), default=0)
+    while True:
+        yield folder / f"output-{number:03d}.mid"
+        number += 1
+
+
+def write(path: Path, notes: NoteSeq, options: GenerateConfig, title: str) -> str:
+    """Write one piece, and what else was asked for; the line that tells of it."""
+    notes.to_midi_file(path)
+    if options.png:
+        utils.piano_roll(path.with_suffix(".png"), *notes.columns, title)
+    if options.wav:
+        utils.render_audio(path, path.with_suffix(".wav"))
+    return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
+
+
+def open_session(options: GenerateConfig) -> PerformanceRNN:
+    """The network of the session, ready to play; ValueError if it speaks another code."""
+    session = Session.load(options.session)
+    widths = (session.config.event_dim, session.config.control_dim)
+    if session.encoding != ENCODING or widths != (EventSeq.dim(), ControlSeq.dim()):
+        raise ValueError(
+            f"{options.session}: made for encoding {session.encoding} with widths {widths}, "
+            f"not {ENCODING} with {(EventSeq.dim(), ControlSeq.dim())}"
+        )
+    return session.model(pick_device(options.device)).eval()
+
+
+def generate(options: GenerateConfig) -> Iterator[str]:
+    """Play and write all pieces, telling a line at a time."""
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    controls, from_file = read_control(options.control, seed) if options.control else (None, False)
+    steps = LENGTH if options.max_length is None else options.max_length
+    if controls is not None and from_file and not options.max_length:
+        steps = len(controls)
+    if not steps:
+        raise ValueError("argument -l/--max-length: 0 needs a control file that gives the length")
+    model = open_session(options)
+    folder = Path(options.output_dir)
+    utils.check_writable(folder)
+    yield f"{_manner(options)}, seed {seed}, {options.session} on {model.device}"
+    if controls is not None and 1 < len(controls) < steps:
+        held = controls[-1:].repeat(steps - len(controls), axis=0)  # the last control is held
+        controls = np.concatenate([controls, held])
+    events = compose(model, options, seed, controls, steps).cpu().numpy()
+    for piece, path in zip(range(options.batch_size), free_paths(folder), strict=False):
+        notes = EventSeq.from_array(events[:, piece]).to_note_seq().trimmed()
+        title = f"{path.stem}   {Path(options.session).name}, seed {seed}, piece {piece}"
+        yield write(path, notes, options, title)
+
+
+def _manner(options: GenerateConfig) -> str:
+    if options.beam_size:
+        kind = "stochastic beam search" if options.stochastic_beam_search else "beam search"
+        return f"{kind} over {options.beam_size}"
+    if options.greedy_ratio == 1:
+        return "greedy"
+    also = f", {options.greedy_ratio:.0%} greedy" if options.greedy_ratio else " (-g 1 for greedy)"
+    return f"sampling at temperature {options.temperature:g}{also}"
+
+
+def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
+    """Read the command line; a wrong one ends the program with a sentence and exit 2."""
+    parser = argparse.ArgumentParser(prog="generate.py", description=__doc__)
+    options = config.parse(parser, GenerateConfig, argv)
+    try:
+        pick_device(options.device)
+        if options.control:
+            read_control(options.control, options.seed or 0)
+    except ValueError as error:
+        parser.error(f"argument -c/--control: {error}" if options.control else str(error))
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 1 if it could not be done."""
+    options = parse_args(argv)
+    torch.set_num_threads(1)  # one step is little work: a second thread costs more than it gives
+    try:
+        for line in generate(options):
+            print(line, flush=True)
+    except OSError as error:
+        print(f"generate.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
+        return 1
+    except (ImportError, ValueError) as error:
+        print(f"generate.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Defaults, ranges and flags, which come from one table."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+import config
+from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig
+
+# the flags of the original, with the fields they fill here
+ORIGINAL_TRAIN = {
+    "-s": "session",
+    "-d": "dataset",
+    "-i": "saving_interval",
+    "-b": "batch_size",
+    "-l": "learning_rate",
+    "-w": "window_size",
+    "-S": "stride_size",
+    "-c": "control_ratio",
+    "-T": "teacher_forcing_ratio",
+    "-t": "use_transposition",
+    "-p": "model_params",
+    "-r": "reset_optimizer",
+    "-L": "enable_logging",
+}
+ORIGINAL_GENERATE = {
+    "-c": "control",
+    "-b": "batch_size",
+    "-s": "session",
+    "-o": "output_dir",
+    "-l": "max_length",
+    "-g": "greedy_ratio",
+    "-B": "beam_size",
+    "-S": "stochastic_beam_search",
+    "-T": "temperature",
+    "-z": "init_zero",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"), [(TrainConfig, ORIGINAL_TRAIN), (GenerateConfig, ORIGINAL_GENERATE)]
+)
+def test_the_flags_of_the_original_are_there(kind: type, flags: dict[str, str]) -> None:
+    fields = {entry.name: entry.metadata["flags"] for entry in dataclasses.fields(kind)}
+    assert all(flag in fields[name] for flag, name in flags.items())
+
+
+def parse(kind: type, *argv: str) -> object:
+    return config.parse(argparse.ArgumentParser(prog="x"), kind, argv)
+
+
+def test_no_argument_gives_the_defaults() -> None:
+    assert parse(TrainConfig) == TrainConfig()
+    assert parse(GenerateConfig) == GenerateConfig()
+    assert parse(PreprocessConfig) == PreprocessConfig("dataset/midi", "dataset/processed")
+
+
+def test_long_options_may_be_abbreviated() -> None:
+    assert parse(TrainConfig, "--batch", "3", "--no-enable").batch_size == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv", "words"),
+    [
+        (TrainConfig, ["-b", "0"], ["-b/--batch-size", "0", "from 1 to"]),
+        (TrainConfig, ["-b", "two"], ["-b/--batch-size", "two"]),
+        (TrainConfig, ["-l", "nan"], ["-l/--learning-rate", "nan"]),
+        (TrainConfig, ["-l", "inf"], ["-l/--learning-rate", "inf"]),
+        (TrainConfig, ["-l", "0"], ["-l/--learning-rate", "above 0"]),
+        (TrainConfig, ["-c", "1.5"], ["-c/--control-ratio", "from 0.0 to 1.0"]),
+        (TrainConfig, ["--device", "abacus"], ["--device", "abacus", "cuda"]),
+        (GenerateConfig, ["-T", "0"], ["-T/--temperature", "above 0"]),
+        (GenerateConfig, ["-g", "-0.1"], ["-g/--greedy-ratio", "-0.1"]),
+        (PreprocessConfig, ["a", "b", "0"], ["workers", "0", "from 1 to"]),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_and_exit_2(
+    kind: type, argv: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(kind, *argv)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2
+    assert all(word in last for word in words), last
+
+
+def test_model_params_are_read_and_checked() -> None:
+    sizes = config.model_config("hidden_dim=64, gru_layers=2,gru_dropout=0")
+    assert sizes == ModelConfig(hidden_dim=64, gru_layers=2, gru_dropout=0.0)
+    assert config.model_config("", sizes) == sizes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["depth=3", "hidden_dim=1.5", "hidden_dim=0", "hidden_dim", "gru_layers=__import__('os')"],
+)
+def test_wrong_model_params_name_themselves(text: str) -> None:
+    with pytest.raises(ValueError, match=r"hidden_dim|gru_layers|depth"):
+        config.model_config(text)
+
+
+def test_configs_can_not_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().batch_size = 1  # type: ignore[misc]

@@ -1,0 +1,207 @@
+"""The command that plays: controls, output files, manners and refusals."""
+
+import re
+from pathlib import Path
+
+import mido
+import numpy as np
+import pretty_midi
+import pytest
+import torch
+
+import generate
+from config import ModelConfig
+from data import Performance
+from model import PerformanceRNN, Session
+from sequence import ControlSeq
+from tests.music import TINY_SIZES, write_data
+
+CARD = "1,0,1,0,1,1,0,1,0,1,0,1;3"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 2).save("m.sess")
+    return tmp_path
+
+
+def run(*more: str) -> int:
+    return generate.main(["-s", "m.sess", "-o", "out", "--seed", "5", "--device", "cpu", *more])
+
+
+def music(folder: str = "out") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def test_the_command_of_the_card_writes_music(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("-c", CARD, "-l", "300", "-b", "2") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "sampling at temperature 1" in told[0]
+    assert "seed 5" in told[0]
+    for number, line in enumerate(told[1:]):
+        found = re.fullmatch(rf"out/output-00{number}\.mid: (\d+) notes, ([\d.]+) s", line)
+        assert found is not None, line
+        (piano,) = pretty_midi.PrettyMIDI(f"out/output-00{number}.mid").instruments
+        assert (piano.program, piano.is_drum) == (0, False)
+        assert len(piano.notes) == int(found[1]) > 10
+        assert min(note.start for note in piano.notes) == 0
+        assert all(note.end > note.start for note in piano.notes)
+        assert mido.MidiFile(f"out/output-00{number}.mid").length == pytest.approx(
+            float(found[2]), abs=0.1
+        )
+    assert len(told) == 3
+
+
+def test_the_same_seed_makes_the_same_files_and_a_piece_keeps_its_music_in_a_larger_batch(
+    here: Path,
+) -> None:
+    run("-l", "200", "-b", "2")
+    run("-l", "200", "-b", "2", "-o", "again")
+    run("-l", "200", "-b", "5", "-o", "more")
+    run("-l", "200", "-b", "2", "-o", "other", "--seed", "6")
+    assert music() == music("again")
+    assert {**music("more"), **music()} == music("more")
+    assert not set(music().values()) & set(music("other").values())
+
+
+def test_what_is_there_is_never_overwritten(here: Path) -> None:
+    run("-l", "50", "-b", "2")
+    first = music()
+    run("-l", "50", "-b", "1", "--seed", "6")
+    assert set(music()) == {"output-000.mid", "output-001.mid", "output-002.mid"}
+    assert {**music(), **first} == music()
+
+
+def test_pictures_and_audio_lie_beside_the_music(here: Path) -> None:
+    assert run("-l", "60", "-b", "1", "--png", "--wav") == 0
+    assert [Path(name).suffix for name in music()] == [".mid", ".png", ".wav"]
+
+
+@pytest.mark.parametrize(
+    "manner", [["-g", "1"], ["-g", "0.5"], ["-B", "3"], ["-B", "3", "-S"], ["-z"], ["--free"]]
+)
+def test_every_manner_of_playing_gives_music(
+    here: Path, manner: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("-l", "60", "-b", "2", *manner) == 0
+    assert len(music()) == 2
+
+
+def test_greedy_from_zeros_does_not_depend_on_the_seed(here: Path) -> None:
+    run("-l", "80", "-b", "1", "-g", "1", "-z")
+    run("-l", "80", "-b", "1", "-g", "1", "-z", "--seed", "77", "-o", "other")
+    assert music() == music("other")
+
+
+# ---------------------------------------------------------------------------------- controls
+
+
+@pytest.mark.parametrize(
+    ("text", "density", "histogram"),
+    [
+        (CARD, 3, np.array([1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1]) / 7),
+        (";11", 11, np.full(12, 1 / 12)),
+        (" 0,0,0,0,0,0,0,0,0,0,0,0 ; 0", 0, np.full(12, 1 / 12)),
+        ("0,0,0,0,0,0,0,0,0,0,0,2.5;5", 5, np.eye(12)[11]),
+    ],
+)
+def test_a_written_control_is_density_then_histogram(
+    text: str, density: int, histogram: np.ndarray
+) -> None:
+    controls, from_file = generate.read_control(text, 0)
+    assert controls.shape == (1, 24)
+    assert not from_file
+    assert controls[0, :12].tolist() == np.eye(12)[density].tolist()
+    np.testing.assert_allclose(controls[0, 12:], histogram, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (";12", "12"),
+        ("1,2;3", "12 weights"),
+        (CARD[:-2], "';'"),
+        (CARD + ";1", "density"),
+        ("1,0,1,0,1,1,0,1,0,1,0,x;3", "'x'"),
+        ("1,-1,1,0,1,1,0,1,0,1,0,1;3", "-1"),
+        ("nan,0,1,0,1,1,0,1,0,1,0,1;3", "nan"),
+        (";-1", "-1"),
+        ("missing.data", "missing.data"),
+    ],
+)
+def test_a_wrong_control_is_a_sentence_with_an_example(
+    here: Path, text: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("-c", text)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2
+    assert word in last
+    assert generate.EXAMPLE in last
+    assert not Path("out").exists()
+
+
+def test_a_data_file_controls_every_step_and_gives_the_length(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_data(here / "d", count=1, notes=30) / "0.mid.data"
+    made = Performance.load(path)
+    controls, from_file = generate.read_control(str(path), 0)
+    assert from_file
+    np.testing.assert_array_equal(controls, ControlSeq.recover_compressed_array(made.controls))
+    for more in ([], ["-l", "0"], ["-l", str(len(made) + 40)], ["-l", "10"]):
+        assert run("-c", str(path), "-b", "1", *more) == 0
+
+
+def test_a_folder_gives_one_of_its_files_chosen_by_the_seed(here: Path) -> None:
+    folder = write_data(here / "d", count=4, notes=20)
+    lengths = {len(Performance.load(path)) for path in folder.iterdir()}
+    found = [len(generate.read_control(str(folder), seed)[0]) for seed in range(20)]
+    assert set(found) == lengths
+    assert found == [len(generate.read_control(str(folder), seed)[0]) for seed in range(20)]
+
+
+# ---------------------------------------------------------------------------------- refusals
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert run(*argv) == 1
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def test_no_length_without_a_file_is_a_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--max-length" in refusal(capsys, "-l", "0")
+
+
+def test_a_session_that_is_not_there_or_damaged_is_a_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "none.sess" in refusal(capsys, "-s", "none.sess")
+    Path("cut.sess").write_bytes(Path("m.sess").read_bytes()[:-100])
+    assert "cut.sess" in refusal(capsys, "-s", "cut.sess")
+
+
+def test_a_network_of_another_code_is_a_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ModelConfig(event_dim=7, hidden_dim=4, gru_layers=1)
+    Session(sizes, PerformanceRNN(sizes).state_dict(), 2).save("other.sess")
+    assert "other.sess" in refusal(capsys, "-s", "other.sess")
+    Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 1).save("old.sess")
+    assert "encoding 1" in refusal(capsys, "-s", "old.sess")
+
+
+def test_an_output_folder_that_can_not_be_written_is_said_before_playing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("out").touch()
+    monkeypatch.setattr(generate, "compose", lambda *_: pytest.fail("it played first"))
+    assert "out" in refusal(capsys, "-l", "10")

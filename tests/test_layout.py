@@ -1,0 +1,70 @@
+"""The floors of the house: who may import whom, and that importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("preprocess", "train", "generate")
+# each module may import those before it that are named here, and no others of the project
+FLOORS: dict[str, set[str]] = {
+    "config": set(),
+    "utils": set(),
+    "quantise": set(),
+    "midifile": set(),
+    "sequence": {"utils", "quantise", "midifile"},
+    "model": {"config", "utils"},
+    "data": {"utils", "sequence"},
+    "judge": {"data", "model", "sequence"},
+    "preprocess": {"config", "utils", "midifile", "data", "sequence"},
+    "train": {"config", "utils", "data", "judge", "model", "sequence"},
+    "generate": {"config", "utils", "data", "model", "sequence"},
+}
+
+
+def imports_of(name: str) -> set[str]:
+    """The top names of all imports in a module, wherever in it they stand."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def test_every_module_has_its_place() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == set(FLOORS)
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_arrows_point_down(name: str) -> None:
+    assert imports_of(name) & set(FLOORS) <= FLOORS[name]
+
+
+def test_config_needs_only_the_standard_library() -> None:
+    assert imports_of("config") <= set(sys.stdlib_module_names)
+
+
+def test_the_network_knows_no_music_and_the_codec_no_network() -> None:
+    assert not imports_of("model") & {"sequence", "pretty_midi", "symusic", "numpy"}
+    assert "torch" not in imports_of("sequence") | imports_of("quantise") | imports_of("midifile")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_importing_a_script_does_nothing(name: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_arguments_verb_and_main(name: str) -> None:
+    tree = ast.parse((ROOT / f"{name}.py").read_text())
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert {"parse_args", "main", name} <= functions
+    assert isinstance(tree.body[-1], ast.If)

@@ -1,0 +1,169 @@
+"""The command that turns MIDI files into data, in good and in bad weather."""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import preprocess
+from data import Performance
+from sequence import EventSeq, NoteSeq
+from tests.music import write_midi
+
+
+def run(midi: Path, save: Path, *more: str) -> int:
+    return preprocess.main([str(midi), str(save), *more])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+@pytest.fixture
+def midi(tmp_path: Path) -> Path:
+    folder = tmp_path / "midi"
+    for seed, name in enumerate(("a/one.mid", "b/one.mid", "a/one.midi", "b/Two Three.KAR")):
+        write_midi(folder / name, seed=seed)
+    return folder
+
+
+def test_every_file_gets_data_named_after_its_place(midi: Path, tmp_path: Path) -> None:
+    assert run(midi, tmp_path / "data", "2") == 0
+    assert set(contents(tmp_path / "data")) == {
+        "a/one.mid.data",
+        "a/one.midi.data",
+        "b/one.mid.data",
+        "b/Two Three.KAR.data",
+    }
+
+
+def test_the_data_holds_the_music_from_its_first_note_on(midi: Path, tmp_path: Path) -> None:
+    run(midi, tmp_path / "data", "1")
+    made = Performance.load(tmp_path / "data" / "a" / "one.mid.data")
+    played = NoteSeq.from_midi_file(midi / "a" / "one.mid")
+    decoded = EventSeq.from_array(made.events).to_note_seq()
+    assert made.notes == len(decoded) == len(played)
+    assert np.abs(decoded.starts - (played.starts - played.starts[0])).max() < 0.008
+    assert made.onset_error_max < 0.008
+
+
+def test_names_and_bytes_do_not_depend_on_workers_or_on_how_the_path_is_typed(
+    midi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(midi, tmp_path / "one", "1")
+    run(midi, tmp_path / "three", "3")
+    monkeypatch.chdir(midi / "a")
+    assert preprocess.main(["../../midi/./", str(tmp_path / "dots"), "2"]) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "dots")
+
+
+def test_what_is_done_is_skipped_and_what_changed_is_done_again(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(midi, tmp_path / "data", "1")
+    first = contents(tmp_path / "data")
+    write_midi(midi / "a" / "one.mid", seed=99)
+    (tmp_path / "data" / "b" / "one.mid.data").write_bytes(b"damaged")
+    (midi / "b" / "Two Three.KAR").unlink()
+    capsys.readouterr()
+    assert run(midi, tmp_path / "data", "1") == 0
+    assert "2 done, 1 skipped" in capsys.readouterr().out
+    second = contents(tmp_path / "data")
+    changed = {name for name in first if first[name] != second.get(name)}
+    assert changed == {"a/one.mid.data"}, "and nothing is pruned"
+
+
+def test_files_that_can_not_be_used_are_named_with_the_reason_and_the_rest_is_done(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (midi / "text.mid").write_text("dear diary")
+    (midi / "empty.mid").touch()
+    whole = (midi / "a" / "one.mid").read_bytes()
+    (midi / "cut.mid").write_bytes(whole[:20])
+    (midi / "folder.mid").mkdir()
+    write_midi(midi / "drums.mid", drums=True)
+    write_midi(midi / "short.mid", notes=3)
+    write_midi(midi / "none.mid", notes=0)
+    (midi / "gone.mid").symlink_to("nowhere")
+    assert run(midi, tmp_path / "data", "2") == 0
+    told = capsys.readouterr().out
+    for name, reason in {
+        "text.mid": "unreadable",
+        "empty.mid": "unreadable",
+        "cut.mid": "unreadable",
+        "drums.mid": "only drums",
+        "short.mid": "too short",
+        "none.mid": "no notes",
+        "gone.mid": "not a file",
+    }.items():
+        assert f"refused, {reason}: {name}" in told
+    assert "4 done" in told
+    assert len(contents(tmp_path / "data")) == 4
+
+
+def test_the_same_performance_under_two_names_is_kept_once(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (midi / "c").mkdir()
+    shutil.copy(midi / "a" / "one.mid", midi / "c" / "z.mid")
+    assert run(midi, tmp_path / "data", "2") == 0
+    told = capsys.readouterr().out
+    assert "c/z.mid is a/one.mid" in told
+    assert "1 twins" in told
+    assert "z.mid.data" not in contents(tmp_path / "data")
+
+
+def stumble(job: preprocess.Job) -> preprocess.Outcome:
+    """Dies of one file and sleeps over another."""
+    if job.path.name == "crash.mid":
+        os._exit(7)
+    if job.path.name == "hang.mid":
+        time.sleep(60)
+    return CONVERT(job)
+
+
+CONVERT = preprocess.convert
+
+
+def test_a_file_that_crashes_or_hangs_its_worker_costs_that_file_alone(
+    midi: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed, name in enumerate(("crash.mid", "b/hang.mid", "z/last.mid")):
+        write_midi(midi / name, seed=50 + seed)
+    monkeypatch.setattr(preprocess, "convert", stumble)
+    assert run(midi, tmp_path / "data", "2", "--time-limit", "1") == 0
+    told = capsys.readouterr().out
+    assert "refused, crashed: crash.mid" in told
+    assert "refused, timed out: b/hang.mid" in told
+    assert len(contents(tmp_path / "data")) == 5
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_midi_files_it_says_what_fetches_some(
+    tmp_path: Path, there: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if there:
+        (tmp_path / "midi").mkdir()
+    assert run(tmp_path / "midi", tmp_path / "data") == 1
+    assert "scripts/maestro_scraper.sh" in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_written_is_one_sentence(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert run(midi, tmp_path / "file" / "data") == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "file" in told

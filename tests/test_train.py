@@ -1,0 +1,252 @@
+"""The training command: what it learns, keeps, says and refuses."""
+
+import dataclasses
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import train
+from config import TrainConfig
+from data import Corpus, Performance
+from judge import judge
+from model import PerformanceRNN, Session
+from tests.music import TINY_MODEL, TINY_SIZES, performance, write_data
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("train") / "data", count=4, notes=200)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def arguments(data: Path, *more: str) -> list[str]:
+    small = ["-b", "4", "-w", "20", "-p", TINY_MODEL, "--no-enable-logging", "--warm-up", "2"]
+    return ["-s", "m.sess", "-d", str(data), "--device", "cpu", *small, *more]
+
+
+def run(data: Path, *more: str) -> int:
+    return train.main(arguments(data, *more))
+
+
+def weights(path: str = "m.sess") -> dict[str, torch.Tensor]:
+    return Session.load(path).state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_network_learns(here: Path, data: Path) -> None:
+    assert run(data, "--max-steps", "1", "-v", str(data)) == 0
+    first = Session.load("m.sess").training["best"]
+    assert run(data, "--max-steps", "150", "-l", "0.01", "-v", str(data)) == 0
+    assert Session.load("m.sess").training["best"] < first - 1
+
+
+def test_a_missing_session_and_its_folder_are_made_at_once(here: Path, data: Path) -> None:
+    options = train.parse_args([*arguments(data), "-s", "deep/down/m.sess"])
+    train.open_run(options)
+    assert Session.load("deep/down/m.sess").config == dataclasses.replace(TINY_SIZES)
+
+
+def interrupted(data: Path, at: int, *more: str) -> None:
+    """Run the command, with a Ctrl-C after step `at`."""
+    options = train.parse_args(arguments(data, *more))
+    run, ending = train.open_run(options), train.Ending()
+    learn = run.learn
+
+    def learn_and_wish() -> tuple[torch.Tensor, torch.Tensor]:
+        if run.reached.step + 1 == at:
+            signal.raise_signal(signal.SIGINT)
+        return learn()
+
+    run.learn = learn_and_wish  # type: ignore[method-assign]
+    try:
+        train.train(run, train.Board(options), ending)
+    finally:
+        ending.restore()
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_by_bit(here: Path, data: Path) -> None:
+    more = ("--max-steps", "12", "-t", "-c", "0.5")
+    interrupted(data, 5, *more)
+    assert Session.load("m.sess").training["step"] == 5
+    assert run(data, *more) == 0
+    resumed = weights()
+    Path("m.sess").unlink()
+    assert run(data, *more) == 0
+    assert same(resumed, weights())
+
+
+def test_the_best_is_kept_beside_the_last(here: Path, data: Path) -> None:
+    more = ("-v", str(data), "--validation-interval", "0.000001", "--max-steps", "30")
+    assert run(data, *more, "-l", "0.01") == 0
+    best = Session.load("m.best.sess")
+    assert best.optimizer_state is None
+    judged = judge(best.model(torch.device("cpu")), Corpus.load(sorted(data.iterdir())), 1000)
+    assert judged.nats_per_event == pytest.approx(best.training["best"], abs=1e-6)
+    assert best.training["best"] == Session.load("m.sess").training["best"]
+
+
+def test_a_flag_given_on_resume_is_obeyed(here: Path, data: Path) -> None:
+    run(data, "--max-steps", "2")
+    before = weights()
+    run(data, "--max-steps", "3", "-l", "1e-30")
+    assert all(torch.allclose(v, before[k], atol=1e-12) for k, v in weights().items())
+    run(data, "--max-steps", "4", "-l", "0.01")
+    assert not torch.allclose(weights()["output_fc.bias"], before["output_fc.bias"], atol=1e-5)
+
+
+def test_the_optimizer_can_be_reset(here: Path, data: Path) -> None:
+    run(data, "--max-steps", "3")
+    options = train.parse_args(arguments(data))
+    assert len(train.open_run(options).optimizer.state) > 0
+    reset = dataclasses.replace(options, reset_optimizer=True)
+    assert len(train.open_run(reset).optimizer.state) == 0
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    options = TrainConfig(learning_rate=1.0, warm_up=10, max_steps=100)
+    rates = [train.learning_rate(options, train.Reached(step=step)) for step in range(101)]
+    assert rates[0] < 0.1
+    assert max(rates) == rates[10] == pytest.approx(0.9)
+    assert rates[100] == 0
+    assert np.all(np.diff(rates[10:]) < 0)
+    endless = TrainConfig(learning_rate=1.0, warm_up=0)
+    assert train.learning_rate(endless, train.Reached(step=10**6)) == 1.0
+
+
+@pytest.mark.parametrize("ratio", ["1.0", "0.5"])
+def test_teacher_forcing_and_logs_run_through_the_command(
+    here: Path, data: Path, ratio: str
+) -> None:
+    assert run(data, "--max-steps", "2", "-T", ratio, "-L") == 0
+    logs = b"".join(path.read_bytes() for path in (here / "runs" / "m").iterdir())
+    assert b"model/loss" in logs
+    assert b"model/norm" in logs
+
+
+def by_hand(model: PerformanceRNN, pieces: list[Performance]) -> tuple[float, float, int]:
+    """Nats, hits and notes, one performance after the other and one event at a time."""
+    nats, hits, notes = 0.0, 0.0, 0
+    for piece in pieces:
+        hidden = model.start(torch.zeros(1, model.config.init_dim))
+        heard = torch.tensor([[239]])
+        for event, row in zip(piece.events.tolist(), piece.controls, strict=True):
+            control = torch.zeros(1, 1, 24)
+            control[0, 0, row[0]] = 1
+            control[0, 0, 12:] = torch.from_numpy(row[1:] / row[1:].sum())
+            logits, hidden = model(heard, hidden, control)
+            nats += float(functional.cross_entropy(logits[0], torch.tensor([event])))
+            hits += int(logits.argmax()) == event
+            notes += event < 88
+            heard = torch.tensor([[event]])
+    return nats, hits, notes
+
+
+@torch.no_grad()
+def test_judging_carries_the_hidden_state_through_pieces_of_any_length() -> None:
+    torch.manual_seed(0)
+    model = PerformanceRNN(TINY_SIZES).eval()
+    random = np.random.default_rng(0)
+    pieces = [performance(random.integers(0, 240, size)) for size in (5, 300, 128, 1)]
+    judged = judge(model, Corpus(pieces))
+    nats, hits, notes = by_hand(model, pieces)
+    assert judged.events == 434
+    assert judged.nats == pytest.approx(nats, rel=1e-5)
+    assert (judged.correct, judged.notes) == (hits, notes)
+    short = judge(model, Corpus(pieces), 3)
+    assert short.events == 3 + 3 + 3 + 1
+    assert short.nats < judged.nats
+
+
+# ------------------------------------------------------------------------------ refusals
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+def test_too_little_data_is_an_error_with_both_numbers(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, "-b", "60000") == 1
+    error = said(capsys)
+    assert "60000" in error
+    assert "windows of 20 events" in error
+
+
+def test_an_empty_dataset_says_what_fetches_data(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (here / "none", here):
+        assert run(folder) == 1
+        assert "scripts/maestro_scraper.sh" in said(capsys)
+    assert not Path("m.sess").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"my only copy"])
+def test_an_unreadable_session_is_an_error_and_is_never_overwritten(
+    here: Path, data: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("m.sess").write_bytes(content)
+    assert run(data, "--max-steps", "1") == 1
+    assert "m.sess" in said(capsys)
+    assert Path("m.sess").read_bytes() == content
+
+
+def test_other_sizes_than_the_session_has_are_an_error(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "1")
+    capsys.readouterr()
+    assert train.main([*arguments(data), "-p", "hidden_dim=32"]) == 1
+    assert "hidden_dim=16" in said(capsys)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_session(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, "--max-steps", "2")
+    before = weights()
+    monkeypatch.setattr(
+        train.Run, "_loss", lambda run, _: run.model.output_fc.bias.sum() * math.nan
+    )
+    capsys.readouterr()
+    assert run(data, "--max-steps", "4") == 1
+    assert "lower -l" in said(capsys)
+    assert same(before, weights())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_from_outside_the_command_saves_and_ends_well(
+    here: Path, data: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(data, "-i", "1000")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert "new session" in running.stdout.readline()
+        assert "to learn" in running.stdout.readline()
+        time.sleep(1.0)
+        running.send_signal(number)
+        rest = running.stdout.read()
+    assert running.returncode == 0, rest
+    assert "to hear it: python3 generate.py -s m.sess" in rest
+    assert Session.load("m.sess").training["step"] > 0

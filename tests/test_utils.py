@@ -1,0 +1,83 @@
+"""Files found and written, pictures and audio that open."""
+
+import struct
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import utils
+from sequence import NoteSeq
+
+SCALE = NoteSeq(np.arange(8) / 2, np.arange(8) / 2 + 0.5, 60 + np.arange(8), 40 + 10 * np.arange(8))
+
+
+def test_files_are_found_to_the_bottom_in_any_case_and_in_order(tmp_path: Path) -> None:
+    for name in ("b/c.MID", "b/a.midi", "a.Kar", "z.txt", "b.mid.bak"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = utils.find_files(tmp_path, (".mid", ".midi", ".kar"))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "a.Kar",
+        "b/a.midi",
+        "b/c.MID",
+    ]
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(utils.find_files(tmp_path / "none", (".mid",)))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    utils.atomic_write(target, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        utils.atomic_write(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    utils.atomic_write(tmp_path / "ours", b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken", b"\x80\x02}q\x00."])
+def test_a_file_that_torch_did_not_write_is_a_value_error_with_its_path(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "bad.sess"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.sess"):
+        utils.load_tensors(path)
+
+
+@pytest.mark.parametrize("notes", [SCALE, NoteSeq()])
+def test_a_piano_roll_opens(tmp_path: Path, notes: NoteSeq) -> None:
+    path = tmp_path / "roll.png"
+    utils.piano_roll(path, *notes.columns, "a title")
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", content[16:24])
+    assert width > 800
+    assert height > 400
+
+
+def test_audio_opens_and_sounds_as_long_as_the_music(tmp_path: Path) -> None:
+    SCALE.to_midi_file(tmp_path / "scale.mid")
+    utils.render_audio(tmp_path / "scale.mid", tmp_path / "scale.wav")
+    with wave.open(str(tmp_path / "scale.wav")) as sound:
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16)
+        seconds = sound.getnframes() / sound.getframerate()
+    assert seconds >= SCALE.seconds - 0.1
+    assert np.abs(samples.astype(int)).max() > 500
