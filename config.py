@@ -11,7 +11,7 @@ import ast
 import math
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 DATASET_MIDI = "dataset/midi"
 DATASET_PROCESSED = "dataset/processed"
@@ -284,12 +284,25 @@ class GenerateConfig(_Checked):
     device: str = option("auto", "--device", help="where the network runs", choices=DEVICES)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with a sentence and exit 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def told_default(entry: Field[Any]) -> str:
+    """The default of an option as help and README show it; nothing for none."""
+    return "" if entry.default in (None, "") or entry.default is False else str(entry.default)
+
+
 def add_arguments(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
     """Give `parser` one argument for every option of the dataclass `kind`."""
     for entry in fields(kind):  # type: ignore[arg-type]
         rule = entry.metadata
-        shown = "" if entry.default in (None, False, "") else f" ({entry.default})"
-        text = (rule["help"] + shown).replace("%", "%%")
+        default = told_default(entry)
+        text = (rule["help"] + (f" ({default})" if default else "")).replace("%", "%%")
         if rule["type"] is bool:
             action = argparse.BooleanOptionalAction if entry.default else "store_true"
             parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import secrets
 import sys
@@ -168,6 +167,10 @@ def generate(options: GenerateConfig) -> Iterator[str]:
     model = open_session(options)
     folder = Path(options.output_dir)
     utils.check_writable(folder)
+    if options.png:
+        utils.optional("matplotlib", "--png")  # better missed now than after playing
+    if options.wav:
+        utils.optional("midirenderer", "--wav")
     yield f"{_manner(options)}, seed {seed}, {options.session} on {model.device}"
     if controls is not None and 1 < len(controls) < steps:
         held = controls[-1:].repeat(steps - len(controls), axis=0)  # the last control is held
@@ -191,7 +194,7 @@ def _manner(options: GenerateConfig) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = argparse.ArgumentParser(prog="generate.py", description=__doc__)
+    parser = config.Parser(prog="generate.py", description=__doc__)
     options = config.parse(parser, GenerateConfig, argv)
     try:
         pick_device(options.device)
@@ -215,6 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, ValueError) as error:
         print(f"generate.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("generate.py: stopped; pieces that were told of are there", file=sys.stderr)
+        return 130
     return 0
 
 

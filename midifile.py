@@ -54,17 +54,27 @@ def _score(content: bytes) -> Any:
         raise ValueError(f"not readable as MIDI: {error}") from error
     if score.ticks_per_quarter < 1:
         raise ValueError(f"{score.ticks_per_quarter} ticks in a quarter note")
+    promised, found = int.from_bytes(content[10:12], "big"), content.count(b"MTrk")
+    if found < promised:
+        raise ValueError(f"it is cut short: {found} of {promised} tracks are there")
     return score
 
 
 def to_pretty_midi(
     columns: Sequence[Array], program: int = 0, tempo: float = 120.0
 ) -> pretty_midi.PrettyMIDI:
-    """A PrettyMIDI with one instrument; a tick is a millisecond at up to 120 beats a minute."""
-    resolution = max(1, min(32767, round(60000 / tempo)))
+    """A PrettyMIDI with one instrument and ticks of a millisecond; no note is under one long.
+
+    Raises ValueError for a tempo, in beats a minute, at which a file can not have such ticks.
+    """
+    resolution = round(60000 / tempo) if tempo > 0 else 0
+    if not 1 <= resolution <= 32767:
+        raise ValueError(f"a tempo of {tempo} beats a minute can not be written")
     midi = pretty_midi.PrettyMIDI(resolution=resolution, initial_tempo=tempo)
     piano = pretty_midi.Instrument(program, name="Piano")
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+    starts, ends, pitches, velocities = columns
+    ends = np.maximum(ends, np.rint(1000 * starts) / 1000 + 0.001)
+    rows = zip(*(c.tolist() for c in (starts, ends, pitches, velocities)), strict=True)
     piano.notes = [pretty_midi.Note(v, p, start, end) for start, end, p, v in rows]
     midi.instruments.append(piano)
     return midi

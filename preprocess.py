@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import hashlib
@@ -217,6 +216,7 @@ def _replaced(lost: Worker, given: dict[int, Job]) -> Worker:
 class Report:
     """What became of the files, and what is in the data."""
 
+    found: int
     done: int = 0
     skipped: int = 0
     refused: list[tuple[str, Refused]] = field(default_factory=list)
@@ -264,12 +264,12 @@ def preprocess(options: PreprocessConfig) -> Report:
     """Convert what is new or changed; OSError if the folder for the data can not be used."""
     root, save = Path(options.midi_dir), Path(options.save_dir)
     paths = list(utils.find_files(root, MIDI_SUFFIXES)) if root.is_dir() else []
-    save.mkdir(parents=True, exist_ok=True)
+    utils.check_writable(save)
     names = [path.relative_to(root).as_posix() for path in paths]
     targets = [save / (name + SUFFIX) for name in names]
     jobs = (Job(path, _source(target)) for path, target in zip(paths, targets, strict=True))
     workers = min(options.workers or os.cpu_count() or 1, max(1, len(paths)))
-    report = Report()
+    report = Report(len(paths))
     seen: dict[bytes, str] = {}
     bar = progress.bar.Bar("preprocessing", max=len(paths), suffix="%(index)d/%(max)d  %(eta_td)s")
     results = outcomes(jobs, workers, options.time_limit)
@@ -317,7 +317,7 @@ def _written(target: Path, name: str, performance: Performance, report: Report) 
 
 def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = argparse.ArgumentParser(prog="preprocess.py", description=__doc__)
+    parser = config.Parser(prog="preprocess.py", description=__doc__)
     return config.parse(parser, PreprocessConfig, argv)
 
 
@@ -332,10 +332,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\npreprocess.py: stopped; what is done is kept", file=sys.stderr)
         return 130
-    for line in report.lines():
-        print(line)
+    if report.found:
+        print(*report.lines(), sep="\n")
     if not report.done + report.skipped:
-        found = "no usable MIDI file" if report.refused else "no MIDI file"
+        found = "no usable MIDI file" if report.found else "no MIDI file"
         print(
             f"preprocess.py: {found} in {options.midi_dir!r}; to fetch some: "
             f"{config.FETCH_COMMAND}",

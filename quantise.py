@@ -72,15 +72,16 @@ def _long_shifts(gaps: Array) -> Array:
 
 
 def _pins(gaps: Array) -> Array:
-    """Points whose clock is exact: the first, and the one after the longest gap of each block.
+    """Points whose clock is exact: the first, and one in each block but the last.
 
-    Between pins, the search can run on all stretches at once. Gaps under 60 ms pin nothing,
-    for not every such gap is a sum of shifts.
+    That is the point after the block's longest gap. Between pins, the search can run on all
+    stretches at once; a pin may cost a shift. Gaps under 60 ms pin nothing, for not every
+    such gap is a sum of shifts.
     """
     padding = -len(gaps) % _BLOCK
     blocks = np.append(gaps, np.zeros(padding, np.int64)).reshape(-1, _BLOCK)
     longest = np.arange(len(blocks)) * _BLOCK + blocks.argmax(axis=1)
-    return np.append(0, longest[blocks.max(axis=1) >= 60] + 1)
+    return np.append(0, longest[:-1][blocks[:-1].max(axis=1) >= 60] + 1)
 
 
 def quantise(points: Array) -> Array:
@@ -88,7 +89,8 @@ def quantise(points: Array) -> Array:
 
     points: distinct int64 milliseconds [points], ascending; time starts at 0. Returns int64
     [points], not descending. This is Viterbi's search over the places near each point, with
-    the number of shifts as cost; among equals, the least sum of squared distances.
+    the number of shifts as cost; among equals, the least sum of squared distances. It finds
+    the fewest but for the few exact points that split its work (see `_pins`).
     """
     first = 0 if points[0] == 0 else 1
     points = points if first == 0 else np.append(0, points)

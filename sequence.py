@@ -34,7 +34,7 @@ ENCODING = 2  # version of the encoding below; 1 is the original's, which wrote 
 PITCHES = range(21, 109)
 KEYS = len(PITCHES)
 DEFAULT_VELOCITY = 64  # of notes before the first velocity event
-DAY_MS = 24 * 3600 * 1000
+DAY = 24 * 3600  # seconds; no performance is longer
 
 VELOCITIES = 4 * np.arange(32) + 3  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
 
@@ -135,7 +135,7 @@ class NoteSeq:
         return _joined(midifile.from_bytes(content, set(programs)))
 
     def to_midi(self, program: int = 0, tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
-        """A PrettyMIDI with one instrument; a tick is a millisecond at 120 beats a minute."""
+        """A PrettyMIDI with one instrument and ticks of a millisecond."""
         return midifile.to_pretty_midi(self.columns, program, tempo)
 
     def to_midi_file(self, path: str | os.PathLike[str], program: int = 0) -> None:
@@ -251,20 +251,22 @@ class EventSeq:
     def from_note_seq(note_seq: NoteSeq) -> EventSeq:
         """Encode notes; pitches outside 21-108 are left out.
 
-        Every onset and end lands within 7.5 ms of where it was played, and with that bound
-        the performance is written with the fewest time shifts (see `quantise`). A note
+        Every onset and end lands within 7.5 ms of where it was played, with the fewest time
+        shifts that keep this bound (see `quantise` for the one exception). A note
         shorter than 15 ms gets that length; strikes of one key less than 15 ms apart are
         one strike: the first onset, the last end, the loudest velocity. At one time, offs
         come first, then ons by pitch; a velocity is written when its bin changes.
         Raises ValueError for a performance longer than a day.
         """
+        if note_seq.seconds > DAY:
+            raise ValueError(
+                f"the performance is {note_seq.seconds / 3600:.4g} hours long, over 24"
+            )
         strikes = _Strikes.of(note_seq)
         if not len(strikes.starts):
             return EventSeq()
         times = np.concatenate([strikes.starts, strikes.ends])
         points, where = np.unique(times, return_inverse=True)
-        if points[-1] > DAY_MS:
-            raise ValueError(f"the performance is {points[-1] / 3.6e6:.1f} hours long, over a day")
         clocks = quantise(points)
         on_clocks, off_clocks = np.split(clocks[where], 2)
         return EventSeq(_assembled(on_clocks, off_clocks, strikes, clocks))
@@ -504,8 +506,10 @@ class ControlSeq:
         classes = (events[struck] + PITCHES.start) % 12
         heard = np.zeros((len(classes) + 1, 12), np.int32)  # of each class, before each note on
         np.cumsum(classes[:, None] == np.arange(12), axis=0, out=heard[1:])
-        last_full = np.searchsorted(times, event_seq.total_ms - ControlSeq.WINDOW_MS)
-        start = np.minimum(np.arange(len(events)), last_full)
+        last_full = event_seq.total_ms - ControlSeq.WINDOW_MS
+        start = np.where(
+            times <= last_full, np.arange(len(events)), np.searchsorted(times, last_full)
+        )
         end = np.searchsorted(times, times[start] + ControlSeq.WINDOW_MS, "right")
         counts = heard[before[end]] - heard[before[start]]
         density = np.searchsorted(ControlSeq.DENSITIES, counts.sum(axis=1), "right") - 1

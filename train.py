@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import signal
 import sys
@@ -189,13 +188,13 @@ def _data_files(root: Path) -> Iterator[Path]:
 def _opened(options: TrainConfig) -> Session:
     """The session of the file, or a new one, written at once."""
     path = Path(options.session)
+    utils.check_writable(path.parent)
     try:
         session = Session.load(path)
     except FileNotFoundError:
         torch.manual_seed(options.seed)
         sizes = config.model_config(options.model_params)
         session = Session(sizes, PerformanceRNN(sizes).state_dict(), ENCODING)
-        path.parent.mkdir(parents=True, exist_ok=True)
         session.save(path)
         print(f"new session {path}: {_told(sizes)}")
         return session
@@ -243,9 +242,8 @@ class Board:
         self.events = 0
         self.writer: Any = None
         if options.enable_logging:
-            import tensorboardX  # here, for it takes a second to load
-
-            self.writer = tensorboardX.SummaryWriter(str(LOGS / Path(options.session).stem))
+            board = utils.optional("tensorboardX", "-L/--enable-logging")
+            self.writer = board.SummaryWriter(str(LOGS / Path(options.session).stem))
 
     def step(self, reached: Reached, loss: float, norm: float, rate: float, events: int) -> None:
         """Show one step."""
@@ -362,7 +360,7 @@ def _last_words(run: Run) -> Iterator[str]:
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    parser = config.Parser(prog="train.py", description=__doc__)
     options = config.parse(parser, TrainConfig, argv)
     try:
         config.model_config(options.model_params)
@@ -391,9 +389,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"train.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 1
-    except (Failure, ValueError) as error:
+    except (Failure, ImportError, ValueError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped at once; the session is as it was last saved", file=sys.stderr)
+        return 130
     return 0
 
 

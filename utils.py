@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +38,10 @@ def atomic_write(path: Name, content: bytes, durable: bool = True) -> None:
     `durable` waits until the disk has it, so that this holds for a power cut too.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -63,8 +69,20 @@ def load_tensors(path: Name, memory_map: bool = False) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: not a file of this suite, or damaged ({first_line})") from error
+        why = re.split(r"[.\n]", str(error).strip() or type(error).__name__)[0]
+        raise ValueError(f"{path}: not a file of this suite, or damaged ({why})") from error
+
+
+def optional(module: str, feature: str) -> Any:
+    """Import a library that only one feature needs; ImportError says what installs it.
+
+    It is not imported before it is needed, for such libraries take a second to load.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise ImportError(f"{feature} needs {package} ({error}): pip install {package}") from error
 
 
 def _umask() -> int:
@@ -80,12 +98,13 @@ def piano_roll(
 
     starts, ends: seconds; pitches and velocities: MIDI numbers; all [notes].
     """
-    from matplotlib.collections import PolyCollection  # here, for it takes a second to load
-    from matplotlib.figure import Figure
-
+    collections = optional("matplotlib.collections", "a piano roll")
+    figures = optional("matplotlib.figure", "a piano roll")
     seconds = max(5.0, float(ends.max(initial=0.0)))
     low, high = int(pitches.min(initial=48)) - 3, int(pitches.max(initial=72)) + 4
-    figure = Figure(figsize=(min(60.0, max(9.0, 0.22 * seconds)), 5.2), layout="constrained")
+    figure = figures.Figure(
+        figsize=(min(60.0, max(9.0, 0.22 * seconds)), 5.2), layout="constrained"
+    )
     keyboard, roll = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(30.0, 0.75 * seconds)])
     _draw_keys(keyboard, low, high)
     for pitch in range(low, high):
@@ -97,7 +116,9 @@ def piano_roll(
         [(a, p - 0.42), (b, p - 0.42), (b, p + 0.42), (a, p + 0.42)]
         for a, b, p in zip(starts, ends, pitches, strict=True)
     ]
-    notes = PolyCollection(boxes, cmap="plasma_r", edgecolors="#ffffff", linewidths=0.25, zorder=2)
+    notes = collections.PolyCollection(
+        boxes, cmap="plasma_r", edgecolors="#ffffff", linewidths=0.25, zorder=2
+    )
     notes.set_array(velocities)
     notes.set_clim(0, 127)
     roll.add_collection(notes)
@@ -128,15 +149,18 @@ def _draw_keys(axes: Any, low: int, high: int) -> None:
 
 def render_audio(midi_path: Name, path: Name) -> None:
     """Play a MIDI file into a WAV file, with the soundfont that pretty_midi brings."""
-    import midirenderer
-    import pretty_midi
-
-    soundfont = Path(pretty_midi.__file__).with_name("TimGM6mb.sf2").read_bytes()
-    sound = midirenderer.render_wave_from(soundfont, Path(midi_path).read_bytes())
+    renderer, home = optional("midirenderer", "audio"), optional("pretty_midi", "audio")
+    soundfont = Path(str(home.__file__)).with_name("TimGM6mb.sf2").read_bytes()
+    sound = renderer.render_wave_from(soundfont, Path(midi_path).read_bytes())
     atomic_write(path, sound, durable=False)
 
 
 def check_writable(folder: Name) -> None:
-    """Make a folder if need be; OSError if no file can be written in it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+    """Make a folder if need be; OSError, naming it, if no file can be written in it."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(folder)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error

@@ -1,6 +1,5 @@
 """Defaults, ranges and flags, which come from one table."""
 
-import argparse
 import dataclasses
 
 import pytest
@@ -47,7 +46,7 @@ def test_the_flags_of_the_original_are_there(kind: type, flags: dict[str, str]) 
 
 
 def parse(kind: type, *argv: str) -> object:
-    return config.parse(argparse.ArgumentParser(prog="x"), kind, argv)
+    return config.parse(config.Parser(prog="x"), kind, argv)
 
 
 def test_no_argument_gives_the_defaults() -> None:
@@ -80,7 +79,7 @@ def test_a_wrong_value_is_one_sentence_and_exit_2(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(kind, *argv)
-    last = capsys.readouterr().err.splitlines()[-1]
+    (last,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert all(word in last for word in words), last
 

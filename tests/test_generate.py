@@ -138,7 +138,7 @@ def test_a_wrong_control_is_a_sentence_with_an_example(
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         run("-c", text)
-    last = capsys.readouterr().err.splitlines()[-1]
+    (last,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert word in last
     assert generate.EXAMPLE in last

@@ -250,3 +250,11 @@ def test_stopped_from_outside_the_command_saves_and_ends_well(
     assert running.returncode == 0, rest
     assert "to hear it: python3 generate.py -s m.sess" in rest
     assert Session.load("m.sess").training["step"] > 0
+
+
+def test_a_folder_that_can_not_be_written_is_said_before_training(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert train.main([*arguments(data), "-s", "file/m.sess"]) == 1
+    assert "'file'" in said(capsys)

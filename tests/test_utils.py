@@ -30,6 +30,11 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         list(utils.find_files(tmp_path / "none", (".mid",)))
 
 
+def test_a_missing_library_is_named_with_what_installs_it() -> None:
+    with pytest.raises(ImportError, match=r"the moon needs cheese .*pip install cheese"):
+        utils.optional("cheese.gouda", "the moon")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

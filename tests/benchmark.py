@@ -1,0 +1,148 @@
+"""How fast the suite is, as ratios within one run: python3 -m tests.benchmark
+
+Absolute figures depend on the machine and on what else it does; the ratios travel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pretty_midi
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import generate
+import preprocess
+import utils
+from config import GenerateConfig, ModelConfig
+from model import PerformanceRNN
+from tests.music import write_midi
+
+ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
+STEPS, BATCH = 200, 64  # the original's window and batch
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """The median time of `work`, after one run that does not count."""
+    work()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def preprocessing(midi: Path | None) -> Iterator[str]:
+    """The whole command, against the time pretty_midi needs only to parse the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        if midi is None:
+            midi = Path(folder, "midi")
+            for seed in range(40):
+                write_midi(midi / f"{seed}.mid", 2000, seed)
+        paths = list(utils.find_files(midi, preprocess.MIDI_SUFFIXES))
+        some = paths[:: max(1, len(paths) // 40)]
+        parsing = seconds(lambda: [pretty_midi.PrettyMIDI(str(path)) for path in some], 1)
+        encoding = seconds(lambda: [preprocess.encode(path.read_bytes(), "") for path in some], 3)
+        begun = time.perf_counter()
+        with redirect_stdout(io.StringIO()):
+            preprocess.main([str(midi), str(Path(folder, "data"))])
+        whole = (time.perf_counter() - begun) / len(paths)
+    parsing, encoding = parsing / len(some), encoding / len(some)
+    yield f"pretty_midi, parsing alone: {1 / parsing:.1f} files/s ({1000 * parsing:.1f} ms each)"
+    for name, time_each in (("encoding, one process", encoding), ("preprocess.py", whole)):
+        yield f"{name}: {1 / time_each:.1f} files/s, {parsing / time_each:.1f} x"
+
+
+class Plain(nn.Module):
+    """The network as one would write it first: a multi-layer nn.GRU, one event at a time."""
+
+    def __init__(self, model: PerformanceRNN) -> None:
+        super().__init__()
+        sizes = model.config
+        self.model = model
+        self.gru = nn.GRU(sizes.hidden_dim, sizes.hidden_dim, sizes.gru_layers)
+        self.gru.load_state_dict(model.gru.state_dict())
+
+    def forward(self, heard: Tensor, hidden: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [batch, events] of one step, and the hidden state."""
+        model = self.model
+        flag = torch.zeros(len(heard), 1)
+        joined = torch.cat([model.event_embedding(heard), flag, control], dim=1)
+        merged = functional.leaky_relu(model.concat_input_fc(joined), 0.1)
+        _, hidden = self.gru(merged[None], hidden)
+        states = hidden.transpose(0, 1).flatten(1)
+        return model.output_fc(states), hidden
+
+
+def training() -> Iterator[str]:
+    """One step of training at the default size: whole sequences against the plain loop."""
+    model = PerformanceRNN(ModelConfig(gru_dropout=0.0))
+    plain = Plain(model)
+    events, controls = torch.randint(0, 240, (STEPS, BATCH)), torch.rand(STEPS, BATCH, 24)
+    init = torch.randn(BATCH, model.config.init_dim)
+
+    def whole() -> None:
+        logits, _ = model(model.shifted(events), model.start(init), controls)
+        functional.cross_entropy(logits.flatten(0, 1), events.flatten()).backward()
+
+    def stepped() -> None:
+        hidden, logits = model.start(init), []
+        for heard, control in zip(model.shifted(events), controls, strict=True):
+            output, hidden = plain(heard, hidden, control)
+            logits.append(output)
+        functional.cross_entropy(torch.cat(logits), events.flatten()).backward()
+
+    slow, fast = seconds(stepped, 2), seconds(whole, 3)
+    yield f"step by step: {STEPS * BATCH / slow:,.0f} events/s"
+    yield f"whole sequences: {STEPS * BATCH / fast:,.0f} events/s, {slow / fast:.2f} x"
+
+
+def generation() -> Iterator[str]:
+    """generate.py's loop against the plain step with Categorical sampling."""
+    torch.set_num_threads(1)  # as generate.py does
+    model = PerformanceRNN(ModelConfig()).eval()
+    plain = Plain(model).eval()
+    steps = 200
+
+    @torch.inference_mode()
+    def sampled(batch: int) -> None:
+        hidden = model.start(torch.randn(batch, model.config.init_dim))
+        heard, control = torch.full((batch,), 239), torch.rand(batch, 24)
+        for _ in range(steps):
+            logits, hidden = plain(heard, hidden, control)
+            heard = torch.distributions.Categorical(logits=logits).sample()
+
+    for batch in (1, 8, 64):
+        options = GenerateConfig(batch_size=batch)
+        slow = seconds(lambda batch=batch: sampled(batch), 3)  # type: ignore[misc]
+        fast = seconds(lambda o=options: generate.compose(model, o, 0, None, steps), 3)  # type: ignore[misc]
+        yield (
+            f"batch {batch}: plain {batch * steps / slow:,.0f} events/s, "
+            f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f} x"
+        )
+
+
+def main() -> None:
+    """Print every figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--midi", type=Path, default=ASAP if ASAP.is_dir() else None)
+    arguments = parser.parse_args()
+    threads = torch.get_num_threads()
+    print(f"{os.cpu_count()} processors, torch {torch.__version__}, {threads} threads")
+    print("preprocessing", *preprocessing(arguments.midi), sep="\n  ")
+    print("training", *training(), sep="\n  ")
+    print("generation", *generation(), sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
