@@ -19,18 +19,23 @@ SUSTAIN = 64  # controller number of the sustain pedal, and the value from which
 
 
 def from_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> Iterator[Array]:
-    """[start/end/pitch/velocity, notes] of each instrument in `programs` that is no drum set."""
+    """[start/end/pitch/velocity, notes] of each instrument in `programs` that is no drum set.
+
+    Notes of no length are left out.
+    """
     for instrument in midi.instruments:
         if not instrument.is_drum and instrument.program in programs:
-            notes = [(n.start, n.end, n.pitch, n.velocity) for n in instrument.notes]
+            sounding = (note for note in instrument.notes if note.end > note.start)
+            notes = [(n.start, n.end, n.pitch, n.velocity) for n in sounding]
             pedal = [(c.time, c.value) for c in instrument.control_changes if c.number == SUSTAIN]
             yield _sustained(np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T)
 
 
 def from_bytes(content: bytes, programs: set[int]) -> Iterator[Array]:
-    """The same from the content of a MIDI file; notes of no length are left out.
+    """The same from the content of a MIDI file.
 
-    Raises ValueError for content that is not readable as MIDI.
+    A move of the pedal belongs to the program in force. Raises ValueError for content that
+    is not readable as MIDI.
     """
     score = _score(content)
     seconds = _clock(score)
@@ -63,7 +68,7 @@ def _score(content: bytes) -> Any:
 def to_pretty_midi(
     columns: Sequence[Array], program: int = 0, tempo: float = 120.0
 ) -> pretty_midi.PrettyMIDI:
-    """A PrettyMIDI with one instrument and ticks of a millisecond; no note is under one long.
+    """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond.
 
     Raises ValueError for a tempo, in beats a minute, at which a file can not have such ticks.
     """
@@ -73,8 +78,10 @@ def to_pretty_midi(
     midi = pretty_midi.PrettyMIDI(resolution=resolution, initial_tempo=tempo)
     piano = pretty_midi.Instrument(program, name="Piano")
     starts, ends, pitches, velocities = columns
-    ends = np.maximum(ends, np.rint(1000 * starts) / 1000 + 0.001)
-    rows = zip(*(c.tolist() for c in (starts, ends, pitches, velocities)), strict=True)
+    tick = 60 / tempo / resolution  # seconds
+    first = np.rint(starts / tick)
+    last = np.maximum(np.rint(ends / tick), first + 1)
+    rows = zip(*(c.tolist() for c in (first * tick, last * tick, pitches, velocities)), strict=True)
     piano.notes = [pretty_midi.Note(v, p, start, end) for start, end, p, v in rows]
     midi.instruments.append(piano)
     return midi

@@ -122,7 +122,8 @@ class NoteSeq:
         """Notes of a MIDI file, by the rules of `from_midi`.
 
         Where notes of one pitch overlap in the file, the first note off ends the first note
-        on. Raises ValueError, naming the path, for a file that is not readable as MIDI.
+        on. A move of the pedal belongs to the program in force. Raises ValueError, naming the
+        path, for a file that is not readable as MIDI.
         """
         try:
             return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs)
@@ -135,7 +136,7 @@ class NoteSeq:
         return _joined(midifile.from_bytes(content, set(programs)))
 
     def to_midi(self, program: int = 0, tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
-        """A PrettyMIDI with one instrument and ticks of a millisecond."""
+        """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond."""
         return midifile.to_pretty_midi(self.columns, program, tempo)
 
     def to_midi_file(self, path: str | os.PathLike[str], program: int = 0) -> None:
@@ -252,16 +253,14 @@ class EventSeq:
         """Encode notes; pitches outside 21-108 are left out.
 
         Every onset and end lands within 7.5 ms of where it was played, with the fewest time
-        shifts that keep this bound (see `quantise` for the one exception). A note
+        shifts that keep this bound (see `quantise` for the exceptions). A note
         shorter than 15 ms gets that length; strikes of one key less than 15 ms apart are
         one strike: the first onset, the last end, the loudest velocity. At one time, offs
         come first, then ons by pitch; a velocity is written when its bin changes.
         Raises ValueError for a performance longer than a day.
         """
         if note_seq.seconds > DAY:
-            raise ValueError(
-                f"the performance is {note_seq.seconds / 3600:.4g} hours long, over 24"
-            )
+            raise ValueError(f"the performance is {note_seq.seconds:.7g} s long, over {DAY} s")
         strikes = _Strikes.of(note_seq)
         if not len(strikes.starts):
             return EventSeq()
@@ -448,8 +447,10 @@ class Control:
         weights = np.asarray(pitch_histogram, np.float64)
         if weights.shape != (12,):
             raise ValueError(f"a pitch histogram has 12 weights, not {weights.size}")
-        if not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError(f"the weights of a pitch histogram are 0 or more, not {weights.min()}")
+        wrong = ~(np.isfinite(weights) & (weights >= 0))
+        if wrong.any():
+            raise ValueError(f"a weight of a pitch histogram is 0 or more, not {weights[wrong][0]}")
+        weights = weights / max(weights.max(), np.finfo(np.float64).tiny)  # sums can not overflow
         if not 0 <= note_density < len(ControlSeq.DENSITIES):
             raise ValueError(f"note density {note_density} is not in 0-11")
         self.pitch_histogram = _read_only(_share(weights[None])[0], np.float64)
@@ -536,8 +537,9 @@ class ControlSeq:
         rows = np.asarray(array)
         if rows.ndim < 1 or rows.shape[-1] != 13:
             raise ValueError(f"compressed controls have 13 columns, not {rows.shape}")
-        if rows.size and rows[..., 0].max() >= len(ControlSeq.DENSITIES):
-            raise ValueError(f"note density {rows[..., 0].max()} is not in 0-11")
+        wrong = (rows[..., 0] < 0) | (rows[..., 0] >= len(ControlSeq.DENSITIES))
+        if wrong.any():
+            raise ValueError(f"note density {rows[..., 0][wrong][0]} is not in 0-11")
         flat = rows.reshape(-1, 13)
         return (
             ControlSeq(flat[:, 0], _share(flat[:, 1:]))

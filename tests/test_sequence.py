@@ -1,0 +1,976 @@
+"""Notes, events and controls, against lists written by hand and loops too plain to be wrong."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequence import (
+    Control,
+    ControlSeq,
+    EventSeq,
+    NoteSeq,
+    onset_errors,
+    room_to_transpose,
+    transpose,
+)
+
+SHIFTS = [round(1000 * 1.15**k / 65) for k in range(32)]  # milliseconds
+NEAR_MS = 7.5 + 1e-6  # how far the clock may stand from what was played
+OFF, VELOCITY, SHIFT, END = 88, 176, 208, 240  # where the kinds of events begin
+
+
+class Note(NamedTuple):
+    """A note in milliseconds."""
+
+    start: float
+    end: float
+    pitch: int
+    velocity: int
+
+
+def on(pitch: int) -> int:
+    return pitch - 21
+
+
+def off(pitch: int) -> int:
+    return OFF + pitch - 21
+
+
+def loud(velocity: int) -> int:
+    return VELOCITY + (velocity - 1) // 4
+
+
+def wait(ms: int) -> int:
+    return SHIFT + SHIFTS.index(ms)
+
+
+def note_seq(notes: list[Note]) -> NoteSeq:
+    columns = np.array(notes, float).reshape(-1, 4).T
+    return NoteSeq(columns[0] / 1000, columns[1] / 1000, columns[2], columns[3])
+
+
+def notes_of(seq: NoteSeq) -> list[Note]:
+    columns = (seq.starts * 1000, seq.ends * 1000, seq.pitches, seq.velocities)
+    return [Note(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def assert_notes(seq: NoteSeq, expected: list[Note]) -> None:
+    """The notes are those, in order of (onset, pitch)."""
+    table = np.array(sorted(expected, key=lambda n: (n.start, n.pitch)), float).reshape(-1, 4)
+    np.testing.assert_allclose(np.array(notes_of(seq)).reshape(-1, 4), table, atol=1e-6, rtol=0)
+
+
+# ----------------------------------------------------------------------------------------- NoteSeq
+
+
+def three() -> NoteSeq:
+    return NoteSeq([1.0, 0.5, 1.0], [2.0, 0.75, 3.0], [64, 72, 60], [1, 127, 64])
+
+
+def test_notes_are_sorted_by_onset_and_pitch() -> None:
+    assert three().starts.tolist() == [0.5, 1, 1]
+    assert three().ends.tolist() == [0.75, 3, 2]
+    assert three().pitches.tolist() == [72, 60, 64]
+    assert three().velocities.tolist() == [127, 64, 1]
+    assert len(three()) == 3
+
+
+GOOD: dict[str, list[float]] = {
+    "start": [0, 1],
+    "end": [1, 2],
+    "pitch": [0, 127],
+    "velocity": [1, 127],
+}
+
+
+def test_the_widest_values_are_allowed() -> None:
+    assert len(NoteSeq(*GOOD.values())) == 2
+    assert len(NoteSeq([1.5], [1.5], [60], [64])) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("start", [0, np.nan], "onset nan"),
+        ("start", [-0.01, 1], "onset -0.01"),
+        ("start", [0, np.inf], "onset inf"),
+        ("end", [1, np.nan], "end nan"),
+        ("end", [1, 0.999], "end 0.999"),
+        ("end", [1, np.inf], "end inf"),
+        ("pitch", [60, 128], "pitch 128"),
+        ("pitch", [-1, 60], "pitch -1"),
+        ("pitch", [np.nan, 60], "pitch nan"),
+        ("velocity", [64, 0], "velocity 0"),
+        ("velocity", [128, 64], "velocity 128"),
+        ("start", [0], "differ"),
+        ("end", [1, 2, 3], "differ"),
+        ("pitch", [], "differ"),
+        ("velocity", [[64, 64]], "differ"),
+    ],
+)
+def test_wrong_notes_are_refused(column: str, values: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoteSeq(*(GOOD | {column: values}).values())
+
+
+def test_notes_can_not_be_changed() -> None:
+    source = np.array([0.5])
+    notes = NoteSeq(source, [1], [60], [64])
+    source[0] = 0.75
+    for column in notes.columns:
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = 1
+    with pytest.raises(AttributeError):
+        notes.starts = source  # type: ignore[misc]
+    assert notes == NoteSeq([0.5], [1], [60], [64])
+
+
+def test_equal_notes_are_equal() -> None:
+    assert three() == three()
+    assert NoteSeq() == NoteSeq([], [], [], [])
+    assert three() != NoteSeq()
+    assert three() != "three"
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("start", [0, 0.5]), ("end", [1, 3]), ("pitch", [0, 126]), ("velocity", [2, 127])],
+)
+def test_notes_that_differ_in_one_value_are_not_equal(column: str, values: list[float]) -> None:
+    assert NoteSeq(*GOOD.values()) != NoteSeq(*(GOOD | {column: values}).values())
+
+
+def test_the_last_end_is_the_length() -> None:
+    assert three().seconds == 3.0
+    assert NoteSeq().seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (
+            three().adjust_time(0.25),
+            [Note(750, 1000, 72, 127), Note(1250, 3250, 60, 64), Note(1250, 2250, 64, 1)],
+        ),
+        (
+            three().adjust_pitches(-60),
+            [Note(500, 750, 12, 127), Note(1000, 3000, 0, 64), Note(1000, 2000, 4, 1)],
+        ),
+        (
+            three().adjust_velocities(100),
+            [Note(500, 750, 72, 127), Note(1000, 3000, 60, 127), Note(1000, 2000, 64, 101)],
+        ),
+        (
+            three().adjust_velocities(-100),
+            [Note(500, 750, 72, 27), Note(1000, 3000, 60, 1), Note(1000, 2000, 64, 1)],
+        ),
+        (
+            three().trimmed(),
+            [Note(0, 250, 72, 127), Note(500, 2500, 60, 64), Note(500, 1500, 64, 1)],
+        ),
+    ],
+    ids=["later", "lower", "louder", "softer", "trimmed"],
+)
+def test_notes_can_be_moved(changed: NoteSeq, expected: list[Note]) -> None:
+    assert_notes(changed, expected)
+
+
+def test_moving_leaves_the_old_notes() -> None:
+    notes = three()
+    for changed in (
+        notes.adjust_time(1), notes.adjust_pitches(1), notes.adjust_velocities(1), notes.trimmed()
+    ):  # fmt: skip
+        assert changed != notes
+    assert notes == three()
+
+
+def test_notes_are_not_moved_where_there_are_none() -> None:
+    for shift in (lambda: three().adjust_time(-0.6), lambda: three().adjust_pitches(56),
+                  lambda: three().adjust_pitches(-61)):  # fmt: skip
+        with pytest.raises(ValueError, match="is not allowed"):
+            shift()
+    assert NoteSeq().trimmed() == NoteSeq()
+
+
+def test_merged_notes_are_cut_where_their_key_is_struck_again() -> None:
+    merged = NoteSeq.merge(
+        note_seq([Note(0, 900, 60, 1), Note(500, 800, 61, 2)]),
+        note_seq([]),
+        note_seq([Note(400, 500, 60, 3), Note(900, 950, 61, 4)]),
+    )
+    assert_notes(
+        merged,
+        [Note(0, 400, 60, 1), Note(400, 500, 60, 3), Note(500, 800, 61, 2), Note(900, 950, 61, 4)],
+    )
+    assert NoteSeq.merge() == NoteSeq.merge(NoteSeq()) == NoteSeq()
+
+
+# --------------------------------------------------------------------------- EventSeq: the indices
+
+
+def test_there_are_240_events_in_the_order_of_the_contract() -> None:
+    assert EventSeq.dim() == 240
+    assert list(EventSeq.feat_dims().items()) == [
+        ("note_on", 88), ("note_off", 88), ("velocity", 32), ("time_shift", 32)
+    ]  # fmt: skip
+    assert list(EventSeq.feat_ranges().items()) == [
+        ("note_on", range(88)),
+        ("note_off", range(88, 176)),
+        ("velocity", range(176, 208)),
+        ("time_shift", range(208, 240)),
+    ]
+
+
+@pytest.mark.parametrize("kind", [EventSeq, ControlSeq])
+def test_the_index_order_can_not_be_changed_from_outside(kind: Any) -> None:
+    kind.feat_dims().clear()
+    kind.feat_ranges().clear()
+    assert sum(kind.feat_dims().values()) == kind.dim()
+    assert [len(r) for r in kind.feat_ranges().values()] == list(kind.feat_dims().values())
+
+
+@pytest.mark.parametrize("values", [[0.0], [True], ["1"], [[1, 2]], 3, [None], np.ones(3)])
+def test_events_that_are_no_row_of_integers_are_a_type_error(values: Any) -> None:
+    with pytest.raises(TypeError, match="integers"):
+        EventSeq.from_array(values)
+
+
+@pytest.mark.parametrize("wrong", [-1, 240, 256, -256, 2**40])
+def test_an_event_out_of_range_is_named(wrong: int) -> None:
+    with pytest.raises(ValueError, match=f"event {wrong} "):
+        EventSeq.from_array(np.array([0, 239, wrong, 5]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
+def test_events_of_any_integers_are_kept_as_bytes(dtype: type) -> None:
+    array = EventSeq.from_array(np.array([0, 239, 7], dtype)).to_array()
+    assert array.dtype == np.uint8
+    assert array.tolist() == [0, 239, 7]
+
+
+def test_events_can_not_be_changed() -> None:
+    source = np.array([1, 2, 3], np.uint8)
+    events = EventSeq.from_array(source)
+    source[0] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        events.to_array()[0] = 9
+    assert events.to_array().tolist() == [1, 2, 3]
+
+
+def test_time_stands_still_but_for_the_shifts() -> None:
+    events = EventSeq([on(60), wait(15), loud(9), wait(1171), wait(15), off(60)])
+    assert events.times.tolist() == [0, 0, 15, 15, 1186, 1201]
+    assert events.total_ms == 1201
+
+
+def test_time_shifts_grow_from_15_ms_to_1171_ms() -> None:
+    assert [EventSeq([event]).total_ms for event in range(SHIFT, END)] == SHIFTS
+    assert (SHIFTS[:3], SHIFTS[-1]) == ([15, 18, 20], 1171)
+
+
+# ------------------------------------------------------------------------------ EventSeq: decoding
+
+
+DECODED = {
+    "nothing": ([], []),
+    "time alone": ([wait(1171), loud(1)], []),
+    "a note": ([loud(64), on(60), wait(886), off(60)], [Note(0, 886, 60, 63)]),
+    "the ends of the piano": (
+        [on(21), on(108), wait(15), off(108), wait(18), off(21)],
+        [Note(0, 33, 21, 64), Note(0, 15, 108, 64)],
+    ),
+    "the ends of loudness": (
+        [loud(1), on(60), loud(127), on(61), wait(15), off(60), off(61)],
+        [Note(0, 15, 60, 3), Note(0, 15, 61, 127)],
+    ),
+    "a velocity holds for all that follow": (
+        [on(60), loud(5), on(61), wait(15), on(62), loud(9), wait(15)],
+        [Note(0, 30, 60, 64), Note(0, 30, 61, 7), Note(15, 30, 62, 7)],
+    ),
+    "a velocity at the end": ([on(60), wait(15), off(60), loud(9)], [Note(0, 15, 60, 64)]),
+    "an off without an on": (
+        [off(60), wait(15), off(61), on(60), wait(18)],
+        [Note(15, 33, 60, 64)],
+    ),
+    "a second off": ([on(60), wait(15), off(60), wait(15), off(60)], [Note(0, 15, 60, 64)]),
+    "an on while sounding": (
+        [on(60), wait(20), loud(1), on(60), wait(18), off(60)],
+        [Note(0, 20, 60, 64), Note(20, 38, 60, 3)],
+    ),
+    "never closed": (
+        [on(60), wait(15), on(61), wait(18), off(61), wait(20), off(99)],
+        [Note(0, 53, 60, 64), Note(15, 33, 61, 64)],
+    ),
+    "no length": ([wait(18), on(60), off(60), wait(20)], [Note(18, 33, 60, 64)]),
+    "never closed at the end": ([wait(18), on(60)], [Note(18, 33, 60, 64)]),
+    "two strikes at once": ([loud(9), on(60), loud(1), on(60), wait(20)], [Note(0, 20, 60, 3)]),
+    "two strikes at once with an off": (
+        [on(60), off(60), loud(1), on(60), wait(20), off(60)],
+        [Note(0, 20, 60, 3)],
+    ),
+    "off and on at once": (
+        [on(60), wait(20), off(60), on(60), wait(15), off(60)],
+        [Note(0, 20, 60, 64), Note(20, 35, 60, 64)],
+    ),
+    "an off of another key": (
+        [on(60), wait(15), off(61), wait(15), off(60)],
+        [Note(0, 30, 60, 64)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_events_decode_as_by_hand(name: str) -> None:
+    events, notes = DECODED[name]
+    assert_notes(EventSeq.from_array(events).to_note_seq(), notes)
+
+
+def plainly_decoded(events: list[int]) -> list[Note]:
+    """Play the events one by one."""
+    now, velocity = 0, 64
+    sounding: dict[int, tuple[int, int]] = {}  # start and velocity, by pitch
+    found: dict[tuple[int, int], Note] = {}  # by pitch and start: a later one takes the place
+
+    def close(pitch: int) -> None:
+        if pitch in sounding:
+            start, loudness = sounding.pop(pitch)
+            found[pitch, start] = Note(start, max(now, start + 15), pitch, loudness)
+
+    for event in events:
+        if event >= SHIFT:
+            now += SHIFTS[event - SHIFT]
+        elif event >= VELOCITY:
+            velocity = 4 * (event - VELOCITY) + 3
+        else:
+            pitch = 21 + event % OFF
+            close(pitch)
+            if event < OFF:
+                sounding[pitch] = (now, velocity)
+    for pitch in list(sounding):
+        close(pitch)
+    return list(found.values())
+
+
+FEW_KEYS = st.sampled_from([on(60), off(60), on(61), off(61), wait(15), wait(18), loud(1)])
+EVENTS = st.one_of(
+    st.lists(st.integers(0, 239), max_size=80),
+    st.lists(FEW_KEYS, max_size=80),
+    st.lists(st.one_of(FEW_KEYS, st.integers(0, 239)), max_size=200),
+)
+
+
+@given(EVENTS)
+def test_any_events_decode_as_a_plain_loop_plays_them(events: list[int]) -> None:
+    assert_notes(EventSeq.from_array(events).to_note_seq(), plainly_decoded(events))
+
+
+@given(EVENTS)
+def test_any_events_decode_to_notes_of_a_piano(events: list[int]) -> None:
+    notes = notes_of(EventSeq.from_array(events).to_note_seq())
+    by_pitch = defaultdict(list)
+    for note in notes:
+        assert note.end - note.start >= 14.9
+        assert 21 <= note.pitch <= 108
+        assert 1 <= note.velocity <= 127
+        by_pitch[note.pitch].append(note)
+    for of_one_pitch in by_pitch.values():
+        assert all(a.end <= b.start + 1e-6 for a, b in pairwise(of_one_pitch))
+
+
+# ------------------------------------------------------------------------------ EventSeq: encoding
+
+
+class Strike(NamedTuple):
+    """What the events shall say of one or more notes of a key, in milliseconds as played."""
+
+    start: float
+    end: float
+    pitch: int
+    velocity: int
+
+
+def strikes_of(notes: list[Note]) -> list[Strike]:
+    """By pitch and onset: strikes of a key less than 15 whole milliseconds apart are one."""
+    by_pitch: dict[int, list[list[Note]]] = defaultdict(list)
+    for note in sorted(notes):
+        groups = by_pitch[note.pitch]
+        if groups and round(note.start) - round(groups[-1][-1].start) < 15:
+            groups[-1].append(note)
+        else:
+            groups.append([note])
+    found = []
+    for pitch in sorted(set(by_pitch) & set(range(21, 109))):
+        onsets = [group[0].start for group in by_pitch[pitch]] + [np.inf]
+        for group, following in zip(by_pitch[pitch], onsets[1:], strict=True):
+            end = min(max(note.end for note in group), following)
+            found.append(Strike(group[0].start, end, pitch, max(note.velocity for note in group)))
+    return found
+
+
+def paired(notes: list[Note]) -> list[tuple[Strike, Note]]:
+    """Each strike as played with its note as decoded."""
+    decoded = notes_of(EventSeq.from_note_seq(note_seq(notes)).to_note_seq())
+    decoded.sort(key=lambda note: (note.pitch, note.start))
+    played = strikes_of(notes)
+    assert [note.pitch for note in decoded] == [strike.pitch for strike in played]
+    return list(zip(played, decoded, strict=True))
+
+
+def played_from(steps: list[tuple[int, int, int, int]]) -> list[Note]:
+    """Notes from (time since the last onset, length, pitch, velocity), in thirds of a ms.
+
+    With thirds, nobody must say which way half a millisecond is rounded.
+    """
+    now, notes = 0, []
+    for gap, length, pitch, velocity in steps:
+        now += gap
+        notes.append(Note(now / 3, (now + length) / 3, pitch, velocity))
+    return notes
+
+
+GAPS = st.one_of(  # chords, clusters, trills, phrases, rests of up to 30 s
+    st.just(0), *(st.integers(0, longest) for longest in (60, 600, 3000, 90_000))
+)
+LENGTHS = st.one_of(st.integers(3, 120), st.integers(3, 6000))
+KEYS = st.one_of(st.integers(60, 62), st.integers(21, 108))
+STEPS = st.tuples(GAPS, LENGTHS, KEYS, st.integers(1, 127))
+PERFORMANCES = st.lists(STEPS, min_size=1, max_size=60).map(played_from)
+TRILLS = st.lists(
+    st.tuples(st.integers(0, 90), st.integers(3, 300), st.integers(60, 61), st.integers(1, 127)),
+    min_size=1,
+    max_size=60,
+).map(played_from)
+MUSIC = st.one_of(PERFORMANCES, TRILLS)
+
+
+def random_music(count: int, notes_a_second: float, seed: int = 0) -> list[Note]:
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum(rng.exponential(1000 / notes_a_second, count))
+    ends = starts + rng.exponential(300, count) + 1
+    pitches, velocities = rng.integers(21, 109, count), rng.integers(1, 128, count)
+    columns = (starts, ends, pitches, velocities)
+    return [Note(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+@given(MUSIC)
+def test_every_onset_is_near_where_it_was_played(notes: list[Note]) -> None:
+    assert all(abs(strike.start - note.start) <= NEAR_MS for strike, note in paired(notes))
+
+
+@given(MUSIC)
+def test_every_end_is_near_where_it_was_played(notes: list[Note]) -> None:
+    for strike, note in paired(notes):
+        if strike.end - strike.start >= 15:
+            assert abs(strike.end - note.end) <= NEAR_MS
+        else:
+            assert 15 <= note.end - note.start + 1e-6 <= 15 + 2 * NEAR_MS
+
+
+@given(MUSIC)
+def test_every_velocity_is_within_two(notes: list[Note]) -> None:
+    assert all(abs(strike.velocity - note.velocity) <= 2 for strike, note in paired(notes))
+
+
+@given(MUSIC)
+def test_the_music_is_as_long_as_played(notes: list[Note]) -> None:
+    """A last note of less than 15 ms counts as one of 15 ms."""
+    total = EventSeq.from_note_seq(note_seq(notes)).total_ms
+    last = max(max(round(s.end), round(s.start) + 15) for s in strikes_of(notes))
+    assert abs(total - last) <= NEAR_MS
+
+
+def test_time_does_not_drift_over_ten_minutes() -> None:
+    notes = random_music(12_000, notes_a_second=20)
+    assert notes[-1].start > 590_000
+    pairs = paired(notes)
+    errors = np.array([note.start - strike.start for strike, note in pairs])
+    assert np.abs(errors).max() <= NEAR_MS
+    starts = np.array([strike.start for strike, _ in pairs])
+    for early, late in pairwise(np.linspace(0, 600_000, 11)):  # no minute runs ahead or behind
+        assert abs(errors[(starts >= early) & (starts < late)].mean()) < 0.5
+    total = EventSeq.from_note_seq(note_seq(notes)).total_ms
+    assert abs(total - max(note.end for note in notes)) <= 20
+
+
+@given(MUSIC)
+def test_offs_come_first_then_ons_by_pitch_and_velocities_only_where_they_change(
+    notes: list[Note],
+) -> None:
+    events = EventSeq.from_note_seq(note_seq(notes)).to_array().tolist()
+    sounding: set[int] = set()
+    velocity, at_once, announced = None, [], False
+    for event in events:
+        assert not announced or event < OFF, "a velocity stands right before its note on"
+        announced = False
+        if event >= SHIFT:
+            at_once = []
+        elif event >= VELOCITY:
+            assert event != velocity
+            velocity, announced = event, True
+        else:
+            kind_and_key = (event < OFF, event % OFF)
+            assert at_once == [] or at_once[-1] < kind_and_key
+            at_once.append(kind_and_key)
+            assert (event % OFF in sounding) is (event >= OFF)
+            sounding ^= {event % OFF}
+    assert not sounding
+    assert OFF <= events[-1] < VELOCITY
+
+
+ENCODED = {
+    "nothing": ([], []),
+    "a note": ([Note(0, 886, 60, 64)], [loud(64), on(60), wait(886), off(60)]),
+    "a chord, by pitch": (
+        [Note(15, 30, 64, 9), Note(15, 30, 60, 9), Note(15, 33, 62, 9)],
+        [wait(15), loud(9), on(60), on(62), on(64), wait(15), off(60), off(62), off(64)],
+    ),
+    "off before on": (
+        [Note(0, 886, 60, 64), Note(886, 900, 21, 1), Note(886, 900, 60, 4)],
+        [
+            *(loud(64), on(60), wait(886), off(60)),
+            *(loud(1), on(21), on(60), wait(15), off(21), off(60)),
+        ],
+    ),
+    "too short": ([Note(0, 1, 60, 64)], [loud(64), on(60), wait(15), off(60)]),
+    "no length": ([Note(0, 0, 60, 64)], [loud(64), on(60), wait(15), off(60)]),
+    "struck twice within 15 ms": (
+        [Note(0, 5, 60, 64), Note(14, 41, 60, 100)],
+        [loud(100), on(60), wait(41), off(60)],
+    ),
+    "outside the piano": ([Note(0, 886, 20, 64), Note(0, 886, 109, 64)], []),
+    "rests of the longest shift": (
+        [Note(3 * 1171, 3 * 1171 + 15, 60, 64)],
+        [*[wait(1171)] * 3, loud(64), on(60), wait(15), off(60)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_notes_are_encoded_as_by_hand(name: str) -> None:
+    notes, events = ENCODED[name]
+    assert EventSeq.from_note_seq(note_seq(notes)).to_array().tolist() == events
+
+
+@pytest.mark.parametrize("beyond", [20, 109, 0, 127])
+def test_notes_outside_the_piano_are_left_out(beyond: int) -> None:
+    inside = [Note(0, 500, 21, 64), Note(200, 700, 108, 64)]
+    outside = Note(100, 300, beyond, 1)
+    with_it, without = (
+        EventSeq.from_note_seq(note_seq(notes)).to_array().tolist()
+        for notes in ([*inside, outside], inside)
+    )
+    assert with_it == without
+
+
+def test_a_performance_of_a_day_is_encoded() -> None:
+    (note,) = notes_of(EventSeq.from_note_seq(NoteSeq([0], [24 * 3600], [60], [64])).to_note_seq())
+    assert note.end == pytest.approx(24 * 3_600_000, abs=NEAR_MS)
+
+
+@pytest.mark.parametrize("end", [24 * 3600 + 1, 1e9, 9e15, 1e16, 1e300])
+def test_a_performance_over_a_day_is_refused(end: float) -> None:
+    with pytest.raises(ValueError, match=r"s long, over 86400 s"):
+        EventSeq.from_note_seq(NoteSeq([0], [end], [60], [64]))
+
+
+# ---------------------------------------------------------------- EventSeq: the fewest time shifts
+
+LONGEST_GAP = 30_100
+
+
+@functools.cache
+def shifts_in() -> list[float]:
+    """The fewest shifts that sum to each number of milliseconds."""
+    fewest: list[float] = [0]
+    for ms in range(1, LONGEST_GAP):
+        fewest.append(1 + min((fewest[ms - s] for s in SHIFTS if s <= ms), default=np.inf))
+    return fewest
+
+
+def points_of(notes: list[Note]) -> list[int]:
+    """When something happens, in whole milliseconds."""
+    strikes = strikes_of(notes)
+    onsets = {round(s.start) for s in strikes}
+    return sorted(onsets | {max(round(s.end), round(s.start) + 15) for s in strikes})
+
+
+def fewest_shifts(notes: list[Note]) -> float:
+    """The fewest shifts that lead past all points, each at most 7 ms aside: every way is tried."""
+    best: dict[int, float] = {0: 0}  # by clock
+    for point in points_of(notes):
+        best = {
+            clock: min(
+                (n + shifts_in()[clock - before] for before, n in best.items() if before <= clock),
+                default=np.inf,
+            )
+            for clock in range(max(0, point - 7), point + 8)
+        }
+    return min(best.values())
+
+
+def shifts_written(notes: list[Note]) -> int:
+    return int((EventSeq.from_note_seq(note_seq(notes)).to_array() >= SHIFT).sum())
+
+
+def music_without_rests(longest_ms: int) -> st.SearchStrategy[list[Note]]:
+    """Up to 30 notes: something happens at least every `longest_ms`."""
+    gaps, lengths = st.integers(0, 3 * longest_ms), st.integers(3, 3 * longest_ms)
+    steps = st.tuples(gaps, lengths, KEYS, st.integers(1, 127))
+    return st.lists(steps, min_size=1, max_size=30).map(played_from)
+
+
+@given(st.one_of(music_without_rests(longest) for longest in (20, 55, 100, 400, 2300, 4700)))
+def test_a_short_performance_is_written_with_the_fewest_shifts(notes: list[Note]) -> None:
+    assert shifts_written(notes) == fewest_shifts(notes)
+
+
+def test_a_rest_is_written_with_the_fewest_shifts() -> None:
+    assert shifts_written([Note(0, 2542, 60, 64)]) == fewest_shifts([Note(0, 2542, 60, 64)]) == 3
+
+
+@given(st.lists(STEPS, min_size=1, max_size=30).map(played_from))
+def test_a_long_rest_costs_one_shift_more_at_most(notes: list[Note]) -> None:
+    rests = sum(late - early >= 4800 for early, late in pairwise([0, *points_of(notes)]))
+    assert fewest_shifts(notes) <= shifts_written(notes) <= fewest_shifts(notes) + rests
+
+
+def test_a_long_performance_is_written_with_hardly_more_shifts_than_the_fewest() -> None:
+    """About one point in 64 is written exactly."""
+    notes = random_music(400, notes_a_second=8)
+    assert fewest_shifts(notes) <= shifts_written(notes) <= 1.02 * fewest_shifts(notes)
+
+
+# --------------------------------------------------------------------- EventSeq: real performances
+
+
+@pytest.mark.real
+def test_real_notes_stay_near_where_they_were_played(real_path: Path) -> None:
+    notes = NoteSeq.from_midi_file(real_path).trimmed()
+    events = EventSeq.from_note_seq(notes)
+    pairs = paired(notes_of(notes))
+    errors = [abs(note.start - strike.start) for strike, note in pairs]
+    assert max(errors) <= 8
+    np.testing.assert_allclose(1000 * onset_errors(notes, events), errors, atol=1e-6)
+    assert abs(events.total_ms - 1000 * notes.ends.max()) <= 20
+    assert sum(abs(note.velocity - strike.velocity) > 2 for strike, note in pairs) == 0
+    late = [abs(n.end - s.end) for s, n in pairs if s.end - s.start >= 15]
+    assert max(late) <= 8
+
+
+@pytest.mark.real
+def test_a_real_note_takes_about_four_events(validation_paths: list[Path]) -> None:
+    played = [NoteSeq.from_midi_file(path).trimmed() for path in validation_paths]
+    events = [len(EventSeq.from_note_seq(notes)) for notes in played]
+    assert np.mean([n / len(notes) for n, notes in zip(events, played, strict=True)]) <= 4.15
+
+
+def test_onset_errors_are_those_of_the_encoding() -> None:
+    notes = [Note(3, 500, 60, 64), Note(700, 800, 60, 64), Note(704, 800, 40, 64)]
+    errors = onset_errors(note_seq(notes), EventSeq.from_note_seq(note_seq(notes)))
+    by_hand = [abs(note.start - strike.start) / 1000 for strike, note in paired(notes)]
+    assert errors.tolist() == pytest.approx(by_hand)
+    with pytest.raises(ValueError, match="3 notes were played, 1 decoded"):
+        onset_errors(note_seq(notes), EventSeq([on(60), wait(15)]))
+
+
+# ---------------------------------------------------------------------------------------- controls
+
+
+def test_a_control_has_density_first_then_the_histogram() -> None:
+    assert ControlSeq.dim() == 24
+    assert dict(ControlSeq.feat_dims()) == {"note_density": 12, "pitch_histogram": 12}
+    assert list(ControlSeq.feat_ranges().items()) == [
+        ("note_density", range(12)), ("pitch_histogram", range(12, 24))
+    ]  # fmt: skip
+
+
+def plain_controls(events: list[int]) -> tuple[list[int], list[list[float]]]:
+    """Density index and histogram of each event: walk forward from it for two seconds."""
+    now, times = 0, []
+    for event in events:
+        times.append(now)
+        now += SHIFTS[event - SHIFT] if event >= SHIFT else 0
+    densities, histograms = [], []
+    for index, time in enumerate(times):
+        first = index
+        if time > now - 2000:
+            first = next(j for j, other in enumerate(times) if other >= now - 2000)
+        classes = [0] * 12
+        for event, other in zip(events[first:], times[first:], strict=True):
+            if other > times[first] + 2000:
+                break
+            if event < OFF:
+                classes[(event + 21) % 12] += 1
+        struck = sum(classes)
+        densities.append(max([k for k in range(12) if struck >= 1 + 3 * k], default=0))
+        histograms.append([n / struck for n in classes] if struck else [1 / 12] * 12)
+    return densities, histograms
+
+
+def assert_controls(controls: ControlSeq, events: list[int]) -> None:
+    densities, histograms = plain_controls(events)
+    assert controls.note_density.tolist() == densities
+    np.testing.assert_allclose(
+        controls.pitch_histogram, np.array(histograms).reshape(-1, 12), atol=1e-12
+    )
+
+
+def random_events(seed: int, steps: int = 400, notes: float = 0.4) -> np.ndarray:
+    """Events of any kind; `notes` says how many are note ons."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(4, steps, p=[notes, 0.3, 0.1, 0.6 - notes])
+    first = np.array([0, OFF, VELOCITY, SHIFT])[kinds]
+    lowest, highest = np.sort(rng.integers(0, 88, 2))
+    keys = rng.integers(lowest, highest + 1, steps)
+    return (first + np.where(kinds < 2, keys, rng.integers(0, 32, steps))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("notes", [0.05, 0.3, 0.4, 0.5, 0.58])
+@pytest.mark.parametrize("seed", range(3))
+def test_controls_tell_the_next_two_seconds(seed: int, notes: float) -> None:
+    events = random_events(seed, notes=notes)
+    assert_controls(ControlSeq.from_event_seq(EventSeq(events)), events.tolist())
+
+
+@given(EVENTS)
+def test_controls_of_any_events_are_those_of_a_plain_loop(events: list[int]) -> None:
+    assert_controls(ControlSeq.from_event_seq(EventSeq(events)), events)
+
+
+def test_two_seconds_before_the_end_a_window_still_starts_at_its_event() -> None:
+    two_seconds = [wait(1171), wait(770), wait(41), wait(18)]
+    events = [on(60), wait(20), on(61), on(62), *two_seconds]
+    assert_controls(ControlSeq.from_event_seq(EventSeq(events)), events)
+
+
+@pytest.mark.real
+def test_controls_of_a_real_performance_are_those_of_a_plain_loop(
+    validation_paths: list[Path],
+) -> None:
+    seq = EventSeq.from_note_seq(NoteSeq.from_midi_file(validation_paths[0]).trimmed())
+    assert_controls(ControlSeq.from_event_seq(seq), seq.to_array().tolist())
+
+
+@pytest.mark.parametrize(
+    ("struck", "density"),
+    [(0, 0), (1, 0), (3, 0), (4, 1), (6, 1), (7, 2), (31, 10), (33, 10), (34, 11), (80, 11)],
+)
+def test_density_counts_note_ons_by_threes(struck: int, density: int) -> None:
+    controls = ControlSeq.from_event_seq(EventSeq([*range(struck), wait(1171)]))
+    assert controls.note_density.tolist() == [density] * (struck + 1)
+
+
+def test_a_window_holds_two_seconds_and_what_happens_at_their_end() -> None:
+    two_seconds = [wait(1171), wait(770), wait(41), wait(18)]
+    events = [on(60), *two_seconds, on(61), wait(15), on(62), *[wait(1171)] * 2]
+    histogram = ControlSeq.from_event_seq(EventSeq(events)).pitch_histogram
+    assert histogram[0].tolist() == [0.5, 0.5, *[0] * 10]  # C now, C sharp after two seconds
+    assert histogram[1].tolist() == [0, 1, *[0] * 10]  # only later ones
+    assert histogram[-1].tolist() == [1 / 12] * 12
+
+
+def test_controls_of_nothing_are_none() -> None:
+    controls = ControlSeq.from_event_seq(EventSeq())
+    assert len(controls) == 0
+    assert controls.to_array().shape == (0, 24)
+    assert controls.to_compressed_array().shape == (0, 13)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_control_row_is_one_density_and_shares_of_pitch_classes(seed: int) -> None:
+    controls = ControlSeq.from_event_seq(EventSeq(random_events(seed)))
+    array = controls.to_array()
+    assert array.dtype == np.float32
+    assert array.shape == (400, 24)
+    np.testing.assert_allclose(array.sum(axis=1), 2, atol=1e-5)
+    np.testing.assert_array_equal(array[:, :12].argmax(axis=1), controls.note_density)
+    np.testing.assert_array_equal(np.sort(array[:, :12])[:, -2:], [[0, 1]] * 400)
+    np.testing.assert_allclose(array[:, 12:], controls.pitch_histogram, atol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_compressed_controls_come_back(seed: int) -> None:
+    controls = ControlSeq.from_event_seq(EventSeq(random_events(seed)))
+    compressed = controls.to_compressed_array()
+    assert compressed.dtype == np.uint8
+    assert compressed.shape == (400, 13)
+    np.testing.assert_array_equal(compressed[:, 0], controls.note_density)
+    lost = 255 * controls.pitch_histogram - compressed[:, 1:]
+    assert lost.min() >= -1e-9
+    assert lost.max() < 1 + 1e-9
+    found, array = ControlSeq.recover_compressed_array(compressed), controls.to_array()
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[:, :12], array[:, :12])
+    np.testing.assert_allclose(found[:, 12:].sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(found[:, 12:], array[:, 12:], atol=3 / 255)
+    assert np.abs(found[:, 12:] - array[:, 12:]).mean() < 1 / 255
+
+
+def test_compressed_controls_of_zeros_are_uniform() -> None:
+    found = ControlSeq.recover_compressed_array(np.zeros((1, 13), np.uint8))
+    np.testing.assert_allclose(found, [[1, *[0] * 11, *[1 / 12] * 12]], atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(13,), (0, 13), (5, 13), (2, 3, 13)])
+def test_compressed_controls_of_any_number_of_axes_are_recovered(shape: tuple[int, ...]) -> None:
+    rows = np.random.default_rng(0).integers(0, 12, shape).astype(np.uint8)
+    found = ControlSeq.recover_compressed_array(rows)
+    assert found.shape == (*shape[:-1], 24)
+    one_by_one = [ControlSeq.recover_compressed_array(row) for row in rows.reshape(-1, 13)]
+    np.testing.assert_array_equal(found.reshape(-1, 24), np.reshape(one_by_one, (-1, 24)))
+
+
+@pytest.mark.parametrize("shape", [(12,), (4, 24), (0, 12), (13, 4), ()])
+def test_compressed_controls_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="13 columns"):
+        ControlSeq.recover_compressed_array(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("density", [12, 255])
+def test_compressed_densities_over_eleven_are_refused(density: int) -> None:
+    rows = np.zeros((3, 13), np.uint8)
+    rows[1, 0] = density
+    with pytest.raises(ValueError, match=f"density {density} "):
+        ControlSeq.recover_compressed_array(rows)
+
+
+def test_a_control_is_scaled_to_shares() -> None:
+    control = Control([2, 0, 1, 0, 1, *[0] * 7], 3)
+    expected = [0, 0, 0, 1, *[0] * 8, 0.5, 0, 0.25, 0, 0.25, *[0] * 7]
+    assert control.to_array().dtype == np.float32
+    assert control.to_array().tolist() == expected
+    assert control.note_density == 3
+
+
+def test_a_control_without_weights_is_uniform() -> None:
+    assert Control([0] * 12, 0).pitch_histogram.tolist() == [1 / 12] * 12
+
+
+def test_a_control_can_not_be_changed_through_its_weights() -> None:
+    weights = np.ones(12)
+    control = Control(weights, 0)
+    weights[0] = 5
+    with pytest.raises(ValueError, match="read-only"):
+        control.pitch_histogram[0] = 5
+    assert control.pitch_histogram.tolist() == [1 / 12] * 12
+
+
+@pytest.mark.parametrize(
+    ("weights", "density", "message"),
+    [
+        ([1] * 11, 0, "12 weights"),
+        ([1] * 13, 0, "12 weights"),
+        ([[1] * 12], 0, "12 weights"),
+        ([-0.1, *[1] * 11], 0, "0 or more"),
+        ([np.nan, *[1] * 11], 0, "0 or more"),
+        ([np.inf, *[1] * 11], 0, "0 or more"),
+        ([1] * 12, 12, "density 12 "),
+        ([1] * 12, -1, "density -1 "),
+    ],
+)
+def test_a_wrong_control_is_refused(weights: list[Any], density: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Control(weights, density)
+
+
+# ------------------------------------------------------------------------------------- transposing
+
+
+def batch(seeds: range) -> tuple[np.ndarray, np.ndarray]:
+    """Events [steps, batch] and their compressed controls [steps, batch, 13]."""
+    columns = [random_events(seed, steps=300) for seed in seeds]
+    controls = [ControlSeq.from_event_seq(EventSeq(c)).to_compressed_array() for c in columns]
+    return np.stack(columns, axis=1), np.stack(controls, axis=1)
+
+
+def plain_room(events: list[int]) -> tuple[int, int]:
+    pitches = [21 + event % OFF for event in events if event < VELOCITY]
+    return 21 - min(pitches), 108 - max(pitches)
+
+
+def test_the_room_to_transpose_is_what_the_keys_leave() -> None:
+    events, _ = batch(range(20))
+    lowest, highest = room_to_transpose(events)
+    expected = [plain_room(column) for column in events.T.tolist()]
+    assert list(zip(lowest.tolist(), highest.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "room"),
+    [
+        ([on(21), wait(15)], (0, 87)),
+        ([off(108), wait(15)], (-87, 0)),
+        ([on(21), off(108)], (0, 0)),
+        ([on(60), off(64), loud(127), wait(1171)], (-39, 44)),
+    ],
+)
+def test_the_room_to_transpose_ends_with_the_piano(events: list[int], room: Any) -> None:
+    lowest, highest = room_to_transpose(np.array(events, np.uint8)[:, None])
+    assert (lowest.tolist(), highest.tolist()) == ([room[0]], [room[1]])
+
+
+def test_there_is_room_where_there_are_no_notes() -> None:
+    lowest, highest = room_to_transpose(np.full((5, 1), wait(15), np.uint8))
+    assert lowest[0] <= 0 <= highest[0]
+
+
+def some_offsets(events: np.ndarray, where: str) -> np.ndarray:
+    rooms = [plain_room(column) for column in events.T.tolist()]
+    if where in ("lowest", "highest"):
+        return np.array([room[where == "highest"] for room in rooms])
+    rng = np.random.default_rng(0)
+    return np.array([rng.integers(low, high + 1) for low, high in rooms])
+
+
+@pytest.mark.parametrize("where", ["lowest", "highest", "between"])
+def test_transposed_events_are_the_same_notes_elsewhere(where: str) -> None:
+    events, controls = batch(range(12))
+    offsets = some_offsets(events, where)
+    before = events.copy()
+    moved, _ = transpose(events, controls, offsets)
+    assert moved.dtype == np.uint8
+    np.testing.assert_array_equal(events, before)
+    for old, new, offset in zip(events.T, moved.T, offsets.tolist(), strict=True):
+        kinds = [np.searchsorted([OFF, VELOCITY, SHIFT], c, "right").tolist() for c in (old, new)]
+        assert kinds[0] == kinds[1]
+        np.testing.assert_array_equal(new[old >= VELOCITY], old[old >= VELOCITY])
+        higher = [n._replace(pitch=n.pitch + offset) for n in plainly_decoded(old.tolist())]
+        assert_notes(EventSeq(new).to_note_seq(), higher)
+
+
+@pytest.mark.parametrize("where", ["lowest", "highest", "between"])
+def test_transposed_controls_are_those_of_the_transposed_events(where: str) -> None:
+    events, controls = batch(range(12))
+    moved, moved_controls = transpose(events, controls, some_offsets(events, where))
+    for column in range(12):
+        anew = ControlSeq.from_event_seq(EventSeq(moved[:, column])).to_compressed_array()
+        np.testing.assert_array_equal(moved_controls[:, column], anew)
+    assert moved_controls.dtype == np.uint8
+
+
+# -------------------------------------------------------------------------------- what is possible
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_playable_is_what_the_keys_allow(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    possible, opens, closes = EventSeq.playable()
+    sounding: set[int] = set()
+    for _ in range(400):
+        keys = set(range(88))
+        allowed = (keys - sounding) | {OFF + key for key in sounding} | set(range(VELOCITY, END))
+        assert set(np.flatnonzero(possible).tolist()) == allowed
+        event = int(rng.choice(sorted(allowed)))
+        possible = (possible | opens[event]) & ~closes[event]
+        if event < VELOCITY:
+            sounding ^= {event % OFF}
+    assert len(sounding) > 5
