@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 DATASET_MIDI = "dataset/midi"
 DATASET_PROCESSED = "dataset/processed"
 PRETRAINED = "pretrained.sess"
-FETCH_COMMAND = "cd dataset; bash scripts/maestro_scraper.sh midi/maestro"
+FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 Config = TypeVar("Config")
@@ -87,9 +87,9 @@ class ModelConfig(_Checked):
     Field names and their order are those of `model_config` in a session file.
     """
 
-    init_dim: int = option(32, help="width of the random start vector", type=int, low=1)
-    event_dim: int = option(240, help="number of events", type=int, low=1)
-    control_dim: int = option(24, help="width of a control", type=int, low=1)
+    init_dim: int = option(32, help="width of the random start vector", type=int, low=1, high=16384)
+    event_dim: int = option(240, help="number of events", type=int, low=1, high=65536)
+    control_dim: int = option(24, help="width of a control", type=int, low=1, high=65536)
     hidden_dim: int = option(512, help="width of a GRU layer", type=int, low=1, high=16384)
     gru_layers: int = option(3, help="number of GRU layers", type=int, low=1, high=64)
     gru_dropout: float = option(
@@ -172,7 +172,13 @@ class TrainConfig(_Checked):
         64, "-b", "--batch-size", help="windows in a batch", type=int, low=1, high=65536
     )
     learning_rate: float = option(
-        1e-3, "-l", "--learning-rate", help="Adam's peak learning rate", type=float, above=0.0
+        1e-3,
+        "-l",
+        "--learning-rate",
+        help="Adam's peak learning rate",
+        type=float,
+        above=0.0,
+        high=1.0,
     )
     warm_up: int = option(
         100, "--warm-up", help="steps in which the learning rate rises", type=int, low=0
@@ -223,8 +229,13 @@ class TrainConfig(_Checked):
         type=float,
         above=0.0,
     )
+    export: str = option(
+        "", "--export", help="only write the session's network, half as large, to this file"
+    )
     seed: int = option(0, "--seed", help="seed of everything random", type=int, low=0, high=2**63)
-    device: str = option("auto", "--device", help="where the network runs", choices=DEVICES)
+    device: str = option(
+        "auto", "--device", help="where the network runs: auto, cpu, cuda, mps", choices=DEVICES
+    )
 
 
 @dataclass(frozen=True)
@@ -281,7 +292,9 @@ class GenerateConfig(_Checked):
     )
     png: bool = option(False, "--png", help="also draw each piece as a piano roll", type=bool)
     wav: bool = option(False, "--wav", help="also render each piece to audio", type=bool)
-    device: str = option("auto", "--device", help="where the network runs", choices=DEVICES)
+    device: str = option(
+        "auto", "--device", help="where the network runs: auto, cpu, cuda, mps", choices=DEVICES
+    )
 
 
 class Parser(argparse.ArgumentParser):

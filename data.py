@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def _performance(record: Any) -> Performance:
             raise ValueError(f"{name} are not uint8")
         if tensor.shape != (len(events), *shape):
             raise ValueError(f"{name} have the shape {list(tensor.shape)}")
+    if not len(events):
+        raise ValueError("it holds no events")
     if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"one of {list(kinds)} is missing or wrong")
     about = {name: record[name] for name in kinds}
@@ -107,6 +110,12 @@ class Corpus:
     def load(paths: Iterable[Path]) -> Corpus:
         """Map `.data` files; raises as `Performance.load` does."""
         return Corpus([Performance.load(path) for path in paths])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the performances were made from."""
+        sources = "\n".join(performance.source for performance in self.performances)
+        return hashlib.blake2b(sources.encode(), digest_size=8).hexdigest()
 
     @property
     def events(self) -> int:
@@ -158,11 +167,18 @@ class Windows:
 def held_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
     """Split files into the ones to train on and the ones to judge by.
 
-    A file's side depends on its name below `root` alone, so it stays when files are added.
+    A file's side depends on its name below `root` alone, so it stays when files are added;
+    but of two or more files at least one is held out, if the share is not 0.
     """
-    sides: tuple[list[Path], list[Path]] = ([], [])
-    for path in paths:
-        name = path.relative_to(root).as_posix().encode(errors="surrogateescape")
-        place = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") / 2**64
-        sides[place < share].append(path)
-    return sides
+    places = {path: _place(path.relative_to(root).as_posix()) for path in paths}
+    edge = share
+    if share and len(paths) > 1 and min(places.values()) >= share:
+        edge = math.nextafter(min(places.values()), 1.0)
+    held = [path for path in paths if places[path] < edge]
+    return [path for path in paths if places[path] >= edge], held
+
+
+def _place(name: str) -> float:
+    """Where a name falls between 0 and 1, evenly."""
+    digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import secrets
 import sys
@@ -33,12 +35,12 @@ def read_control(text: str, seed: int) -> tuple[Controls, bool]:
     which `seed` chooses one. Raises ValueError, with an example, for anything else.
     """
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(text):
         found = list(utils.find_files(path, (SUFFIX,)))
         if not found:
             raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
-    if path.is_file():
+    if os.path.isfile(path):
         return ControlSeq.recover_compressed_array(Performance.load(path).controls), True
     try:
         return _written_control(text).to_array()[None], False
@@ -68,10 +70,7 @@ def _weight(part: str, text: str) -> float:
 
 def generators(seed: int, count: int) -> list[torch.Generator]:
     """One source of random numbers for each piece; piece k's depends on seed and k alone."""
-    states = (
-        np.random.SeedSequence([seed, piece]).generate_state(1, np.uint64) for piece in range(count)
-    )
-    return [torch.Generator().manual_seed(int(state[0] >> np.uint64(1))) for state in states]
+    return [torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(count)]
 
 
 def compose(
@@ -125,11 +124,17 @@ def _counted(said: Iterator[torch.Tensor], steps: int) -> Iterator[torch.Tensor]
 
 
 def free_paths(folder: Path) -> Iterator[Path]:
-    """output-000.mid and so on, from the first number above those that are there."""
+    """output-000.mid and so on, from the first number above those that are there.
+
+    Each is made, empty, as it is given, so that no one else takes it.
+    """
     taken = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
     number = max((int(match[1]) + 1 for match in taken if match), default=0)
     while True:
-        yield folder / f"output-{number:03d}.mid"
+        path = folder / f"output-{number:03d}.mid"
+        with contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            yield path
         number += 1
 
 
@@ -158,12 +163,10 @@ def open_session(options: GenerateConfig) -> PerformanceRNN:
 def generate(options: GenerateConfig) -> Iterator[str]:
     """Play and write all pieces, telling a line at a time."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    controls, from_file = read_control(options.control, seed) if options.control else (None, False)
+    controls, from_file = _controls(options, seed)
     steps = LENGTH if options.max_length is None else options.max_length
     if controls is not None and from_file and not options.max_length:
         steps = len(controls)
-    if not steps:
-        raise ValueError("argument -l/--max-length: 0 needs a control file that gives the length")
     model = open_session(options)
     folder = Path(options.output_dir)
     utils.check_writable(folder)
@@ -182,6 +185,10 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         yield write(path, notes, options, title)
 
 
+def _controls(options: GenerateConfig, seed: int) -> tuple[Controls | None, bool]:
+    return (None, False) if options.control is None else read_control(options.control, seed)
+
+
 def _manner(options: GenerateConfig) -> str:
     if options.beam_size:
         kind = "stochastic beam search" if options.stochastic_beam_search else "beam search"
@@ -196,22 +203,32 @@ def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
     parser = config.Parser(prog="generate.py", description=__doc__)
     options = config.parse(parser, GenerateConfig, argv)
+    from_file = options.control is not None and os.path.exists(options.control)
     try:
         pick_device(options.device)
-        if options.control:
-            read_control(options.control, options.seed or 0)
+        if options.max_length == 0 and not from_file:
+            raise ValueError("argument -l/--max-length: 0 needs a control file, for its length")
     except ValueError as error:
-        parser.error(f"argument -c/--control: {error}" if options.control else str(error))
+        parser.error(str(error))
+    try:
+        if not from_file:
+            _controls(options, 0)
+    except ValueError as error:
+        parser.error(f"argument -c/--control: {error}")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if it could not be done."""
     options = parse_args(argv)
+    utils.forgive_output()
     torch.set_num_threads(1)  # one step is little work: a second thread costs more than it gives
     try:
         for line in generate(options):
             print(line, flush=True)
+    except BrokenPipeError:
+        utils.close_output()
+        return 1
     except OSError as error:
         print(f"generate.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 1

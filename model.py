@@ -331,8 +331,9 @@ def _session(record: Any) -> Session:
     sizes = record["model_config"]
     if not isinstance(sizes, dict) or set(sizes) != names:
         raise ValueError(f"model_config has not the entries {sorted(names)}")
-    if not all(type(size) in (int, float) for size in sizes.values()):
-        raise ValueError("model_config holds something that is not a number")
+    for entry in fields(ModelConfig):
+        if type(sizes[entry.name]) not in (int, entry.metadata["type"]):
+            raise ValueError(f"{entry.name} is {sizes[entry.name]!r}, not a number of its kind")
     config, state = ModelConfig(**sizes), record.get("model_state", {})
     _check_state(config, state)
     optimizer_state, training = record.get("model_optimizer_state"), record.get("training", {})

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
-import itertools
-import multiprocessing
 import os
-import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import progress.bar
 
@@ -26,6 +19,7 @@ import utils
 from config import PreprocessConfig
 from data import SUFFIX, Performance
 from sequence import ControlSeq, EventSeq, NoteSeq, onset_errors
+from workers import Crew, Lost
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 FEWEST_NOTES = 10
@@ -98,117 +92,6 @@ def encode(content: bytes, source: str) -> Performance:
     )
 
 
-# ---------------------------------------------------------------------------------- workers
-
-
-def _work(connection: Connection) -> None:
-    """A worker process: one job in, one outcome out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        try:
-            job = connection.recv()
-        except EOFError:
-            return
-        connection.send(convert(job))
-
-
-class Worker:
-    """A process that converts files one after the other, and may be lost to one of them.
-
-    It has two at a time, so that it need not wait while the outcome of one is written.
-    """
-
-    ROOM = 2
-
-    def __init__(self) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context(
-            "fork" if sys.platform == "linux" and "fork" in methods else "spawn"
-        )
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=_work, args=(other,), daemon=True)
-        self.process.start()
-        other.close()
-        self.numbers: list[int] = []
-        self.since = 0.0
-
-    def give(self, number: int, job: Job) -> None:
-        """Put job `number` behind those it has."""
-        if not self.numbers:
-            self.since = time.monotonic()
-        self.numbers.append(number)
-        with contextlib.suppress(BrokenPipeError):  # it is dead: `take` will find out
-            self.connection.send(job)
-
-    def take(self) -> tuple[int, Outcome]:
-        """Its oldest job and the outcome; Refused if the process died of it, or is late."""
-        number, self.since = self.numbers.pop(0), time.monotonic()
-        try:
-            if self.connection.poll():
-                return number, self.connection.recv()
-            return number, Refused("timed out")
-        except (EOFError, OSError):
-            self.process.join()
-            return number, Refused("crashed", f"exit code {self.process.exitcode}")
-
-    def stop(self) -> None:
-        """End the process now."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
-def outcomes(jobs: Iterator[Job], workers: int, time_limit: float) -> Iterator[Outcome]:
-    """Convert jobs in parallel and give the outcomes in order, with few of them in memory."""
-    crew = [Worker() for _ in range(workers)]
-    given: dict[int, Job] = {}
-    done: dict[int, Outcome] = {}
-    numbered, turn = enumerate(jobs), 0
-    try:
-        while True:
-            for worker in crew * Worker.ROOM:
-                if len(worker.numbers) < Worker.ROOM and len(given) < 8 * workers:
-                    given.update(fresh := dict(itertools.islice(numbered, 1)))
-                    for number, job in fresh.items():
-                        worker.give(number, job)
-            if not given:
-                return
-            for worker in _finished(crew, time_limit):
-                number, done[number] = worker.take()
-                if isinstance(refusal := done[number], Refused) and refusal.reason in LOST:
-                    crew[crew.index(worker)] = _replaced(worker, given)
-            while turn in done:
-                del given[turn]
-                yield done.pop(turn)
-                turn += 1
-    finally:
-        for worker in crew:
-            worker.stop()
-
-
-LOST = ("crashed", "timed out")
-
-
-def _finished(crew: list[Worker], time_limit: float) -> list[Worker]:
-    """The workers that have an outcome or are late; sleeps until there are some."""
-    busy = {worker.connection: worker for worker in crew if worker.numbers}
-    if not busy:
-        return []
-    left = min(worker.since for worker in busy.values()) + time_limit - time.monotonic()
-    ready = wait(list(busy), timeout=max(0.0, left))
-    now = time.monotonic()
-    return [w for c, w in busy.items() if c in ready or now - w.since >= time_limit]
-
-
-def _replaced(lost: Worker, given: dict[int, Job]) -> Worker:
-    """A new worker with the jobs that the lost one had not begun."""
-    lost.stop()
-    worker = Worker()
-    for number in lost.numbers:
-        worker.give(number, given[number])
-    return worker
-
-
 # ----------------------------------------------------------------------------------- report
 
 
@@ -263,25 +146,29 @@ class Report:
 def preprocess(options: PreprocessConfig) -> Report:
     """Convert what is new or changed; OSError if the folder for the data can not be used."""
     root, save = Path(options.midi_dir), Path(options.save_dir)
-    paths = list(utils.find_files(root, MIDI_SUFFIXES)) if root.is_dir() else []
+    closed: list[OSError] = []
+    paths = list(utils.find_files(root, MIDI_SUFFIXES, closed)) if root.is_dir() else []
     utils.check_writable(save)
     names = [path.relative_to(root).as_posix() for path in paths]
     targets = [save / (name + SUFFIX) for name in names]
     jobs = (Job(path, _source(target)) for path, target in zip(paths, targets, strict=True))
     workers = min(options.workers or os.cpu_count() or 1, max(1, len(paths)))
-    report = Report(len(paths))
+    report = Report(len(paths) + len(closed))
+    report.refused += [(str(e.filename), Refused("closed folder", str(e.strerror))) for e in closed]
     seen: dict[bytes, str] = {}
     bar = progress.bar.Bar("preprocessing", max=len(paths), suffix="%(index)d/%(max)d  %(eta_td)s")
-    results = outcomes(jobs, workers, options.time_limit)
+    results = Crew(convert, workers, options.time_limit).outcomes(jobs)
     for name, target, outcome in zip(names, targets, results, strict=True):
         bar.next()
+        if isinstance(outcome, Lost):
+            outcome = Refused(outcome.reason, outcome.detail)
         if isinstance(outcome, Refused):
             report.refused.append((name, outcome))
             continue
         performance = outcome or Performance.load(target)
         twin = seen.setdefault(_fingerprint(performance), name)
         if twin != name:
-            report.twins.append((name, twin))
+            report.twins.append((name, twin + (", but has data" if outcome is None else "")))
         elif outcome is None:
             report.skipped += 1
             report.count(performance)
@@ -303,14 +190,18 @@ def _fingerprint(performance: Performance) -> bytes:
     return hashlib.blake2b(performance.events.tobytes(), digest_size=16).digest()
 
 
+# what is wrong with one name, not with the disk
+OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
 def _written(target: Path, name: str, performance: Performance, report: Report) -> bool:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         utils.atomic_write(target, performance.to_bytes(), durable=False)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno not in OF_ONE_NAME:
             raise
-        report.refused.append((name, Refused("name too long")))
+        report.refused.append((name, Refused("can not be written", str(error.strerror))))
         return False
     return True
 
@@ -324,25 +215,35 @@ def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if nothing could be written, 0 otherwise."""
     options = parse_args(argv)
+    utils.forgive_output()
     try:
-        report = preprocess(options)
+        return _run(options)
+    except BrokenPipeError:
+        utils.close_output()
+        return 1
     except OSError as error:
         print(f"preprocess.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\npreprocess.py: stopped; what is done is kept", file=sys.stderr)
         return 130
+
+
+def _run(options: PreprocessConfig) -> int:
+    report = preprocess(options)
     if report.found:
         print(*report.lines(), sep="\n")
-    if not report.done + report.skipped:
-        found = "no usable MIDI file" if report.found else "no MIDI file"
-        print(
-            f"preprocess.py: {found} in {options.midi_dir!r}; to fetch some: "
-            f"{config.FETCH_COMMAND}",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    if report.done + report.skipped:
+        return 0
+    if not Path(options.midi_dir).is_dir():
+        found = "there is no folder"
+    else:
+        found = f"no {'usable ' if report.found else ''}MIDI file in"
+    print(
+        f"preprocess.py: {found} {options.midi_dir!r}; to fetch some: {config.FETCH_COMMAND}",
+        file=sys.stderr,
+    )
+    return 1
 
 
 if __name__ == "__main__":

@@ -253,9 +253,9 @@ class EventSeq:
         """Encode notes; pitches outside 21-108 are left out.
 
         Every onset and end lands within 7.5 ms of where it was played, with the fewest time
-        shifts that keep this bound (see `quantise` for the exceptions). A note
-        shorter than 15 ms gets that length; strikes of one key less than 15 ms apart are
-        one strike: the first onset, the last end, the loudest velocity. At one time, offs
+        shifts that keep this bound (see `quantise` for the exceptions). A note shorter than
+        15 ms gets that length; strikes of one key, each less than 15 ms after the one before,
+        are one strike: the first onset, the last end, the loudest velocity. At one time, offs
         come first, then ons by pitch; a velocity is written when its bin changes.
         Raises ValueError for a performance longer than a day.
         """

@@ -36,6 +36,10 @@ class Failure(Exception):
     """What the user has to put right, as one sentence."""
 
 
+class NotFinite(Failure):
+    """The network is spoiled: what the session file holds is better."""
+
+
 # --------------------------------------------------------------------------------- training
 
 
@@ -47,6 +51,7 @@ class Reached:
     seconds: float = 0.0
     events: int = 0
     best: float = math.inf  # nats an event
+    judges: str = ""  # what the best was judged by
 
 
 def learning_rate(options: TrainConfig, reached: Reached) -> float:
@@ -81,7 +86,7 @@ class Run:
     def learn(self) -> tuple[Tensor, Tensor]:
         """One step; the loss and the norm of the gradient, still on the device."""
         options, number = self.options, self.reached.step
-        torch.manual_seed(options.seed * 1_000_003 + number)  # start vectors and dropout
+        torch.manual_seed(utils.mixed_seed(options.seed, number))  # start vectors and dropout
         batch = self.windows.batch(
             options.batch_size,
             options.seed,
@@ -114,7 +119,9 @@ class Run:
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def save(self) -> None:
-        """Write the session file."""
+        """Write the session file; NotFinite if the network is spoiled."""
+        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+            raise NotFinite(_spoiled(self))
         self._session(self.optimizer.state_dict()).save(self.options.session)
 
     def save_best(self) -> Path:
@@ -133,6 +140,13 @@ class Run:
         )
 
 
+def _spoiled(run: Run) -> str:
+    return (
+        f"the loss or the weights are no longer finite at step {run.reached.step}; "
+        f"{run.options.session} holds the last good state: try a lower -l, or -r"
+    )
+
+
 def best_path(session: str) -> Path:
     """Where the best state of `model.sess` is kept: `model.best.sess`."""
     path = Path(session)
@@ -146,8 +160,9 @@ def open_run(options: TrainConfig) -> Run:
     windows = Windows(learners, options.window_size, options.stride_size)
     if len(windows) < options.batch_size:
         raise Failure(
-            f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events, "
-            f"a batch needs {options.batch_size}; more data, or smaller -b or -w"
+            f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events "
+            f"in {len(learners)} files to learn from, a batch needs {options.batch_size}; "
+            "more data, or smaller -b or -w"
         )
     session = _opened(options)
     model = session.model(device)
@@ -158,10 +173,26 @@ def open_run(options: TrainConfig) -> Run:
             optimizer.load_state_dict(session.optimizer_state)
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(f"{options.session}: Adam's state does not fit ({error}); -r") from error
-    reached = Reached(
-        **{k: session.training[k] for k in asdict(Reached()) if k in session.training}
-    )
+    reached = _judged_by(judges, _reached(options.session, session.training))
     return Run(options, model, optimizer, windows, judges, reached)
+
+
+def _reached(name: str, training: dict[str, Any]) -> Reached:
+    """How far a session says it has come."""
+    known = {key: training[key] for key in asdict(Reached()) if key in training}
+    for key, value in known.items():
+        if type(value) is not type(getattr(Reached(), key)):
+            raise Failure(f"{name}: {key} is {value!r}")
+    return Reached(**known)
+
+
+def _judged_by(judges: Corpus, reached: Reached) -> Reached:
+    """`reached`, without its best if that was judged by other performances."""
+    if reached.judges == judges.fingerprint:
+        return reached
+    if reached.judges:
+        print("other performances to judge by than before: the search for the best starts anew")
+    return replace(reached, best=math.inf, judges=judges.fingerprint)
 
 
 def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
@@ -192,6 +223,11 @@ def _opened(options: TrainConfig) -> Session:
     try:
         session = Session.load(path)
     except FileNotFoundError:
+        if best_path(options.session).exists():
+            raise Failure(
+                f"there is no {path}, but {best_path(options.session)}, which a new session "
+                "would overwrite: move it, or give another -s"
+            ) from None
         torch.manual_seed(options.seed)
         sizes = config.model_config(options.model_params)
         session = Session(sizes, PerformanceRNN(sizes).state_dict(), ENCODING)
@@ -243,7 +279,7 @@ class Board:
         self.writer: Any = None
         if options.enable_logging:
             board = utils.optional("tensorboardX", "-L/--enable-logging")
-            self.writer = board.SummaryWriter(str(LOGS / Path(options.session).stem))
+            self.writer = board.SummaryWriter(str(LOGS / _log_name(Path(options.session))))
 
     def step(self, reached: Reached, loss: float, norm: float, rate: float, events: int) -> None:
         """Show one step."""
@@ -301,8 +337,27 @@ class Board:
             self.writer.close()
 
 
+def _log_name(session: Path) -> str:
+    """`model` for model.sess, and `there-model` for a session in the folder there."""
+    return "-".join(filter(None, (session.parent.name, session.stem)))
+
+
 def train(run: Run, board: Board, ending: Ending) -> None:
-    """Train until the end is reached or wished for; the session is saved whenever it ends."""
+    """Train until the end is reached or wished for, and save, also after a failure."""
+    try:
+        _steps(run, board, ending)
+    except NotFinite:
+        raise
+    except Exception:
+        run.save()
+        raise
+    run.save()
+    if not ending.wished:
+        _judge_and_keep(run, board)
+        run.save()  # with the judgement
+
+
+def _steps(run: Run, board: Board, ending: Ending) -> None:
     options = run.options
     begun, before = time.monotonic(), run.reached.seconds
     saved = judged = begun
@@ -310,10 +365,7 @@ def train(run: Run, board: Board, ending: Ending) -> None:
         rate = learning_rate(options, run.reached)
         loss, norm = (float(value) for value in run.learn())
         if not math.isfinite(loss + norm):
-            raise Failure(
-                f"the loss became {loss} at step {run.reached.step}; {options.session} holds the "
-                "last good state: try a lower -l, or -r"
-            )
+            raise NotFinite(_spoiled(run))
         now, events = time.monotonic(), options.window_size * options.batch_size
         run.reached = replace(
             run.reached,
@@ -328,9 +380,6 @@ def train(run: Run, board: Board, ending: Ending) -> None:
         if now - saved > options.saving_interval:
             run.save()
             saved = time.monotonic()
-    if not ending.wished:
-        _judge_and_keep(run, board)
-    run.save()
 
 
 def _judge_and_keep(run: Run, board: Board) -> None:
@@ -358,6 +407,15 @@ def _last_words(run: Run) -> Iterator[str]:
     yield f"to hear it: python3 generate.py -s {listen}"
 
 
+def _export(options: TrainConfig) -> int:
+    """Write the network of a session alone, in half precision."""
+    session = Session.load(options.session)
+    half = {name: weight.half() for name, weight in session.state.items()}
+    replace(session, state=half, optimizer_state=None).save(options.export)
+    print(f"{options.export}: the network of {options.session}, in half precision")
+    return 0
+
+
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
     parser = config.Parser(prog="train.py", description=__doc__)
@@ -373,7 +431,10 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if it could not be done."""
     options = parse_args(argv)
+    utils.forgive_output()
     try:
+        if options.export:
+            return _export(options)
         run = open_run(options)
         print(
             f"{run.windows.corpus.events:,} events of {len(run.windows.corpus)} performances to "
@@ -386,6 +447,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             ending.restore()
             board.close()
         print(*_last_words(run), sep="\n")
+    except BrokenPipeError:
+        utils.close_output()
+        return 1
     except OSError as error:
         print(f"train.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 1

@@ -7,25 +7,39 @@ import importlib
 import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Name = str | os.PathLike[str]
 
 
-def find_files(root: Name, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def find_files(
+    root: Name, suffixes: tuple[str, ...], unreadable: list[OSError] | None = None
+) -> Iterator[Path]:
     """Files below `root` with one of the lower-case `suffixes`, in any case, in a fixed order.
 
     A folder's own files come first, then its folders', each by name. Links to folders are
-    not followed. Raises OSError for a folder that can not be read.
+    followed, but no folder is entered twice. A folder that can not be read is put into
+    `unreadable`, or without that raises OSError.
     """
 
     def fail(error: OSError) -> None:
-        raise error
+        if unreadable is None:
+            raise error
+        unreadable.append(error)
 
-    for folder, folders, names in os.walk(root, onerror=fail):
+    entered = set()
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(suffixes):
@@ -35,24 +49,25 @@ def find_files(root: Name, suffixes: tuple[str, ...]) -> Iterator[Path]:
 def atomic_write(path: Name, content: bytes, durable: bool = True) -> None:
     """Write a file that is at every moment the old one or the new one, whole.
 
-    `durable` waits until the disk has it, so that this holds for a power cut too.
+    `durable` waits until the disk has it, so that this holds for a power cut too. A link
+    is written through. OSError names `path`.
     """
-    path = Path(path)
+    target = os.path.realpath(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(target))
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def load_tensors(path: Name, memory_map: bool = False) -> Any:
@@ -83,6 +98,24 @@ def optional(module: str, feature: str) -> Any:
     except ImportError as error:
         package = module.split(".")[0]
         raise ImportError(f"{feature} needs {package} ({error}): pip install {package}") from error
+
+
+def mixed_seed(*parts: int) -> int:
+    """A seed, below 2**63, that is another one for other parts; for torch's generators."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def forgive_output() -> None:
+    """Let names that the terminal can not show be shown with backslashes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def close_output() -> None:
+    """Say no more: whoever read the output has gone."""
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def _umask() -> int:
@@ -123,7 +156,7 @@ def piano_roll(
     notes.set_clim(0, 127)
     roll.add_collection(notes)
     roll.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5), xlabel="seconds")
-    roll.set_title(title, loc="left", fontsize=10)
+    roll.set_title(title, loc="left", fontsize=10, parse_math=False)
     roll.tick_params(left=False, labelleft=False)
     roll.spines[["top", "right", "left"]].set_visible(False)
     figure.colorbar(notes, ax=roll, label="velocity", pad=0.01, fraction=0.03, aspect=35)

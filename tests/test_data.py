@@ -36,6 +36,7 @@ def test_a_data_file_is_plain_tensors_and_takes_under_20_bytes_an_event(tmp_path
         ({"events": torch.zeros(3)}, "events"),
         ({"controls": torch.zeros(9, 13, dtype=torch.uint8)}, "controls"),
         ({"notes": "many"}, "notes"),
+        ({"events": torch.zeros(0).byte(), "controls": torch.zeros(0, 13).byte()}, "no events"),
     ],
 )
 def test_a_data_file_that_does_not_hold_together_is_refused(
@@ -126,6 +127,13 @@ def test_notes_at_the_ends_of_the_piano_are_not_transposed_off_it() -> None:
     both_ends = np.tile([0, 87, 208], 20)
     batch = Windows(Corpus([performance(both_ends)]), 12, 1).batch(16, 0, 0, 1.0, True)
     assert set(batch.targets.unique().tolist()) == {0, 87, 208}
+
+
+def test_of_two_files_one_is_held_out_unless_the_share_is_zero() -> None:
+    two = [Path("a/0.data"), Path("a/1.data")]
+    assert [len(side) for side in held_out(two, Path("a"), 1e-6)] == [1, 1]
+    assert held_out(two, Path("a"), 0.0) == (two, [])
+    assert held_out(two[:1], Path("a"), 1e-6) == (two[:1], [])
 
 
 def test_an_event_out_of_range_is_an_error() -> None:

@@ -1,7 +1,9 @@
 """The command that plays: controls, output files, manners and refusals."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mido
 import numpy as np
@@ -63,6 +65,7 @@ def test_the_same_seed_makes_the_same_files_and_a_piece_keeps_its_music_in_a_lar
     run("-l", "200", "-b", "2", "-o", "again")
     run("-l", "200", "-b", "5", "-o", "more")
     run("-l", "200", "-b", "2", "-o", "other", "--seed", "6")
+    assert len(set(music().values())) == 2
     assert music() == music("again")
     assert {**music("more"), **music()} == music("more")
     assert not set(music().values()) & set(music("other").values())
@@ -131,6 +134,8 @@ def test_a_written_control_is_density_then_histogram(
         ("nan,0,1,0,1,1,0,1,0,1,0,1;3", "nan"),
         (";-1", "-1"),
         ("missing.data", "missing.data"),
+        ("", "';'"),
+        ("x" * 5000, "';'"),
     ],
 )
 def test_a_wrong_control_is_a_sentence_with_an_example(
@@ -145,16 +150,74 @@ def test_a_wrong_control_is_a_sentence_with_an_example(
     assert not Path("out").exists()
 
 
+def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
+    """What the network was asked to do by a command."""
+    heard: dict[str, Any] = {}
+
+    def stand_in(beam: bool) -> Callable[..., Any]:
+        def record(
+            model: PerformanceRNN,
+            init: torch.Tensor,
+            steps: int,
+            controls: torch.Tensor | None,
+            generators: list[torch.Generator],
+            **how: object,
+        ) -> Any:
+            heard.update(how, steps=steps, controls=controls, beam=beam, init=init)
+            silence = torch.zeros(steps, len(init), dtype=torch.long)
+            return silence if beam else iter(silence)
+
+        return record
+
+    monkeypatch.setattr(PerformanceRNN, "generate", stand_in(False))
+    monkeypatch.setattr(PerformanceRNN, "beam_search", stand_in(True))
+    assert run(*argv) == 0
+    return heard
+
+
+def test_the_flags_reach_the_network(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = played(monkeypatch, "-l", "7", "-T", "0.5", "-g", "0.25")
+    assert (heard["beam"], heard["steps"], heard["temperature"]) == (False, 7, 0.5)
+    assert heard["greedy_ratio"] == 0.25
+    assert heard["playable"] is not None
+    assert heard["controls"] is None
+    assert heard["init"].shape == (8, 4)
+    assert heard["init"].std() > 0.5
+    heard = played(monkeypatch, "-l", "7", "-B", "4", "-S", "-T", "2", "--free", "-z")
+    assert (heard["beam"], heard["beam_size"], heard["temperature"]) == (True, 4, 2.0)
+    assert heard["stochastic"] is True
+    assert heard["playable"] is None
+    assert not heard["init"].any()
+    assert played(monkeypatch, "-l", "7", "-B", "4")["stochastic"] is False
+    assert played(monkeypatch)["steps"] == generate.LENGTH
+
+
+def test_two_runs_into_one_folder_do_not_take_the_same_name(tmp_path: Path) -> None:
+    one, other = generate.free_paths(tmp_path), generate.free_paths(tmp_path)
+    taken = [next(paths).name for paths in (one, other, one, other)]
+    assert taken == [f"output-00{number}.mid" for number in range(4)]
+
+
 def test_a_data_file_controls_every_step_and_gives_the_length(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_data(here / "d", count=1, notes=30) / "0.mid.data"
     made = Performance.load(path)
     controls, from_file = generate.read_control(str(path), 0)
     assert from_file
     np.testing.assert_array_equal(controls, ControlSeq.recover_compressed_array(made.controls))
-    for more in ([], ["-l", "0"], ["-l", str(len(made) + 40)], ["-l", "10"]):
-        assert run("-c", str(path), "-b", "1", *more) == 0
+    size = len(made)
+    for more, steps in (
+        ([], size),
+        (["-l", "0"], size),
+        (["-l", str(size + 9)], size + 9),
+        (["-l", "5"], 5),
+    ):
+        heard = played(monkeypatch, "-c", str(path), "-b", "2", *more)
+        assert heard["steps"] == steps
+        given = heard["controls"][:steps, 1].numpy()
+        np.testing.assert_array_equal(given[:size], controls[:steps])
+        assert (given[size:] == controls[-1]).all(), "the last control is held"
 
 
 def test_a_folder_gives_one_of_its_files_chosen_by_the_seed(here: Path) -> None:
@@ -178,7 +241,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_no_length_without_a_file_is_a_sentence(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "--max-length" in refusal(capsys, "-l", "0")
+    with pytest.raises(SystemExit):
+        run("-l", "0")
+    assert "--max-length" in capsys.readouterr().err
 
 
 def test_a_session_that_is_not_there_or_damaged_is_a_sentence(

@@ -15,11 +15,12 @@ FLOORS: dict[str, set[str]] = {
     "utils": set(),
     "quantise": set(),
     "midifile": set(),
+    "workers": set(),
     "sequence": {"utils", "quantise", "midifile"},
     "model": {"config", "utils"},
     "data": {"utils", "sequence"},
     "judge": {"data", "model", "sequence"},
-    "preprocess": {"config", "utils", "midifile", "data", "sequence"},
+    "preprocess": {"config", "utils", "midifile", "workers", "data", "sequence"},
     "train": {"config", "utils", "data", "judge", "model", "sequence"},
     "generate": {"config", "utils", "data", "model", "sequence"},
 }

@@ -102,6 +102,8 @@ def test_dropout_works_between_layers_and_only_in_training() -> None:
     assert torch.equal(logits(), logits())
     model.train()
     assert not torch.equal(logits(), logits())
+    model = network(ModelConfig(4, 11, 5, 8, gru_layers=1, gru_dropout=0.9)).train()
+    assert torch.equal(logits(), logits())
 
 
 def test_parameters_have_the_names_order_and_shapes_of_the_original() -> None:
@@ -198,12 +200,13 @@ def test_samples_follow_the_distribution(temperature: float) -> None:
 
 
 def test_the_control_of_each_step_is_the_one_heard_then() -> None:
-    model, init, controls = network(), torch.randn(1, 4), torch.rand(12, 1, 5)
+    model, init, controls = network(scale=3.0), torch.randn(1, 4), torch.randn(12, 1, 5)
     said = sampled(model, init, 12, controls=controls, greedy_ratio=1.0)
     assert torch.equal(by_hand(model, said, init, controls).argmax(dim=-1), said)
     held = sampled(model, init, 12, controls=controls[:1], greedy_ratio=1.0)
     alike = sampled(model, init, 12, controls=controls[:1].expand(12, 1, 5), greedy_ratio=1.0)
     assert torch.equal(held, alike)
+    assert not torch.equal(held, said)
 
 
 def alternating() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -246,11 +249,14 @@ def test_a_beam_of_one_is_greedy() -> None:
 
 
 def test_a_beam_as_wide_as_all_paths_finds_the_likeliest() -> None:
-    model, init = network(TINY, 3.0), torch.randn(1, 2)
-    found = model.beam_search(init, 4, None, sources(1), beam_size=4**4)[:, 0]
-    paths = itertools.product(range(4), repeat=4)
-    best = max(paths, key=lambda path: log_probability(model, path, init))
-    assert tuple(found.tolist()) == best
+    count, paths = 12, list(itertools.product(range(4), repeat=3))
+    for scale in (2.0, 4.0, 6.0):
+        model, init = network(TINY, scale), 3 * torch.randn(count, 2)
+        found = model.beam_search(init, 3, None, sources(count), beam_size=len(paths))
+        for row, path in enumerate(found.T.tolist()):
+            start = init[row : row + 1]
+            best = max(paths, key=lambda p, m=model, s=start: log_probability(m, p, s))  # type: ignore[misc]
+            assert tuple(path) == best
 
 
 def test_a_stochastic_beam_gives_true_samples() -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -119,6 +121,78 @@ def test_the_same_performance_under_two_names_is_kept_once(
     assert "c/z.mid is a/one.mid" in told
     assert "1 twins" in told
     assert "z.mid.data" not in contents(tmp_path / "data")
+
+
+def test_a_twin_that_has_data_already_is_said(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(midi, tmp_path / "data", "1")
+    shutil.copy(midi / "a" / "one.mid", midi / "0.mid")
+    capsys.readouterr()
+    assert run(midi, tmp_path / "data", "1") == 0
+    assert "a/one.mid is 0.mid, but has data" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_closed_costs_that_folder_alone(
+    midi: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", closed)
+    assert run(midi, tmp_path / "save", "1") == 0
+    told = capsys.readouterr().out
+    assert "refused, closed folder" in told
+    assert "2 done" in told
+
+
+def test_a_name_that_can_not_be_written_costs_that_file_alone(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "a" / "one.mid.data").mkdir(parents=True)
+    write_midi(midi / ("x" * 250 + ".mid"), seed=9)
+    assert run(midi, tmp_path / "data", "1") == 0
+    told = capsys.readouterr().out
+    assert told.count("refused, can not be written") == 2
+    assert "3 done" in told
+
+
+def test_linked_folders_are_read_and_a_loop_of_links_ends(midi: Path, tmp_path: Path) -> None:
+    (midi / "a" / "up").symlink_to(midi)
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "linked").symlink_to(midi)
+    assert run(tmp_path / "outer", tmp_path / "data", "1") == 0
+    assert len(contents(tmp_path / "data")) == 4
+
+
+def alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and ") Z " not in status.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
+def test_no_worker_outlives_a_killed_parent() -> None:
+    code = "import time, workers; c = workers.Crew(abs, 2, 9.0); "
+    code += "print(*(w.process.pid for w in c._workers), flush=True); time.sleep(60)"
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        crew = [int(word) for word in parent.stdout.readline().split()]
+        assert all(map(alive, crew))
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while any(map(alive, crew)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(crew) == 2
+    assert not any(map(alive, crew))
 
 
 def stumble(job: preprocess.Job) -> preprocess.Outcome:
