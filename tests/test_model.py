@@ -249,14 +249,38 @@ def test_a_beam_of_one_is_greedy() -> None:
 
 
 def test_a_beam_as_wide_as_all_paths_finds_the_likeliest() -> None:
-    count, paths = 12, list(itertools.product(range(4), repeat=3))
-    for scale in (2.0, 4.0, 6.0):
-        model, init = network(TINY, scale), 3 * torch.randn(count, 2)
-        found = model.beam_search(init, 3, None, sources(count), beam_size=len(paths))
+    paths = torch.tensor(list(itertools.product(range(4), repeat=5))).T  # [steps, paths]
+    for scale in (2.0, 3.0, 4.0, 5.0):
+        model, init = network(TINY, scale), 3 * torch.randn(8, 2)
+        found = model.beam_search(init, 5, None, sources(8), beam_size=paths.shape[1])
         for row, path in enumerate(found.T.tolist()):
-            start = init[row : row + 1]
-            best = max(paths, key=lambda p, m=model, s=start: log_probability(m, p, s))  # type: ignore[misc]
-            assert tuple(path) == best
+            with torch.no_grad():
+                start = model.start(init[row : row + 1].expand(paths.shape[1], -1))
+                logits = model(model.shifted(paths), start)[0].log_softmax(dim=-1)
+            best = logits.gather(2, paths[..., None]).sum(dim=0).argmax()
+            assert path == paths[:, best].tolist()
+
+
+def plain_beam_search(
+    model: PerformanceRNN, steps: int, beam_size: int, init: torch.Tensor
+) -> list[int]:
+    """Beam search that hears every path anew from its first event."""
+    paths: list[tuple[float, list[int]]] = [(0.0, [])]
+    for _ in range(steps):
+        longer = []
+        for total, path in paths:
+            events = torch.tensor([*path, 0])[:, None]
+            scores = by_hand(model, events, init, None)[-1, 0].log_softmax(dim=0)
+            longer += [(total + float(score), [*path, k]) for k, score in enumerate(scores)]
+        paths = sorted(longer, reverse=True)[:beam_size]
+    return paths[0][1]
+
+
+def test_each_beam_goes_on_from_its_own_past() -> None:
+    model, init = network(scale=3.0), 2 * torch.randn(8, 4)
+    found = model.beam_search(init, 10, None, sources(8), beam_size=3)
+    plain = [plain_beam_search(model, 10, 3, row[None]) for row in init]
+    assert found.T.tolist() == plain
 
 
 def test_a_stochastic_beam_gives_true_samples() -> None:

@@ -164,12 +164,15 @@ def test_a_name_that_can_not_be_written_costs_that_file_alone(
     assert "3 done" in told
 
 
-def test_linked_folders_are_read_and_a_loop_of_links_ends(midi: Path, tmp_path: Path) -> None:
+def test_linked_folders_are_read_and_a_loop_of_links_ends(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (midi / "a" / "up").symlink_to(midi)
     (tmp_path / "outer").mkdir()
     (tmp_path / "outer" / "linked").symlink_to(midi)
     assert run(tmp_path / "outer", tmp_path / "data", "1") == 0
     assert len(contents(tmp_path / "data")) == 4
+    assert "4 done, 0 skipped (unchanged), 0 twins" in capsys.readouterr().out
 
 
 def alive(process: int) -> bool:
