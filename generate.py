@@ -221,24 +221,14 @@ def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if it could not be done."""
     options = parse_args(argv)
-    utils.forgive_output()
     torch.set_num_threads(1)  # one step is little work: a second thread costs more than it gives
-    try:
+
+    def verb() -> int:
         for line in generate(options):
             print(line, flush=True)
-    except BrokenPipeError:
-        utils.close_output()
-        return 1
-    except OSError as error:
-        print(f"generate.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
-        return 1
-    except (ImportError, ValueError) as error:
-        print(f"generate.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("generate.py: stopped; pieces that were told of are there", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return utils.run_command("generate.py", verb, "stopped; the pieces told of are there")
 
 
 if __name__ == "__main__":

@@ -215,35 +215,24 @@ def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if nothing could be written, 0 otherwise."""
     options = parse_args(argv)
-    utils.forgive_output()
-    try:
-        return _run(options)
-    except BrokenPipeError:
-        utils.close_output()
-        return 1
-    except OSError as error:
-        print(f"preprocess.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\npreprocess.py: stopped; what is done is kept", file=sys.stderr)
-        return 130
 
-
-def _run(options: PreprocessConfig) -> int:
-    report = preprocess(options)
-    if report.found:
-        print(*report.lines(), sep="\n")
-    if report.done + report.skipped:
+    def verb() -> int:
+        report = preprocess(options)
+        if report.found:
+            print(*report.lines(), sep="\n")
+        if not report.done + report.skipped:
+            raise ValueError(_without_files(options, report))
         return 0
+
+    return utils.run_command("preprocess.py", verb, "stopped; what is done is kept")
+
+
+def _without_files(options: PreprocessConfig, report: Report) -> str:
     if not Path(options.midi_dir).is_dir():
         found = "there is no folder"
     else:
         found = f"no {'usable ' if report.found else ''}MIDI file in"
-    print(
-        f"preprocess.py: {found} {options.midi_dir!r}; to fetch some: {config.FETCH_COMMAND}",
-        file=sys.stderr,
-    )
-    return 1
+    return f"{found} {options.midi_dir!r}; to fetch some: {config.FETCH_COMMAND}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import sys
@@ -32,7 +33,7 @@ EXCERPT = 1000  # events of each performance that are judged during training
 TALK = 30.0  # seconds between lines of progress where there is no terminal
 
 
-class Failure(Exception):
+class Failure(ValueError):
     """What the user has to put right, as one sentence."""
 
 
@@ -431,34 +432,25 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if it could not be done."""
     options = parse_args(argv)
-    utils.forgive_output()
+    verb = functools.partial(_export if options.export else _train, options)
+    stopped = "stopped at once; the session is as it was last saved"
+    return utils.run_command("train.py", verb, stopped)
+
+
+def _train(options: TrainConfig) -> int:
+    """Open the session, train it, and say how to hear it."""
+    run = open_run(options)
+    print(
+        f"{run.windows.corpus.events:,} events of {len(run.windows.corpus)} performances to "
+        f"learn, {run.judges.events:,} of {len(run.judges)} to judge by, on {run.model.device}"
+    )
+    board, ending = Board(options), Ending()
     try:
-        if options.export:
-            return _export(options)
-        run = open_run(options)
-        print(
-            f"{run.windows.corpus.events:,} events of {len(run.windows.corpus)} performances to "
-            f"learn, {run.judges.events:,} of {len(run.judges)} to judge by, on {run.model.device}"
-        )
-        board, ending = Board(options), Ending()
-        try:
-            train(run, board, ending)
-        finally:
-            ending.restore()
-            board.close()
-        print(*_last_words(run), sep="\n")
-    except BrokenPipeError:
-        utils.close_output()
-        return 1
-    except OSError as error:
-        print(f"train.py: {error.strerror}: {error.filename!r}", file=sys.stderr)
-        return 1
-    except (Failure, ImportError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train.py: stopped at once; the session is as it was last saved", file=sys.stderr)
-        return 130
+        train(run, board, ending)
+    finally:
+        ending.restore()
+        board.close()
+    print(*_last_words(run), sep="\n")
     return 0
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +105,30 @@ def mixed_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def forgive_output() -> None:
-    """Let names that the terminal can not show be shown with backslashes."""
+def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
+    """The exit status of `verb`; what the user has to put right is told in one sentence.
+
+    That is OSError, ValueError or ImportError; `stopped` is what Ctrl-C says. Names that the
+    terminal can not show are shown with backslashes.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def close_output() -> None:
-    """Say no more: whoever read the output has gone."""
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    status = 1
+    try:
+        return verb()
+    except BrokenPipeError:  # whoever read the output has gone
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        return status
+    except OSError as error:
+        sentence = f"{error.strerror or error}: {error.filename!r}"
+    except (ImportError, ValueError) as error:
+        sentence = str(error)
+    except KeyboardInterrupt:
+        status, sentence = 130, stopped
+    sys.stderr.write(f"{name}: {sentence}\n")
+    return status
 
 
 def _umask() -> int:
