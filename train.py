@@ -327,9 +327,8 @@ class Board:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        if self.line.is_tty():
-            self.line.clearln()
-        print(text, flush=True)
+        self.line.writeln("")
+        print("\r" * self.line.is_tty() + text, flush=True)
 
     def close(self) -> None:
         """Finish the line and the log."""

@@ -1,7 +1,9 @@
 """The training command: what it learns, keeps, says and refuses."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -174,6 +176,27 @@ def test_judging_carries_the_hidden_state_through_pieces_of_any_length() -> None
     short = judge(model, Corpus(pieces), 3)
     assert short.events == 3 + 3 + 3 + 1
     assert short.nats < judged.nats
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+def test_on_a_terminal_one_line_moves_and_others_stay(here: Path, data: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(data, "--max-steps", "5")]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as running:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal says when it is closed
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    lines = shown.decode().replace("\r\n", "\n").split("\n")
+    assert running.returncode == 0, shown.decode()
+    moving = next(line for line in lines if "step 5, loss" in line)
+    assert moving.count("\r") >= 5
+    assert "events/s" in moving
+    assert "min left" in moving
+    assert any("validation: " in line.split("\r")[-1] for line in lines)
+    assert lines[-2].endswith("to hear it: python3 generate.py -s m.best.sess")
 
 
 # ------------------------------------------------------------------------------ refusals
