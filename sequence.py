@@ -512,9 +512,12 @@ class ControlSeq:
             times <= last_full, np.arange(len(events)), np.searchsorted(times, last_full)
         )
         end = np.searchsorted(times, times[start] + ControlSeq.WINDOW_MS, "right")
-        counts = heard[before[end]] - heard[before[start]]
-        density = np.searchsorted(ControlSeq.DENSITIES, counts.sum(axis=1), "right") - 1
-        return ControlSeq(np.maximum(density, 0), _share(counts))
+        first, last = before[start], before[end]  # note ons of the window
+        fresh = np.append(True, (np.diff(first) != 0) | (np.diff(last) != 0))
+        row = np.cumsum(fresh) - 1  # most events have the control of the one before
+        counts = heard[last[fresh]] - heard[first[fresh]]
+        density = np.searchsorted(ControlSeq.DENSITIES, last - first, "right") - 1
+        return ControlSeq(np.maximum(density, 0), _share(counts)[row])
 
     def to_array(self) -> Array:
         """float32 [events, 24]: density one-hot, then histogram."""
