@@ -14,10 +14,10 @@ from pathlib import Path
 import progress.bar
 
 import config
-import midifile
 import utils
 from config import PreprocessConfig
 from data import SUFFIX, Performance
+from notes import only_drums
 from sequence import ControlSeq, EventSeq, NoteSeq, onset_errors
 from workers import Crew, Lost
 
@@ -71,7 +71,7 @@ def encode(content: bytes, source: str) -> Performance:
     try:
         notes = NoteSeq.from_midi_bytes(content).trimmed()
         if not len(notes):
-            raise Refused("only drums" if midifile.only_drums(content) else "no notes")
+            raise Refused("only drums" if only_drums(content) else "no notes")
     except ValueError as error:
         raise Refused("unreadable", str(error)) from error
     try:

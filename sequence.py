@@ -1,6 +1,6 @@
 """Performances as notes, as events and as controls, and the way between them.
 
-NoteSeq     notes: onset, end, pitch, velocity (numpy columns, seconds)
+NoteSeq     notes: onset, end, pitch, velocity (from notes.py)
 EventSeq    indices below 240: note on, note off, velocity, time shift
 ControlSeq  for every event, what the next two seconds hold: density and pitch classes
 
@@ -9,26 +9,20 @@ Clocks are whole milliseconds, so sums of time shifts are exact and can not drif
 
 from __future__ import annotations
 
-import io
-import os
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-import midifile
-import utils
+from notes import NoteSeq, next_strike, read_only
 from quantise import SHIFT_MS, SHORTEST_MS, quantise, time_shifts
 
-if TYPE_CHECKING:
-    import pretty_midi
-
 Array = npt.NDArray[Any]
+
+__all__ = ["Control", "ControlSeq", "EventSeq", "NoteSeq"]
 
 ENCODING = 2  # version of the encoding below; 1 is the original's, which wrote no version
 PITCHES = range(21, 109)
@@ -48,154 +42,6 @@ def _layout(
         (kind, range(end - width, end)) for (kind, width), end in zip(rows, ends, strict=True)
     )
     return OrderedDict(rows), OrderedDict(ranges)
-
-
-def _read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
-    array = np.array(values, dtype=dtype)
-    array.setflags(write=False)
-    return array
-
-
-# ------------------------------------------------------------------------------------ notes
-
-
-@dataclass(frozen=True, eq=False)
-class NoteSeq:
-    """Notes in order of (onset, pitch), as four read-only columns of one length.
-
-    starts, ends: float64 seconds, 0 <= start <= end; pitches: 0-127; velocities: 1-127.
-    Raises ValueError for other values or columns of different lengths.
-    """
-
-    starts: Array = field(default_factory=lambda: np.empty(0))
-    ends: Array = field(default_factory=lambda: np.empty(0))
-    pitches: Array = field(default_factory=lambda: np.empty(0))
-    velocities: Array = field(default_factory=lambda: np.empty(0))
-
-    def __post_init__(self) -> None:
-        columns = [np.asarray(c) for c in (self.starts, self.ends, self.pitches, self.velocities)]
-        if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
-            raise ValueError(f"note columns differ in shape: {[c.shape for c in columns]}")
-        starts, ends, pitches, velocities = columns
-        _check_column("onset", starts, 0, np.inf)
-        _check_column("end", ends, starts, np.inf)
-        _check_column("pitch", pitches, 0, 127)
-        _check_column("velocity", velocities, 1, 127)
-        order = np.lexsort((pitches, starts))
-        object.__setattr__(self, "starts", _read_only(starts[order], np.float64))
-        object.__setattr__(self, "ends", _read_only(ends[order], np.float64))
-        object.__setattr__(self, "pitches", _read_only(pitches[order], np.int64))
-        object.__setattr__(self, "velocities", _read_only(velocities[order], np.int64))
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, NoteSeq):
-            return NotImplemented
-        return all(map(np.array_equal, self.columns, other.columns))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def columns(self) -> tuple[Array, Array, Array, Array]:
-        """Starts, ends, pitches, velocities."""
-        return self.starts, self.ends, self.pitches, self.velocities
-
-    @property
-    def seconds(self) -> float:
-        """When the last note ends; 0.0 without notes."""
-        return float(self.ends.max()) if len(self) else 0.0
-
-    @staticmethod
-    def from_midi(midi: pretty_midi.PrettyMIDI, programs: Iterable[int] = range(128)) -> NoteSeq:
-        """Notes of the instruments in `programs`, drums left out, sustain folded into the ends.
-
-        A key sounds until it is released with the pedal up, or struck again.
-        """
-        return _joined(midifile.from_pretty_midi(midi, set(programs)))
-
-    @staticmethod
-    def from_midi_file(
-        path: str | os.PathLike[str], programs: Iterable[int] = range(128)
-    ) -> NoteSeq:
-        """Notes of a MIDI file, by the rules of `from_midi`.
-
-        Where notes of one pitch overlap in the file, the first note off ends the first note
-        on. A move of the pedal belongs to the program in force. Raises ValueError, naming the
-        path, for a file that is not readable as MIDI.
-        """
-        try:
-            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-
-    @staticmethod
-    def from_midi_bytes(content: bytes, programs: Iterable[int] = range(128)) -> NoteSeq:
-        """Notes of a MIDI file's content; see `from_midi_file`."""
-        return _joined(midifile.from_bytes(content, set(programs)))
-
-    def to_midi(self, program: int = 0, tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
-        """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond."""
-        return midifile.to_pretty_midi(self.columns, program, tempo)
-
-    def to_midi_file(self, path: str | os.PathLike[str], program: int = 0) -> None:
-        """Write a MIDI file; the file appears whole or not at all."""
-        content = io.BytesIO()
-        self.to_midi(program).write(content)
-        utils.atomic_write(path, content.getvalue())
-
-    @staticmethod
-    def merge(*note_seqs: NoteSeq) -> NoteSeq:
-        """All notes of several sequences; a key struck again is cut there."""
-        return _joined(np.stack(seq.columns) for seq in note_seqs)
-
-    def adjust_time(self, offset: float) -> NoteSeq:
-        """Notes moved by `offset` seconds; ValueError if one would start before 0."""
-        return NoteSeq(self.starts + offset, self.ends + offset, self.pitches, self.velocities)
-
-    def adjust_pitches(self, offset: int) -> NoteSeq:
-        """Notes transposed by `offset` semitones; ValueError if one leaves 0-127."""
-        return NoteSeq(self.starts, self.ends, self.pitches + offset, self.velocities)
-
-    def adjust_velocities(self, offset: int) -> NoteSeq:
-        """Notes louder by `offset`, kept within 1-127."""
-        louder = np.clip(self.velocities + offset, 1, 127)
-        return NoteSeq(self.starts, self.ends, self.pitches, louder)
-
-    def trimmed(self) -> NoteSeq:
-        """Notes moved so that the first one starts at 0."""
-        return self.adjust_time(-self.starts[0]) if len(self) else self
-
-
-def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
-    good = np.isfinite(values) & (values >= low) & (values <= high)
-    if not good.all():
-        worst = values[~good][0]
-        raise ValueError(f"note {name} {worst} is not allowed ({int((~good).sum())} such notes)")
-
-
-def _joined(parts: Iterable[Array]) -> NoteSeq:
-    """One NoteSeq from [4, notes] columns, every note cut where its key is struck again."""
-    found = list(parts)
-    if not found:
-        return NoteSeq()
-    starts, ends, pitches, velocities = np.concatenate(found, axis=1)
-    order = np.lexsort((starts, pitches))
-    cut = ends.copy()
-    cut[order] = np.minimum(ends[order], _next_strike(pitches[order], starts[order]))
-    return NoteSeq(starts, cut, pitches, velocities)
-
-
-def _next_strike(pitches: Array, starts: Array) -> Array:
-    """For notes sorted by (pitch, onset): the next later onset of the same pitch, or inf."""
-    new = np.ones(len(starts), bool)
-    new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) != 0)
-    first = np.append(np.flatnonzero(new), len(starts))
-    following = first[np.cumsum(new)]  # index of the next onset, whatever its pitch
-    inside = np.minimum(following, len(starts) - 1)
-    same = (following < len(starts)) & (pitches[inside] == pitches)
-    return np.where(same, starts[inside], np.inf)
 
 
 # ----------------------------------------------------------------------------------- events
@@ -219,7 +65,7 @@ class EventSeq:
         wrong = (values < 0) | (values >= self.dim())
         if wrong.any():
             raise ValueError(f"event {values[wrong][0]} is not in 0-{self.dim() - 1}")
-        self._array = _read_only(values, np.uint8)
+        self._array = read_only(values, np.uint8)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -307,7 +153,7 @@ class EventSeq:
     @cached_property
     def times(self) -> Array:
         """When each event happens, int64 milliseconds [events]; a time shift starts then."""
-        return _read_only(np.cumsum(self._shifts) - self._shifts, np.int64)
+        return read_only(np.cumsum(self._shifts) - self._shifts, np.int64)
 
     @property
     def total_ms(self) -> int:
@@ -389,7 +235,7 @@ class _Strikes:
         if not len(first):
             return _Strikes(starts, ends, pitches, notes.velocities[order], notes.starts[order])
         ends = np.maximum.reduceat(ends, first)
-        ends = np.minimum(ends, _next_strike(pitches[first], starts[first]))
+        ends = np.minimum(ends, next_strike(pitches[first], starts[first]))
         return _Strikes(
             starts[first],
             np.maximum(ends, starts[first] + SHORTEST_MS).astype(np.int64),
@@ -453,7 +299,7 @@ class Control:
         weights = weights / max(weights.max(), np.finfo(np.float64).tiny)  # sums can not overflow
         if not 0 <= note_density < len(ControlSeq.DENSITIES):
             raise ValueError(f"note density {note_density} is not in 0-11")
-        self.pitch_histogram = _read_only(_share(weights[None])[0], np.float64)
+        self.pitch_histogram = read_only(_share(weights[None])[0], np.float64)
         self.note_density = int(note_density)
 
     def to_array(self) -> Array:
@@ -470,8 +316,8 @@ class ControlSeq:
     _DIMS, _RANGES = _layout(_ROWS)
 
     def __init__(self, note_density: npt.ArrayLike, pitch_histogram: npt.ArrayLike) -> None:
-        self.note_density = _read_only(note_density, np.uint8)
-        self.pitch_histogram = _read_only(pitch_histogram, np.float64)
+        self.note_density = read_only(note_density, np.uint8)
+        self.pitch_histogram = read_only(pitch_histogram, np.float64)
 
     def __len__(self) -> int:
         return len(self.note_density)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midifile import only_drums
+from notes import only_drums
 from sequence import NoteSeq
 
 Timed = tuple[int, "mido.Message | mido.MetaMessage"]
