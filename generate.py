@@ -25,6 +25,7 @@ from sequence import ENCODING, Control, ControlSeq, EventSeq, NoteSeq
 Controls = npt.NDArray[np.float32]
 
 LENGTH = 1500  # events; about a minute
+RELEASE = 10.0  # seconds after which a key is let go that the network forgot to let go
 EXAMPLE = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 
 
@@ -180,7 +181,7 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         controls = np.concatenate([controls, held])
     events = compose(model, options, seed, controls, steps).cpu().numpy()
     for piece, path in zip(range(options.batch_size), free_paths(folder), strict=False):
-        notes = EventSeq.from_array(events[:, piece]).to_note_seq().trimmed()
+        notes = EventSeq.from_array(events[:, piece]).to_note_seq().trimmed().released(RELEASE)
         title = f"{path.stem}   {Path(options.session).name}, seed {seed}, piece {piece}"
         yield write(path, notes, options, title)
 

@@ -135,6 +135,11 @@ class NoteSeq:
         louder = np.clip(self.velocities + offset, 1, 127)
         return NoteSeq(self.starts, self.ends, self.pitches, louder)
 
+    def released(self, seconds: float) -> NoteSeq:
+        """Notes that end `seconds` after their onset at the latest."""
+        ends = np.minimum(self.ends, self.starts + seconds)
+        return NoteSeq(self.starts, ends, self.pitches, self.velocities)
+
     def trimmed(self) -> NoteSeq:
         """Notes moved so that the first one starts at 0."""
         return self.adjust_time(-self.starts[0]) if len(self) else self

@@ -192,6 +192,16 @@ def test_the_flags_reach_the_network(here: Path, monkeypatch: pytest.MonkeyPatch
     assert played(monkeypatch)["steps"] == generate.LENGTH
 
 
+def test_a_key_that_the_network_forgets_is_let_go_after_ten_seconds(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten = torch.tensor([40, *[239] * 20])[:, None]  # a note on, and 20 times 1.171 s
+    monkeypatch.setattr(PerformanceRNN, "generate", lambda *_, **__: iter(forgotten))
+    assert run("-b", "1", "-l", "21") == 0
+    (note,) = pretty_midi.PrettyMIDI("out/output-000.mid").instruments[0].notes
+    assert (note.pitch, note.end - note.start) == (61, pytest.approx(10.0, abs=0.001))
+
+
 def test_two_runs_into_one_folder_do_not_take_the_same_name(tmp_path: Path) -> None:
     one, other = generate.free_paths(tmp_path), generate.free_paths(tmp_path)
     taken = [next(paths).name for paths in (one, other, one, other)]
