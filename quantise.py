@@ -23,7 +23,7 @@ _PLACES = np.arange(-REACH, REACH + 1)
 _TABLE_MS = 4800  # gaps that the tables cover; longer ones begin with longest shifts
 _BLOCK = 64  # points between two pinned ones, about
 _NEVER = 100  # more shifts than any gap in the tables needs
-_NEAR = (16 * _PLACES**2).astype(np.int32)  # decides between ways of equally many shifts
+_NEAR = (16 * _PLACES[:, None] ** 2).astype(np.int32)  # decides between ways of equally many shifts
 _SHIFT_COST = 16 * 4096
 
 
@@ -50,17 +50,18 @@ _COUNT, _PARTS = _shift_tables()
 
 
 def _step_costs() -> Array:
-    """The cost [gap between points, place before, place after] of the shifts, plus place before.
+    """Of each gap between points, the cost of the shifts [gaps, place before * place after].
 
-    Costs are multiples of 16, so the four low bits of a least cost say which place it came
-    from. A sixteenth place before, never taken, makes a power of two of them.
+    Costs are multiples of 16, and the place before is added: the four low bits of a least
+    cost say which place it came from. A sixteenth place before, never taken, makes a power
+    of two of them.
     """
     padded = np.concatenate([np.full(2 * REACH, _NEVER), _COUNT])
     gap = np.arange(_TABLE_MS)[:, None, None] + _PLACES[None, None, :] - _PLACES[None, :, None]
     before = np.arange(len(_PLACES))[None, :, None]
     costs = np.full((_TABLE_MS, 16, len(_PLACES)), 2 * _NEVER * _SHIFT_COST, np.int32)
     costs[:, :-1] = padded[gap + 2 * REACH] * _SHIFT_COST + before
-    return costs
+    return costs.reshape(_TABLE_MS, -1)
 
 
 _COSTS = _step_costs()
@@ -108,38 +109,40 @@ def quantise(points: Array) -> Array:
 
 
 def _least_way(ways: Array) -> Array:
-    """The minimum over axis 1, which has 16 rows: by halves, three times as fast as `min`."""
+    """The minimum over axis 0, which has 16 rows: by halves, three times as fast as `min`."""
     for half in (8, 4, 2, 1):
-        ways = np.minimum(ways[:, :half], ways[:, half:])
-    return np.asarray(ways[:, 0])
+        ways = np.minimum(ways[:half], ways[half:])
+    return np.asarray(ways[0])
 
 
 def _best_places(gaps: Array, starts: Array, lengths: Array, free: int) -> Array:
     """The best place [gaps + 1] for each point, for stretches of points side by side.
 
     Stretches start at `starts`, have `lengths` gaps (descending), and begin and end at place
-    REACH (distance 0), but for the stretch `free`, whose end is open.
+    REACH (distance 0), but for the stretch `free`, whose end is open. Stretches are the last
+    axis of all arrays, for that is the long one.
     """
     places = np.full(len(gaps) + 1, REACH)
     if not len(gaps):
         return places
-    cost = np.full((len(starts), len(_PLACES)), _NEVER * _SHIFT_COST, np.int32)
-    cost[:, REACH] = 0
-    back = np.zeros((len(gaps) + 1, len(_PLACES)), np.uint8)
+    cost = np.full((16, 1, len(starts)), _NEVER * _SHIFT_COST, np.int32)
+    cost[REACH] = 0
+    back = np.zeros((len(_PLACES), len(gaps) + 1), np.uint8)
     active = np.searchsorted(-lengths, -np.arange(1, lengths[0] + 1), "right")
     for step, count in enumerate(active):
         point = starts[:count] + step
-        ways = _COSTS.take(gaps[point], axis=0)  # [stretches, 16 places before, place after]
-        ways[:, :-1] += cost[:count, :, None]
+        ways = np.ascontiguousarray(_COSTS.take(gaps[point], axis=0).T)
+        ways = ways.reshape(16, len(_PLACES), count)  # [place before, place after, stretches]
+        ways += cost[:, :, :count]
         best = _least_way(ways)
-        back[point + 1] = best & 15
+        back[:, point + 1] = best & 15
         best &= ~15
         best += _NEAR
-        cost[:count] = best - best.min(axis=1, keepdims=True)  # can not grow over int32
-    places[starts[free] + lengths[free]] = cost[free].argmin()
+        cost[:-1, 0, :count] = best - best.min(axis=0)  # can not grow over int32
+    places[starts[free] + lengths[free]] = cost[:-1, 0, free].argmin()
     for step in range(len(active) - 1, -1, -1):
         point = starts[: active[step]] + step
-        places[point] = back[point + 1, places[point + 1]]
+        places[point] = back[places[point + 1], point + 1]
     return places
 
 
