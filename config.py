@@ -181,7 +181,11 @@ class TrainConfig(_Checked):
         high=1.0,
     )
     warm_up: int = option(
-        100, "--warm-up", help="steps in which the learning rate rises", type=int, low=0
+        100,
+        "--warm-up",
+        help="steps in which the learning rate rises; a tenth of a run at most",
+        type=int,
+        low=0,
     )
     window_size: int = option(
         200, "-w", "--window-size", help="events in a window", type=int, low=1, high=1000000
@@ -230,7 +234,7 @@ class TrainConfig(_Checked):
         above=0.0,
     )
     export: str = option(
-        "", "--export", help="only write the session's network, half as large, to this file"
+        "", "--export", help="only write the session's network, in half precision, to this file"
     )
     seed: int = option(0, "--seed", help="seed of everything random", type=int, low=0, high=2**63)
     device: str = option(

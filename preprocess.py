@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _without_files(options: PreprocessConfig, report: Report) -> str:
     if not Path(options.midi_dir).is_dir():
-        found = "there is no folder"
+        found = "this is no folder:"
     else:
         found = f"no {'usable ' if report.found else ''}MIDI file in"
     return f"{found} {options.midi_dir!r}; to fetch some: {config.FETCH_COMMAND}"

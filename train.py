@@ -48,7 +48,7 @@ def learning_rate(options: TrainConfig, reached: Reached) -> float:
         over = reached.step / options.max_steps
     if options.max_minutes:
         over = max(over, reached.seconds / 60 / options.max_minutes)
-    rising = min(1.0, (reached.step + 1) / (options.warm_up + 1))
+    rising = min(1.0, max((reached.step + 1) / (options.warm_up + 1), 10 * over))
     return options.learning_rate * rising * max(0.0, 1 - over)
 
 
@@ -225,7 +225,7 @@ def _opened(options: TrainConfig) -> Session:
         raise Failure(f"{path}: made for encoding {session.encoding}, the data has {ENCODING}")
     wanted = config.model_config(options.model_params, session.config)
     if replace(wanted, gru_dropout=session.config.gru_dropout) != session.config:
-        raise Failure(f"argument -p/--model-params: {path} has {_told(session.config)}")
+        raise Failure(f"argument -p/--model-params: {path} was made with {_told(session.config)}")
     print(f"session {path}: {_told(wanted)}, step {session.training.get('step', 0)}")
     return replace(session, config=wanted)
 
@@ -355,6 +355,9 @@ def _train(options: TrainConfig) -> int:
         f"{run.windows.corpus.events:,} events of {len(run.windows.corpus)} performances to "
         f"learn, {run.judges.events:,} of {len(run.judges)} to judge by, on {run.model.device}"
     )
+    if finished(options, run.reached):
+        print(f"{options.session} is at its end already: a larger --max-steps or --max-minutes")
+        return 0
     board, ending = Board(options), Ending()
     try:
         train(run, board, ending)

@@ -79,7 +79,9 @@ def load_tensors(path: Name, memory_map: bool = False) -> Any:
     """
     import torch  # here, so that notes and events can be used without waiting for it
 
-    Path(path).open("rb").close()
+    with Path(path).open("rb") as file:
+        if file.read(4) == b"MThd":
+            raise ValueError(f"{path}: is a MIDI file; preprocess.py makes a .data file of it")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=memory_map)
     except MemoryError:
@@ -203,10 +205,13 @@ def render_audio(midi_path: Name, path: Name) -> None:
 
 
 def _loud(sound: bytes) -> bytes:
-    """16-bit WAV content with its peak at nine tenths of the range."""
+    """16-bit WAV content with its peak at nine tenths of the range, faded out at the end."""
     with wave.open(io.BytesIO(sound)) as quiet:
         shape, samples = quiet.getparams(), np.frombuffer(quiet.readframes(-1), "<i2")
     scaled = samples * (0.9 * 32767 / max(1, np.abs(samples.astype(np.int32)).max(initial=0)))
+    scaled = scaled.reshape(-1, shape.nchannels)
+    fade = np.linspace(1, 0, min(len(scaled), shape.framerate // 4))[:, None]
+    scaled[len(scaled) - len(fade) :] *= fade
     content = io.BytesIO()
     with wave.open(content, "wb") as loud:
         loud.setparams(shape)

@@ -104,6 +104,17 @@ def test_the_best_is_kept_beside_the_last(here: Path, data: Path) -> None:
     assert best.training["best"] == Session.load("m.sess").training["best"]
 
 
+def test_a_run_at_its_end_says_so_and_changes_nothing(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    before = Path("m.sess").read_bytes()
+    capsys.readouterr()
+    assert run(data, "--max-steps", "2") == 0
+    assert "at its end already" in capsys.readouterr().out
+    assert Path("m.sess").read_bytes() == before
+
+
 def test_a_flag_given_on_resume_is_obeyed(here: Path, data: Path) -> None:
     run(data, "--max-steps", "2")
     before = weights()
@@ -128,6 +139,8 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     assert max(rates) == rates[10] == pytest.approx(0.9)
     assert rates[100] == 0
     assert np.all(np.diff(rates[10:]) < 0)
+    short = TrainConfig(learning_rate=1.0, warm_up=1000, max_steps=100)
+    assert train.learning_rate(short, train.Reached(step=10)) == pytest.approx(0.9)
     endless = TrainConfig(learning_rate=1.0, warm_up=0)
     assert train.learning_rate(endless, train.Reached(step=10**6)) == 1.0
 

@@ -67,6 +67,12 @@ def test_a_file_that_torch_did_not_write_is_a_value_error_with_its_path(
         utils.load_tensors(path)
 
 
+def test_a_midi_file_in_place_of_data_is_named_as_one(tmp_path: Path) -> None:
+    SCALE.to_midi_file(tmp_path / "a.mid")
+    with pytest.raises(ValueError, match=r"a\.mid: is a MIDI file; preprocess\.py"):
+        utils.load_tensors(tmp_path / "a.mid")
+
+
 @pytest.mark.parametrize("notes", [SCALE, NoteSeq()])
 def test_a_piano_roll_opens(tmp_path: Path, notes: NoteSeq) -> None:
     path = tmp_path / "roll.png"
@@ -85,4 +91,5 @@ def test_audio_opens_and_sounds_as_long_as_the_music(tmp_path: Path) -> None:
         samples = np.frombuffer(sound.readframes(sound.getnframes()), np.int16)
         seconds = sound.getnframes() / sound.getframerate()
     assert seconds >= SCALE.seconds - 0.1
+    assert abs(int(samples[-1])) < 100, "it fades out"
     assert 0.89 < np.abs(samples.astype(int)).max() / 32767 < 0.91

@@ -22,7 +22,7 @@ echo "Licence: CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.
 mkdir -p -- "$folder"
 
 if command -v curl >/dev/null; then
-    curl --fail --location --retry 5 --continue-at - --output "$archive.part" -- "$BASE_URL/$NAME" \
+    curl --silent --show-error --fail --location --retry 5 --continue-at - --output "$archive.part" -- "$BASE_URL/$NAME" \
         || fail "could not fetch $BASE_URL/$NAME; run this again to go on where it stopped"
 elif command -v wget >/dev/null; then
     wget --tries=5 --continue --output-document="$archive.part" -- "$BASE_URL/$NAME" \
