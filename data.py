@@ -85,6 +85,12 @@ def _performance(record: Any) -> Performance:
     return Performance(events.numpy(), controls.numpy(), **about)
 
 
+def check_events(events: Array) -> None:
+    """ValueError for an event that the network does not know; files are not read whole for it."""
+    if events.max() >= EventSeq.dim():
+        raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Windows side by side: targets int64 [steps, batch], controls float32 [steps, batch, 24].
@@ -151,8 +157,7 @@ class Windows:
         drawn = [self.window(int(index)) for index in random.integers(len(self), size=size)]
         events = np.stack([events for events, _ in drawn], axis=1)
         controls = np.stack([controls for _, controls in drawn], axis=1)
-        if events.max() >= EventSeq.dim():
-            raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
+        check_events(events)
         if transposing:
             low, high = room_to_transpose(events)
             low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from data import Corpus, Performance
+from data import Corpus, Performance, check_events
 from model import PerformanceRNN
 from sequence import ControlSeq, EventSeq
 
@@ -80,4 +80,5 @@ def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tupl
         size = inside.stop - first
         events[:size, column] = piece.events[inside]
         controls[:size, column] = piece.controls[inside]
+    check_events(events)
     return events, ControlSeq.recover_compressed_array(controls)

@@ -212,6 +212,12 @@ def test_on_a_terminal_one_line_moves_and_others_stay(here: Path, data: Path) ->
     assert lines[-2].endswith("to hear it: python3 generate.py -s m.best.sess")
 
 
+def test_an_event_that_is_none_is_a_sentence_when_judging_too() -> None:
+    model = PerformanceRNN(TINY_SIZES)
+    with pytest.raises(ValueError, match="250"):
+        judge(model, Corpus([performance(np.full(20, 250))]))
+
+
 # ------------------------------------------------------------------------------ refusals
 
 
