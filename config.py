@@ -139,6 +139,12 @@ class PreprocessConfig(_Checked):
     time_limit: float = option(
         60.0, "--time-limit", help="seconds one file may take", type=float, above=0.0
     )
+    original: bool = option(
+        False,
+        "--original",
+        help="write data in the original's encoding, to train its sessions on",
+        type=bool,
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A `.data` file is one performance: `torch.save` of a dict with `encoding` (its v
 `events` uint8 [events], `controls` uint8 [events, 13] (compressed), and what is known of it
 (`notes`, `milliseconds`, `onset_error_mean`, `onset_error_max` in seconds, `source`, the hash
 of the MIDI file). It takes 14 bytes an event, and training reads it through a memory map.
+The original's files, a tuple of events and controls as numpy arrays, are read too.
 """
 
 from __future__ import annotations
@@ -21,8 +22,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import utils
-from sequence import ENCODING, ControlSeq, EventSeq, room_to_transpose, transpose
+import tensorfile
+from sequence import (
+    CURRENT,
+    ENCODINGS,
+    ORIGINAL,
+    ControlSeq,
+    Encoding,
+    EventSeq,
+    room_to_transpose,
+    transpose,
+)
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +42,11 @@ TRANSPOSITIONS = (-5, 6)  # lowest and highest, semitones
 
 @dataclass(frozen=True)
 class Performance:
-    """One performance as training reads it: events uint8 [n], compressed controls uint8 [n, 13]."""
+    """One performance as training reads it: events uint8 [n], compressed controls uint8 [n, 13].
+
+    source is empty, and the onset errors are 0, for a file of the original, which does not
+    say them.
+    """
 
     events: Array
     controls: Array
@@ -41,10 +55,11 @@ class Performance:
     onset_error_mean: float
     onset_error_max: float
     source: str
+    encoding: Encoding = CURRENT
 
     def to_bytes(self) -> bytes:
         """The content of a `.data` file; the same performance gives the same bytes."""
-        record = {"encoding": ENCODING, **vars(self)}
+        record = vars(self) | {"encoding": self.encoding.version}
         record["events"] = torch.from_numpy(np.array(self.events))
         record["controls"] = torch.from_numpy(np.array(self.controls))
         content = io.BytesIO()
@@ -54,7 +69,7 @@ class Performance:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Performance:
         """Map a `.data` file; ValueError, naming the path, for one that is not as above."""
-        record = utils.load_tensors(path, memory_map=True)
+        record = tensorfile.load(path, memory_map=True)
         try:
             return _performance(record)
         except ValueError as error:
@@ -63,14 +78,30 @@ class Performance:
     def __len__(self) -> int:
         return len(self.events)
 
+    def controls_in(self, encoding: Encoding) -> Array:
+        """Controls float32 [events, 24] that ask a network of `encoding` for such a performance.
+
+        For another encoding than its own the events are decoded and encoded again, which
+        changes their number.
+        """
+        controls = self.controls
+        if encoding is not self.encoding:
+            notes = EventSeq.from_array(self.events, self.encoding).to_note_seq()
+            anew = EventSeq.from_note_seq(notes, encoding)
+            controls = ControlSeq.from_event_seq(anew).to_compressed_array()
+        return ControlSeq.recover_compressed_array(controls, encoding)
+
 
 def _performance(record: Any) -> Performance:
+    if isinstance(record, tuple):
+        return _from_original(record)
     kinds = {"notes": int, "milliseconds": int, "source": str}
     kinds |= {"onset_error_mean": float, "onset_error_max": float}
     if not isinstance(record, dict) or "encoding" not in record:
         raise ValueError("not a .data file of this suite; preprocess.py makes them")
-    if record["encoding"] != ENCODING:
-        raise ValueError(f"encoding {record['encoding']!r}, not {ENCODING}; preprocess again")
+    version = record["encoding"]
+    if type(version) is not int or version not in ENCODINGS:
+        raise ValueError(f"encoding {version!r} is none of {list(ENCODINGS)}; preprocess again")
     events, controls = record.get("events", ()), record.get("controls", ())
     for name, tensor, shape in (("events", events, ()), ("controls", controls, (13,))):
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8:
@@ -82,7 +113,21 @@ def _performance(record: Any) -> Performance:
     if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
         raise ValueError(f"one of {list(kinds)} is missing or wrong")
     about = {name: record[name] for name in kinds}
-    return Performance(events.numpy(), controls.numpy(), **about)
+    return Performance(events.numpy(), controls.numpy(), **about, encoding=ENCODINGS[version])
+
+
+def _from_original(record: tuple[Any, ...]) -> Performance:
+    arrays = [part.array for part in record if isinstance(part, tensorfile.ByteArray)]
+    if len(record) != 2 or len(arrays) != 2:
+        raise ValueError("not a .data file: neither of this suite nor of the original")
+    events, controls = arrays
+    if events.ndim != 1 or controls.shape != (len(events), 13):
+        raise ValueError(f"events and controls have the shapes {events.shape}, {controls.shape}")
+    if not len(events):
+        raise ValueError("it holds no events")
+    check_events(events)
+    known = EventSeq.from_array(events, ORIGINAL)
+    return Performance(events, controls, known.note_ons, known.total_ms, 0.0, 0.0, "", ORIGINAL)
 
 
 def check_events(events: Array) -> None:
@@ -114,14 +159,29 @@ class Corpus:
 
     @staticmethod
     def load(paths: Iterable[Path]) -> Corpus:
-        """Map `.data` files; raises as `Performance.load` does."""
-        return Corpus([Performance.load(path) for path in paths])
+        """Map `.data` files; ValueError also for files of two encodings, naming one of each."""
+        places: dict[int, Path] = {}  # of the first file of each encoding
+        performances = []
+        for path in paths:
+            performances.append(Performance.load(path))
+            places.setdefault(performances[-1].encoding.version, path)
+        if len(places) > 1:
+            told = " and ".join(f"{path} (encoding {v})" for v, path in sorted(places.items()))
+            raise ValueError(f"{told} are not for the same networks: use folders of one encoding")
+        return Corpus(performances)
+
+    @property
+    def encoding(self) -> Encoding:
+        """The encoding of all performances; the current one if there are none."""
+        return self.performances[0].encoding if self.performances else CURRENT
 
     @property
     def fingerprint(self) -> str:
         """A hash of what the performances were made from."""
-        sources = "\n".join(performance.source for performance in self.performances)
-        return hashlib.blake2b(sources.encode(), digest_size=8).hexdigest()
+        sources = "\n".join(
+            performance.source or _hash(performance.events) for performance in self.performances
+        )
+        return _hash(sources.encode())
 
     @property
     def events(self) -> int:
@@ -164,9 +224,13 @@ class Windows:
             events, controls = transpose(events, controls, random.integers(low, high + 1))
         return Batch(
             torch.from_numpy(events.astype(np.int64)),
-            torch.from_numpy(ControlSeq.recover_compressed_array(controls)),
+            torch.from_numpy(ControlSeq.recover_compressed_array(controls, self.corpus.encoding)),
             torch.from_numpy(random.random(size) < control_ratio),
         )
+
+
+def _hash(content: Any) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def held_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:

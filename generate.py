@@ -20,7 +20,7 @@ import utils
 from config import GenerateConfig
 from data import SUFFIX, Performance
 from model import PerformanceRNN, Playable, Session, pick_device
-from sequence import ENCODING, Control, ControlSeq, EventSeq, NoteSeq
+from sequence import CURRENT, ENCODINGS, Control, ControlSeq, Encoding, EventSeq, NoteSeq
 
 Controls = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ RELEASE = 10.0  # seconds after which a key is let go that the network forgot to
 EXAMPLE = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 
 
-def read_control(text: str, seed: int) -> tuple[Controls, bool]:
+def read_control(text: str, seed: int, encoding: Encoding = CURRENT) -> tuple[Controls, bool]:
     """Controls [1 or events, 24] of what -c says, and whether they are of a file.
 
     text: 'p0,...,p11;density', ';density', the path of a .data file, or of a folder, from
@@ -42,7 +42,7 @@ def read_control(text: str, seed: int) -> tuple[Controls, bool]:
             raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
     if os.path.isfile(path):
-        return ControlSeq.recover_compressed_array(Performance.load(path).controls), True
+        return Performance.load(path).controls_in(encoding), True
     try:
         return _written_control(text).to_array()[None], False
     except ValueError as error:
@@ -149,26 +149,27 @@ def write(path: Path, notes: NoteSeq, options: GenerateConfig, title: str) -> st
     return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
 
 
-def open_session(options: GenerateConfig) -> PerformanceRNN:
-    """The network of the session, ready to play; ValueError if it speaks another code."""
+def open_session(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
+    """The network of the session, ready to play, and its encoding; ValueError if not known."""
     session = Session.load(options.session)
     widths = (session.config.event_dim, session.config.control_dim)
-    if session.encoding != ENCODING or widths != (EventSeq.dim(), ControlSeq.dim()):
+    if session.encoding not in ENCODINGS or widths != (EventSeq.dim(), ControlSeq.dim()):
         raise ValueError(
             f"{options.session}: made for encoding {session.encoding} with widths {widths}, "
-            f"not {ENCODING} with {(EventSeq.dim(), ControlSeq.dim())}"
+            f"not one of {list(ENCODINGS)} with {(EventSeq.dim(), ControlSeq.dim())}"
         )
-    return session.model(pick_device(options.device)).eval()
+    model = session.model(pick_device(options.device)).eval()
+    return model, ENCODINGS[session.encoding]
 
 
 def generate(options: GenerateConfig) -> Iterator[str]:
     """Play and write all pieces, telling a line at a time."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    controls, from_file = _controls(options, seed)
+    model, encoding = open_session(options)
+    controls, from_file = _controls(options, seed, encoding)
     steps = LENGTH if options.max_length is None else options.max_length
     if controls is not None and from_file and not options.max_length:
         steps = len(controls)
-    model = open_session(options)
     folder = Path(options.output_dir)
     utils.check_writable(folder)
     if options.png:
@@ -181,13 +182,18 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         controls = np.concatenate([controls, held])
     events = compose(model, options, seed, controls, steps).cpu().numpy()
     for piece, path in zip(range(options.batch_size), free_paths(folder), strict=False):
-        notes = EventSeq.from_array(events[:, piece]).to_note_seq().trimmed().released(RELEASE)
+        played = EventSeq.from_array(events[:, piece], encoding).to_note_seq()
+        notes = played.trimmed().released(RELEASE)
         title = f"{path.stem}   {Path(options.session).name}, seed {seed}, piece {piece}"
         yield write(path, notes, options, title)
 
 
-def _controls(options: GenerateConfig, seed: int) -> tuple[Controls | None, bool]:
-    return (None, False) if options.control is None else read_control(options.control, seed)
+def _controls(
+    options: GenerateConfig, seed: int, encoding: Encoding
+) -> tuple[Controls | None, bool]:
+    if options.control is None:
+        return None, False
+    return read_control(options.control, seed, encoding)
 
 
 def _manner(options: GenerateConfig) -> str:
@@ -213,7 +219,7 @@ def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
         parser.error(str(error))
     try:
         if not from_file:
-            _controls(options, 0)
+            _controls(options, 0, CURRENT)
     except ValueError as error:
         parser.error(f"argument -c/--control: {error}")
     return options

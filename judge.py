@@ -51,12 +51,14 @@ def judge(model: PerformanceRNN, corpus: Corpus, longest: int | None = None) -> 
     model.eval()
     pieces = sorted(corpus.performances, key=len, reverse=True)
     lengths = np.array([min(len(piece), longest or len(piece)) for piece in pieces])
-    hidden = model.start(torch.zeros(len(pieces), model.config.init_dim, device=model.device))
+    zeros = torch.zeros(1, model.config.init_dim, device=model.device)
+    hidden = model.start(zeros).expand(-1, len(pieces), -1)
     heard = torch.full((len(pieces),), model.primary_event, device=model.device)
     nats, correct, notes = 0.0, 0, 0
     for first in range(0, int(lengths.max()), STEPS):
         active = int((lengths > first).sum())
-        targets, controls = _excerpts(pieces[:active], lengths[:active], first)
+        targets, packed = _excerpts(pieces[:active], lengths[:active], first)
+        controls = ControlSeq.recover_compressed_array(packed, corpus.encoding)
         real = (torch.from_numpy(targets) >= 0).to(model.device)
         true = torch.from_numpy(np.maximum(targets, 0)).to(model.device)
         inputs = torch.cat([heard[None, :active], true[:-1]])
@@ -72,7 +74,7 @@ def judge(model: PerformanceRNN, corpus: Corpus, longest: int | None = None) -> 
 
 
 def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tuple[Array, Array]:
-    """Events int64 [STEPS, pieces], -1 where a piece is over, and controls [STEPS, pieces, 24]."""
+    """Events int64 [STEPS, pieces], -1 after the end; controls uint8 [STEPS, pieces, 13]."""
     events = np.full((STEPS, len(pieces)), -1, np.int64)
     controls = np.zeros((STEPS, len(pieces), 13), np.uint8)
     for column, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
@@ -81,4 +83,4 @@ def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tupl
         events[:size, column] = piece.events[inside]
         controls[:size, column] = piece.controls[inside]
     check_events(events)
-    return events, ControlSeq.recover_compressed_array(controls)
+    return events, controls

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import tensorfile
 import utils
 from config import ModelConfig
 
@@ -50,10 +51,17 @@ class PerformanceRNN(nn.Module):
         return self.output_fc.weight.device
 
     def start(self, init: Tensor) -> Tensor:
-        """Hidden state [layers, batch, hidden] from start vectors [batch, init]."""
+        """Hidden state [layers, batch, hidden] from start vectors [batch, init].
+
+        This is the original's layout, for its sessions' sake: of several vectors, it deals
+        out the states to layers and sequences as they come.
+        """
         layers, hidden = self.config.gru_layers, self.config.hidden_dim
-        state = torch.tanh(self.inithid_fc(init))
-        return state.view(-1, layers, hidden).transpose(0, 1).contiguous()
+        return torch.tanh(self.inithid_fc(init)).view(layers, len(init), hidden)
+
+    def starts(self, init: Tensor) -> Tensor:
+        """As `start`, but of each vector for itself, so that it does not depend on the others."""
+        return torch.cat([self.start(vector[None]) for vector in init], dim=1)
 
     def shifted(self, events: Tensor) -> Tensor:
         """What is heard before each of `events` [steps, batch]: the start event first."""
@@ -141,7 +149,7 @@ class PerformanceRNN(nn.Module):
         CPU generator for each sequence, so that a sequence does not depend on its
         neighbours. Each event is the likeliest with probability `greedy_ratio`.
         """
-        hidden = self.start(init)
+        hidden = self.starts(init)
         heard = torch.full((len(init),), self.primary_event, device=self.device)
         allowed = None if playable is None else playable[0].expand(len(init), -1)
         for step in range(steps):
@@ -177,7 +185,7 @@ class PerformanceRNN(nn.Module):
         log-probability (Kool, van Hoof and Welling 2019, algorithm 1).
         """
         batch = len(init)
-        hidden = self.start(init).repeat_interleave(beam_size, dim=1)
+        hidden = self.starts(init).repeat_interleave(beam_size, dim=1)
         heard = torch.full((batch * beam_size,), self.primary_event, device=self.device)
         allowed = None if playable is None else playable[0].expand(len(heard), -1)
         # before the first step all beams are alike: only the first may be continued
@@ -281,7 +289,8 @@ class Session:
     """A session file: the network, and beside it what training and generation want to know.
 
     encoding: version of the event encoding; optimizer_state: None in a session that is only
-    played; training: plain numbers and text, such as the step.
+    played; training: plain numbers and text, such as the step. `model_config`, `model_state`
+    and `model_optimizer_state` are as the original has them, so that it can read them.
     """
 
     config: ModelConfig
@@ -305,7 +314,7 @@ class Session:
             "encoding": self.encoding,
             "model_config": asdict(self.config),
             "model_state": self.state,
-            "model_optimizer_state": self.optimizer_state,
+            "model_optimizer_state": self.optimizer_state or _unused_optimizer(self.config),
             "training": self.training,
         }
         content = io.BytesIO()
@@ -314,8 +323,11 @@ class Session:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Session:
-        """Read a file; OSError if it can not be opened, ValueError if it is no session."""
-        record = utils.load_tensors(path)
+        """Read a file of this suite or of the original.
+
+        OSError if it can not be opened, ValueError if it is no session.
+        """
+        record = tensorfile.load(path)
         try:
             return _session(record)
         except ValueError as error:
@@ -324,9 +336,9 @@ class Session:
 
 def _session(record: Any) -> Session:
     if not isinstance(record, dict) or "model_config" not in record:
-        raise ValueError("not a session of this suite")
-    if record.get("session") != SESSION:
-        raise ValueError(f"session version {record.get('session')!r}, not {SESSION}")
+        raise ValueError("not a session")
+    if record.get("session", SESSION) != SESSION:
+        raise ValueError(f"session version {record['session']!r}, not {SESSION}")
     names = {entry.name for entry in fields(ModelConfig)}
     sizes = record["model_config"]
     if not isinstance(sizes, dict) or set(sizes) != names:
@@ -336,10 +348,19 @@ def _session(record: Any) -> Session:
             raise ValueError(f"{entry.name} is {sizes[entry.name]!r}, not a number of its kind")
     config, state = ModelConfig(**sizes), record.get("model_state", {})
     _check_state(config, state)
-    optimizer_state, training = record.get("model_optimizer_state"), record.get("training", {})
+    optimizer_state = record.get("model_optimizer_state", record.get("optimizer_state"))
+    encoding, training = record.get("encoding", 1), record.get("training", {})
     if not isinstance(optimizer_state, dict | None) or not isinstance(training, dict):
         raise ValueError("model_optimizer_state or training is not a dict")
-    return Session(config, state, record.get("encoding", 1), optimizer_state, training)
+    if type(encoding) is not int:
+        raise ValueError(f"encoding is {encoding!r}, not a whole number")
+    return Session(config, state, encoding, optimizer_state, training)
+
+
+def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:
+    """The state of an Adam that has made no step."""
+    with torch.device("meta"):
+        return torch.optim.Adam(PerformanceRNN(config).parameters()).state_dict()
 
 
 def _check_state(config: ModelConfig, state: Any) -> None:

@@ -80,16 +80,19 @@ class NoteSeq:
         return float(self.ends.max()) if len(self) else 0.0
 
     @staticmethod
-    def from_midi(midi: pretty_midi.PrettyMIDI, programs: Iterable[int] = range(128)) -> NoteSeq:
+    def from_midi(
+        midi: pretty_midi.PrettyMIDI, programs: Iterable[int] = range(128), sustain: bool = True
+    ) -> NoteSeq:
         """Notes of the instruments in `programs`, drums left out, sustain folded into the ends.
 
-        A key sounds until it is released with the pedal up, or struck again.
+        A key sounds until it is released with the pedal up, or struck again; without
+        `sustain` the pedal says nothing.
         """
-        return _joined(_from_pretty_midi(midi, set(programs)))
+        return _joined(_from_pretty_midi(midi, set(programs)), sustain)
 
     @staticmethod
     def from_midi_file(
-        path: str | os.PathLike[str], programs: Iterable[int] = range(128)
+        path: str | os.PathLike[str], programs: Iterable[int] = range(128), sustain: bool = True
     ) -> NoteSeq:
         """Notes of a MIDI file, by the rules of `from_midi`.
 
@@ -98,14 +101,16 @@ class NoteSeq:
         path, for a file that is not readable as MIDI.
         """
         try:
-            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs)
+            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs, sustain)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
     @staticmethod
-    def from_midi_bytes(content: bytes, programs: Iterable[int] = range(128)) -> NoteSeq:
+    def from_midi_bytes(
+        content: bytes, programs: Iterable[int] = range(128), sustain: bool = True
+    ) -> NoteSeq:
         """Notes of a MIDI file's content; see `from_midi_file`."""
-        return _joined(_from_bytes(content, set(programs)))
+        return _joined(_from_bytes(content, set(programs)), sustain)
 
     def to_midi(self, program: int = 0, tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
         """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond."""
@@ -120,7 +125,7 @@ class NoteSeq:
     @staticmethod
     def merge(*note_seqs: NoteSeq) -> NoteSeq:
         """All notes of several sequences; a key struck again is cut there."""
-        return _joined(np.stack(seq.columns) for seq in note_seqs)
+        return _joined(((np.stack(seq.columns), _NO_PEDAL) for seq in note_seqs), False)
 
     def adjust_time(self, offset: float) -> NoteSeq:
         """Notes moved by `offset` seconds; ValueError if one would start before 0."""
@@ -152,9 +157,12 @@ def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
         raise ValueError(f"note {name} {worst} is not allowed ({int((~good).sum())} such notes)")
 
 
-def _joined(parts: Iterable[Array]) -> NoteSeq:
-    """One NoteSeq from [4, notes] columns, every note cut where its key is struck again."""
-    found = list(parts)
+def _joined(parts: Iterable[tuple[Array, Array]], sustain: bool) -> NoteSeq:
+    """One NoteSeq from notes [4, notes] and the pedal [time/value, changes] of each part.
+
+    Every note is cut where its key is struck again.
+    """
+    found = [_sustained(notes, pedal) if sustain else notes for notes, pedal in parts]
     if not found:
         return NoteSeq()
     starts, ends, pitches, velocities = np.concatenate(found, axis=1)
@@ -177,21 +185,25 @@ def next_strike(pitches: Array, starts: Array) -> Array:
 
 # ------------------------------------------------------------------------------- MIDI files
 
+_NO_PEDAL = np.empty((2, 0))
 
-def _from_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> Iterator[Array]:
+
+def _from_pretty_midi(
+    midi: pretty_midi.PrettyMIDI, programs: set[int]
+) -> Iterator[tuple[Array, Array]]:
     """[start/end/pitch/velocity, notes] of each instrument in `programs` that is no drum set.
 
-    Notes of no length are left out.
+    Beside it the moves of its pedal [time/value, changes]. Notes of no length are left out.
     """
     for instrument in midi.instruments:
         if not instrument.is_drum and instrument.program in programs:
             sounding = (note for note in instrument.notes if note.end > note.start)
             notes = [(n.start, n.end, n.pitch, n.velocity) for n in sounding]
             pedal = [(c.time, c.value) for c in instrument.control_changes if c.number == SUSTAIN]
-            yield _sustained(np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T)
+            yield np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T
 
 
-def _from_bytes(content: bytes, programs: set[int]) -> Iterator[Array]:
+def _from_bytes(content: bytes, programs: set[int]) -> Iterator[tuple[Array, Array]]:
     """The same from the content of a MIDI file.
 
     A move of the pedal belongs to the program in force. Raises ValueError for content that
@@ -263,8 +275,8 @@ def _clock(score: Any) -> Callable[[Array], Array]:
     return seconds
 
 
-def _symusic_columns(track: Any, seconds: Callable[[Array], Array]) -> Array:
-    """[4, notes] columns of one symusic track; notes of no length are left out."""
+def _symusic_columns(track: Any, seconds: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Notes [4, notes] and pedal [2, changes] of one symusic track."""
     notes, controls = track.notes.numpy(), track.controls.numpy()
     real = notes["duration"] > 0
     start = notes["time"][real].astype(np.int64)
@@ -277,9 +289,7 @@ def _symusic_columns(track: Any, seconds: Callable[[Array], Array]) -> Array:
         ]
     )
     pedal = controls["number"] == SUSTAIN
-    return _sustained(
-        columns, np.stack([seconds(controls["time"][pedal]), controls["value"][pedal]])
-    )
+    return columns, np.stack([seconds(controls["time"][pedal]), controls["value"][pedal]])
 
 
 def _sustained(columns: Array, pedal: Array) -> Array:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import progress.bar
 
 import config
@@ -18,7 +19,7 @@ import utils
 from config import PreprocessConfig
 from data import SUFFIX, Performance
 from notes import only_drums
-from sequence import ControlSeq, EventSeq, NoteSeq, onset_errors
+from sequence import CURRENT, ORIGINAL, ControlSeq, Encoding, EventSeq, NoteSeq, onset_errors
 from workers import Crew, Lost
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
@@ -40,6 +41,7 @@ class Job:
 
     path: Path
     known_source: str | None
+    encoding: Encoding
 
 
 Outcome = Performance | Refused | None  # None: unchanged
@@ -50,7 +52,7 @@ def convert(job: Job) -> Outcome:
     try:
         content = _content(job.path)
         source = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return None if source == job.known_source else encode(content, source)
+        return None if source == job.known_source else encode(content, source, job.encoding)
     except Refused as refusal:
         return refusal
 
@@ -66,29 +68,31 @@ def _content(path: Path) -> bytes:
         raise Refused("unreadable", str(error)) from error
 
 
-def encode(content: bytes, source: str) -> Performance:
+def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Performance:
     """Make a performance, starting at its first note, of a MIDI file's content; or Refused."""
     try:
-        notes = NoteSeq.from_midi_bytes(content).trimmed()
+        notes = NoteSeq.from_midi_bytes(content, sustain=not encoding.floored).trimmed()
         if not len(notes):
             raise Refused("only drums" if only_drums(content) else "no notes")
     except ValueError as error:
         raise Refused("unreadable", str(error)) from error
     try:
-        events = EventSeq.from_note_seq(notes)
+        events = EventSeq.from_note_seq(notes, encoding)
     except ValueError as error:
         raise Refused("too long", str(error)) from error
-    errors = onset_errors(notes, events)
-    if len(errors) < FEWEST_NOTES:
-        raise Refused("too short", f"{len(errors)} notes on the piano, {FEWEST_NOTES} are needed")
+    struck = events.note_ons
+    if struck < FEWEST_NOTES:
+        raise Refused("too short", f"{struck} notes on the piano, {FEWEST_NOTES} are needed")
+    errors = np.zeros(1) if encoding.floored else onset_errors(notes, events)
     return Performance(
         events=events.to_array(),
         controls=ControlSeq.from_event_seq(events).to_compressed_array(),
-        notes=len(errors),
+        notes=struck,
         milliseconds=events.total_ms,
         onset_error_mean=float(errors.mean()),
         onset_error_max=float(errors.max()),
         source=source,
+        encoding=encoding,
     )
 
 
@@ -137,6 +141,7 @@ class Report:
                 f"music: {self.milliseconds / 3.6e6:.2f} hours, {self.notes:,} notes, "
                 f"{self.events:,} events, {self.events / self.notes:.3f} events a note"
             )
+        if self.error_max:
             yield (
                 f"onsets: {1000 * self.error_sum / self.notes:.2f} ms off on average, "
                 f"{1000 * self.error_max:.2f} ms at worst"
@@ -151,7 +156,11 @@ def preprocess(options: PreprocessConfig) -> Report:
     utils.check_writable(save)
     names = [path.relative_to(root).as_posix() for path in paths]
     targets = [save / (name + SUFFIX) for name in names]
-    jobs = (Job(path, _source(target)) for path, target in zip(paths, targets, strict=True))
+    encoding = ORIGINAL if options.original else CURRENT
+    jobs = (
+        Job(path, _source(target, encoding), encoding)
+        for path, target in zip(paths, targets, strict=True)
+    )
     workers = min(options.workers or os.cpu_count() or 1, max(1, len(paths)))
     report = Report(len(paths) + len(closed))
     report.refused += [(str(e.filename), Refused("closed folder", str(e.strerror))) for e in closed]
@@ -179,11 +188,12 @@ def preprocess(options: PreprocessConfig) -> Report:
     return report
 
 
-def _source(target: Path) -> str | None:
+def _source(target: Path, encoding: Encoding) -> str | None:
     try:
-        return Performance.load(target).source
+        there = Performance.load(target)
     except (OSError, ValueError):  # not there, or not whole: made again
         return None
+    return there.source if there.encoding is encoding else None
 
 
 def _fingerprint(performance: Performance) -> bytes:

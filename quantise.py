@@ -161,3 +161,22 @@ def time_shifts(clocks: Array) -> tuple[Array, Array, Array]:
     part = nth - longest[gap]
     bins = np.where(part < 0, len(SHIFT_MS) - 1, _PARTS[rest[gap], np.maximum(part, 0)])
     return clocks[gap], nth - counts[gap], bins
+
+
+def floored_shifts(times: Array, lengths: Array) -> tuple[Array, Array, Array]:
+    """As `time_shifts`, but of gaps that are rounded down each by itself, from the first time on.
+
+    times: ascending seconds; lengths: those of the shifts, ascending, in seconds. The first
+    row returned holds the place in `times` of the time led to, not a clock.
+    """
+    gaps, covered = np.diff(times), np.zeros(max(0, len(times) - 1))
+    rows: list[tuple[Array, Array, Array]] = []
+    at = np.arange(len(gaps))
+    while len(at := at[gaps[at] - covered[at] >= lengths[0]]):
+        bins = np.searchsorted(lengths, gaps[at] - covered[at], "right") - 1
+        covered[at] += lengths[bins]
+        rows.append((at + 1, np.full(len(at), len(rows)), bins))
+    if not rows:
+        return (np.empty(0, np.int64),) * 3
+    where, nth, bins = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return where, nth - len(rows), bins

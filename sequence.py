@@ -4,7 +4,8 @@ NoteSeq     notes: onset, end, pitch, velocity (from notes.py)
 EventSeq    indices below 240: note on, note off, velocity, time shift
 ControlSeq  for every event, what the next two seconds hold: density and pitch classes
 
-Clocks are whole milliseconds, so sums of time shifts are exact and can not drift.
+The clocks of version 2 are whole milliseconds, so sums of time shifts are exact and can not
+drift; the original's version 1 is kept for its files and sessions (see encoding.py).
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoding import CURRENT, ENCODINGS, ORIGINAL, Encoding
 from notes import NoteSeq, next_strike, read_only
-from quantise import SHIFT_MS, SHORTEST_MS, quantise, time_shifts
+from quantise import SHORTEST_MS, floored_shifts, quantise, time_shifts
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Control", "ControlSeq", "EventSeq", "NoteSeq"]
+__all__ = ["CURRENT", "ENCODINGS", "ORIGINAL"]
+__all__ += ["Control", "ControlSeq", "Encoding", "EventSeq", "NoteSeq"]
 
-ENCODING = 2  # version of the encoding below; 1 is the original's, which wrote no version
 PITCHES = range(21, 109)
 KEYS = len(PITCHES)
 DEFAULT_VELOCITY = 64  # of notes before the first velocity event
 DAY = 24 * 3600  # seconds; no performance is longer
-
-VELOCITIES = 4 * np.arange(32) + 3  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
 
 
 def _layout(
@@ -51,13 +51,13 @@ class EventSeq:
     """A performance as event indices: the read-only uint8 array `to_array` gives.
 
     Time stands still but for the time shifts. Index order: note on (pitch 21-108), note off,
-    velocity (32 bins of 4), time shift (15 ms to 1.171 s).
+    velocity (32 bins), time shift (15 ms to 1.171 s). `encoding` says what they stand for.
     """
 
     _ROWS = (("note_on", KEYS), ("note_off", KEYS), ("velocity", 32), ("time_shift", 32))
     _DIMS, _RANGES = _layout(_ROWS)
 
-    def __init__(self, array: npt.ArrayLike = ()) -> None:
+    def __init__(self, array: npt.ArrayLike = (), encoding: Encoding = CURRENT) -> None:
         """Raises TypeError for indices that are not integers, ValueError for one out of range."""
         values = np.asarray(array) if np.size(array) else np.empty(0, np.uint8)
         if values.ndim != 1 or values.dtype.kind not in "iu":
@@ -66,6 +66,7 @@ class EventSeq:
         if wrong.any():
             raise ValueError(f"event {values[wrong][0]} is not in 0-{self.dim() - 1}")
         self._array = read_only(values, np.uint8)
+        self.encoding = encoding
 
     def __len__(self) -> int:
         return len(self._array)
@@ -86,17 +87,17 @@ class EventSeq:
         return EventSeq._RANGES.copy()
 
     @staticmethod
-    def from_array(event_indices: npt.ArrayLike) -> EventSeq:
+    def from_array(event_indices: npt.ArrayLike, encoding: Encoding = CURRENT) -> EventSeq:
         """Events from indices; raises as the constructor does."""
-        return EventSeq(event_indices)
+        return EventSeq(event_indices, encoding)
 
     def to_array(self) -> Array:
         """Indices, uint8 [events], read-only."""
         return self._array
 
     @staticmethod
-    def from_note_seq(note_seq: NoteSeq) -> EventSeq:
-        """Encode notes; pitches outside 21-108 are left out.
+    def from_note_seq(note_seq: NoteSeq, encoding: Encoding = CURRENT) -> EventSeq:
+        """Encode notes; pitches outside 21-108 are left out. The rules of version 2:
 
         Every onset and end lands within 7.5 ms of where it was played, with the fewest time
         shifts that keep this bound (see `quantise` for the exceptions). A note shorter than
@@ -107,14 +108,7 @@ class EventSeq:
         """
         if note_seq.seconds > DAY:
             raise ValueError(f"the performance is {note_seq.seconds:.7g} s long, over {DAY} s")
-        strikes = _Strikes.of(note_seq)
-        if not len(strikes.starts):
-            return EventSeq()
-        times = np.concatenate([strikes.starts, strikes.ends])
-        points, where = np.unique(times, return_inverse=True)
-        clocks = quantise(points)
-        on_clocks, off_clocks = np.split(clocks[where], 2)
-        return EventSeq(_assembled(on_clocks, off_clocks, strikes, clocks))
+        return EventSeq((_floored if encoding.floored else _searched)(note_seq, encoding), encoding)
 
     def to_note_seq(self) -> NoteSeq:
         """Decode events, whatever their order; never fails.
@@ -132,38 +126,47 @@ class EventSeq:
         times = self.times[key_events]
 
         same = np.append(np.diff(keys) == 0, False)
-        ends = np.where(same, np.append(times[1:], 0), self.total_ms)
+        ends = np.where(same, np.append(times[1:], 0), self._shifts.sum())
         on = press[key_events]
         strikes, onsets, pitches = key_events[on], times[on], keys[on].astype(np.int64)
         last = np.append((np.diff(pitches) != 0) | (np.diff(onsets) != 0), True)[: len(onsets)]
-        ends = np.maximum(ends[on], onsets + SHORTEST_MS)
+        ends = np.maximum(ends[on], onsets + self.encoding.shifts[0])
         return NoteSeq(
-            onsets[last] / 1000,
-            ends[last] / 1000,
+            onsets[last] / self.encoding.per_second,
+            ends[last] / self.encoding.per_second,
             pitches[last] + PITCHES.start,
             self._velocities()[strikes][last],
         )
 
     @cached_property
     def _shifts(self) -> Array:
-        lengths = np.zeros(self.dim(), np.int64)
-        lengths[self._RANGES["time_shift"]] = SHIFT_MS
+        shifts = self.encoding.shifts
+        lengths = np.zeros(self.dim(), shifts.dtype)
+        lengths[self._RANGES["time_shift"]] = shifts
         return lengths[self._array]
 
     @cached_property
     def times(self) -> Array:
-        """When each event happens, int64 milliseconds [events]; a time shift starts then."""
-        return read_only(np.cumsum(self._shifts) - self._shifts, np.int64)
+        """When each event happens [events], in the encoding's units; a time shift starts then.
+
+        That is int64 milliseconds in version 2, float64 seconds in version 1.
+        """
+        return read_only(np.cumsum(self._shifts) - self._shifts, self._shifts.dtype)
 
     @property
     def total_ms(self) -> int:
         """The sum of all time shifts in milliseconds."""
-        return int(self._shifts.sum())
+        return round(1000 / self.encoding.per_second * self._shifts.sum())
+
+    @property
+    def note_ons(self) -> int:
+        """Number of note ons."""
+        return int((self._array < self._RANGES["note_on"].stop).sum())
 
     def _velocities(self) -> Array:
         """The velocity in force at each event [events]."""
         set_to = np.zeros(self.dim(), np.int64)
-        set_to[self._RANGES["velocity"]] = VELOCITIES
+        set_to[self._RANGES["velocity"]] = self.encoding.velocities
         given = set_to[self._array]
         latest = np.maximum.accumulate(np.where(given > 0, np.arange(len(self)), 0))
         return np.where(given[latest] > 0, given[latest], DEFAULT_VELOCITY)
@@ -245,28 +248,51 @@ class _Strikes:
         )
 
 
-def _assembled(on_clocks: Array, off_clocks: Array, strikes: _Strikes, clocks: Array) -> Array:
-    """Event indices, sorted by a key that is unique: clock, then off, then velocity and on."""
-    ranges = EventSeq.feat_ranges()
+def _searched(note_seq: NoteSeq, encoding: Encoding) -> Array:
+    """Event indices at searched clocks; a velocity only where its bin changes."""
+    strikes = _Strikes.of(note_seq)
+    if not len(strikes.starts):
+        return np.empty(0, np.uint8)
+    times = np.concatenate([strikes.starts, strikes.ends])
+    points, where = np.unique(times, return_inverse=True)
+    clocks = quantise(points)
+    on_clocks, off_clocks = np.split(clocks[where], 2)
     keys = strikes.pitches - PITCHES.start
     order = np.lexsort((keys, on_clocks))
-    bins = (strikes.velocities[order] - 1) // 4
+    bins = np.searchsorted(encoding.edges, strikes.velocities[order])
     changed = np.append(True, np.diff(bins) != 0)
-    shift_clocks, shift_nth, shift_bins = time_shifts(np.unique(clocks))
-    step = 1024  # room for all that can happen at one clock
-    ranks = [
-        shift_clocks * step + shift_nth,
-        off_clocks * step + keys,
-        (on_clocks[order] * step + 128 + 2 * keys[order])[changed],
-        on_clocks * step + 129 + 2 * keys,
-    ]
-    events = [
-        shift_bins + ranges["time_shift"].start,
-        keys + ranges["note_off"].start,
-        bins[changed] + ranges["velocity"].start,
-        keys + ranges["note_on"].start,
-    ]
-    return np.asarray(np.concatenate(events)[np.argsort(np.concatenate(ranks))])
+    at, nth, shifts = time_shifts(np.unique(clocks))
+    return _in_order(
+        ("time_shift", shifts, at, nth),
+        ("note_off", keys, off_clocks, keys),
+        ("velocity", bins[changed], on_clocks[order][changed], KEYS + 2 * keys[order][changed]),
+        ("note_on", keys, on_clocks, KEYS + 2 * keys + 1),
+    )
+
+
+def _floored(note_seq: NoteSeq, encoding: Encoding) -> Array:
+    """Event indices as the original has them: at one time, note by note, by (onset, end)."""
+    order = np.lexsort((note_seq.ends, note_seq.starts))
+    order = order[np.isin(note_seq.pitches[order], PITCHES)]
+    starts, ends, pitches, velocities = (column[order] for column in note_seq.columns)
+    times, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
+    on_times, off_times = np.split(where, 2)
+    keys, number = pitches - PITCHES.start, 3 * np.arange(len(order))
+    at, nth, shifts = floored_shifts(times, encoding.shifts)
+    return _in_order(
+        ("time_shift", shifts, at, nth),
+        ("velocity", np.searchsorted(encoding.edges, velocities), on_times, number),
+        ("note_on", keys, on_times, number + 1),
+        ("note_off", keys, off_times, number + 2),
+    )
+
+
+def _in_order(*parts: tuple[str, Array, Array, Array]) -> Array:
+    """Event indices of (kind, place in the kind, time, order at that time), sorted by these."""
+    ranges = EventSeq.feat_ranges()
+    events = np.concatenate([place + ranges[kind].start for kind, place, _, _ in parts])
+    ranks = np.concatenate([(time.astype(np.int64) << 32) + nth for _, _, time, nth in parts])
+    return np.asarray(events[np.argsort(ranks)])
 
 
 def onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
@@ -311,7 +337,7 @@ class ControlSeq:
     """One control for each event: `note_density` [events] and `pitch_histogram` [events, 12]."""
 
     DENSITIES = np.arange(1, 37, 3)  # note ons in a window, from which an index holds
-    WINDOW_MS = 2000
+    WINDOW = 2  # seconds
     _ROWS = (("note_density", len(DENSITIES)), ("pitch_histogram", 12))
     _DIMS, _RANGES = _layout(_ROWS)
 
@@ -342,7 +368,8 @@ class ControlSeq:
         """The control of each event: its window holds it and all that follows within 2 s.
 
         In the last two seconds of a piece, where that would run over the end, the window is
-        the piece's last two seconds. Without note ons the histogram is uniform, density 0.
+        the piece's last two seconds (in version 1 it ends with the piece). Without note ons
+        the histogram is uniform, density 0.
         """
         events, times = event_seq.to_array(), event_seq.times
         if not len(events):
@@ -353,11 +380,11 @@ class ControlSeq:
         classes = (events[struck] + PITCHES.start) % 12
         heard = np.zeros((len(classes) + 1, 12), np.int32)  # of each class, before each note on
         np.cumsum(classes[:, None] == np.arange(12), axis=0, out=heard[1:])
-        last_full = event_seq.total_ms - ControlSeq.WINDOW_MS
-        start = np.where(
-            times <= last_full, np.arange(len(events)), np.searchsorted(times, last_full)
-        )
-        end = np.searchsorted(times, times[start] + ControlSeq.WINDOW_MS, "right")
+        window, start = ControlSeq.WINDOW * event_seq.encoding.per_second, np.arange(len(events))
+        if not event_seq.encoding.floored:
+            last_full = event_seq.total_ms - window
+            start = np.where(times <= last_full, start, np.searchsorted(times, last_full))
+        end = np.searchsorted(times, times[start] + window, "right")
         first, last = before[start], before[end]  # note ons of the window
         fresh = np.append(True, (np.diff(first) != 0) | (np.diff(last) != 0))
         row = np.cumsum(fresh) - 1  # most events have the control of the one before
@@ -378,9 +405,10 @@ class ControlSeq:
         return np.concatenate([self.note_density[:, None], scaled], axis=1)
 
     @staticmethod
-    def recover_compressed_array(array: npt.ArrayLike) -> Array:
+    def recover_compressed_array(array: npt.ArrayLike, encoding: Encoding = CURRENT) -> Array:
         """float32 [..., 24] from compressed controls [..., 13]; each histogram sums to 1 again.
 
+        Not so in version 1, whose networks know histograms that sum to a little less.
         Raises ValueError for another width or a density index over 11.
         """
         rows = np.asarray(array)
@@ -391,7 +419,7 @@ class ControlSeq:
             raise ValueError(f"note density {rows[..., 0][wrong][0]} is not in 0-11")
         flat = rows.reshape(-1, 13)
         return (
-            ControlSeq(flat[:, 0], _share(flat[:, 1:]))
+            ControlSeq(flat[:, 0], flat[:, 1:] / 255 if encoding.floored else _share(flat[:, 1:]))
             .to_array()
             .reshape(*rows.shape[:-1], ControlSeq.dim())
         )

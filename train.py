@@ -24,7 +24,7 @@ from config import ModelConfig, TrainConfig
 from data import SUFFIX, Batch, Corpus, Windows, held_out
 from judge import judge
 from model import PerformanceRNN, Session, pick_device
-from sequence import ENCODING
+from sequence import CURRENT, ENCODINGS, Encoding
 
 GRADIENT_NORM = 1.0  # longer gradients are scaled down to this
 EXCERPT = 1000  # events of each performance that are judged during training
@@ -121,7 +121,7 @@ class Run:
         return Session(
             self.model.config,
             self.model.state_dict(),
-            ENCODING,
+            self.windows.corpus.encoding.version,
             optimizer_state,
             {**asdict(self.reached), "seed": self.options.seed},
         )
@@ -151,17 +151,33 @@ def open_run(options: TrainConfig) -> Run:
             f"in {len(learners)} files to learn from, a batch needs {options.batch_size}; "
             "more data, or smaller -b or -w"
         )
-    session = _opened(options)
+    session = _opened(options, learners.encoding)
     model = session.model(device)
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=fused)
     if session.optimizer_state and not options.reset_optimizer:
         try:
-            optimizer.load_state_dict(session.optimizer_state)
-        except (ValueError, KeyError, TypeError) as error:
+            _restore(optimizer, session.optimizer_state)
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise Failure(f"{options.session}: Adam's state does not fit ({error}); -r") from error
     reached = _judged_by(judges, _reached(options.session, session.training))
     return Run(options, model, optimizer, windows, judges, reached)
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give Adam the moments it had; ValueError for moments of other shapes.
+
+    Its settings stay those of today: a file of an old torch does not know them all.
+    """
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
+    for weight, moments in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = moments[name]
+            if moment.shape != weight.shape or not moment.isfinite().all():
+                raise ValueError(f"{name} of the shape {list(moment.shape)}")
 
 
 def _reached(name: str, training: dict[str, Any]) -> Reached:
@@ -190,7 +206,10 @@ def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
         others = list(_data_files(Path(options.validation)))
     else:
         paths, others = held_out(paths, root, options.validation_share)
-    return Corpus.load(paths), Corpus.load(others)
+    learners, judges = Corpus.load(paths), Corpus.load(others)
+    if len(judges) and judges.encoding is not learners.encoding:
+        raise Failure(f"{root} and {options.validation} hold data of two encodings")
+    return learners, judges
 
 
 def _data_files(root: Path) -> Iterator[Path]:
@@ -203,8 +222,8 @@ def _data_files(root: Path) -> Iterator[Path]:
     yield from found
 
 
-def _opened(options: TrainConfig) -> Session:
-    """The session of the file, or a new one, written at once."""
+def _opened(options: TrainConfig, encoding: Encoding) -> Session:
+    """The session of the file, or a new one for data of `encoding`, written at once."""
     path = Path(options.session)
     utils.check_writable(path.parent)
     try:
@@ -217,17 +236,25 @@ def _opened(options: TrainConfig) -> Session:
             ) from None
         torch.manual_seed(options.seed)
         sizes = config.model_config(options.model_params)
-        session = Session(sizes, PerformanceRNN(sizes).state_dict(), ENCODING)
+        session = Session(sizes, PerformanceRNN(sizes).state_dict(), encoding.version)
         session.save(path)
         print(f"new session {path}: {_told(sizes)}")
         return session
-    if session.encoding != ENCODING:
-        raise Failure(f"{path}: made for encoding {session.encoding}, the data has {ENCODING}")
+    if session.encoding != encoding.version:
+        raise Failure(_for_other_data(path, session.encoding, encoding))
     wanted = config.model_config(options.model_params, session.config)
     if replace(wanted, gru_dropout=session.config.gru_dropout) != session.config:
         raise Failure(f"argument -p/--model-params: {path} was made with {_told(session.config)}")
     print(f"session {path}: {_told(wanted)}, step {session.training.get('step', 0)}")
     return replace(session, config=wanted)
+
+
+def _for_other_data(path: Path, version: int, encoding: Encoding) -> str:
+    flag = " --original" if ENCODINGS.get(version, CURRENT).floored else ""
+    return (
+        f"{path} is for data of encoding {version}, the data has {encoding.version}; "
+        f"preprocess.py{flag} makes such data"
+    )
 
 
 def _told(sizes: ModelConfig) -> str:

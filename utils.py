@@ -6,7 +6,6 @@ import errno
 import importlib
 import io
 import os
-import re
 import sys
 import tempfile
 import wave
@@ -69,26 +68,6 @@ def atomic_write(path: Name, content: bytes, durable: bool = True) -> None:
             raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-
-
-def load_tensors(path: Name, memory_map: bool = False) -> Any:
-    """What `torch.save` wrote, on the CPU; nothing in the file is run.
-
-    With `memory_map` tensors stay on disk until they are read. Raises OSError for a file
-    that can not be opened, ValueError (naming the path) for one that is not such a file.
-    """
-    import torch  # here, so that notes and events can be used without waiting for it
-
-    with Path(path).open("rb") as file:
-        if file.read(4) == b"MThd":
-            raise ValueError(f"{path}: is a MIDI file; preprocess.py makes a .data file of it")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=memory_map)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        why = re.split(r"[.\n]", str(error).strip() or type(error).__name__)[0]
-        raise ValueError(f"{path}: not a file of this suite, or damaged ({why})") from error
 
 
 def optional(module: str, feature: str) -> Any:

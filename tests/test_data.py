@@ -32,7 +32,7 @@ def test_a_data_file_is_plain_tensors_and_takes_under_20_bytes_an_event(tmp_path
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"encoding": 1}, "encoding 1"),
+        ({"encoding": 7}, "encoding 7"),
         ({"events": torch.zeros(3)}, "events"),
         ({"controls": torch.zeros(9, 13, dtype=torch.uint8)}, "controls"),
         ({"notes": "many"}, "notes"),

@@ -8,7 +8,7 @@ import torch
 import generate
 from config import GenerateConfig, ModelConfig
 from model import Session
-from sequence import ENCODING, NoteSeq
+from sequence import CURRENT, NoteSeq
 
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / GenerateConfig().session
@@ -17,7 +17,7 @@ PATH = ROOT / GenerateConfig().session
 def test_it_is_small_and_holds_the_network_alone() -> None:
     assert PATH.stat().st_size < 12_000_000
     session = Session.load(PATH)
-    assert session.encoding == ENCODING
+    assert session.encoding == CURRENT.version
     assert session.optimizer_state is None
     assert {weight.dtype for weight in session.state.values()} == {torch.float16}
     assert session.config.hidden_dim == ModelConfig().hidden_dim
