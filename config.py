@@ -17,6 +17,7 @@ DATASET_MIDI = "dataset/midi"
 DATASET_PROCESSED = "dataset/processed"
 PRETRAINED = "pretrained.sess"
 FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 Config = TypeVar("Config")
@@ -199,6 +200,14 @@ class TrainConfig(_Checked):
     stride_size: int = option(
         10, "-S", "--stride-size", help="events between the starts of windows", type=int, low=1
     )
+    carry: int = option(
+        8,
+        "--carry",
+        help="windows in a row that carry the hidden state on; 1: each begins anew",
+        type=int,
+        low=1,
+        high=1000000,
+    )
     control_ratio: float = option(
         1.0,
         "-c",
@@ -219,6 +228,23 @@ class TrainConfig(_Checked):
     )
     use_transposition: bool = option(
         False, "-t", "--use-transposition", help="transpose windows by -5..6 semitones", type=bool
+    )
+    weight_decay: float = option(
+        0.0, "--weight-decay", help="AdamW's weight decay", type=float, low=0.0, high=1.0
+    )
+    averaging: float = option(
+        0.999,
+        "--averaging",
+        help="how slowly the averaged weights follow, which are judged and played; 0: at once",
+        type=float,
+        low=0.0,
+        high=0.999999,
+    )
+    precision: str = option(
+        "auto",
+        "--precision",
+        help="of the products in training: auto, fp32, bf16, fp16; auto measures",
+        choices=PRECISIONS,
     )
     model_params: str = option(
         "", "-p", "--model-params", help="sizes of a new network: hidden_dim=256,gru_layers=2"

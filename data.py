@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 import tensorfile
 from sequence import (
@@ -38,6 +40,7 @@ Array = npt.NDArray[Any]
 
 SUFFIX = ".data"
 TRANSPOSITIONS = (-5, 6)  # lowest and highest, semitones
+FROM_THE_START = 0.1  # share of runs of windows that begin where their performance does
 
 
 @dataclass(frozen=True)
@@ -125,27 +128,48 @@ def _from_original(record: tuple[Any, ...]) -> Performance:
         raise ValueError(f"events and controls have the shapes {events.shape}, {controls.shape}")
     if not len(events):
         raise ValueError("it holds no events")
-    check_events(events)
+    check_packed(events, controls)
     known = EventSeq.from_array(events, ORIGINAL)
     return Performance(events, controls, known.note_ons, known.total_ms, 0.0, 0.0, "", ORIGINAL)
 
 
-def check_events(events: Array) -> None:
-    """ValueError for an event that the network does not know; files are not read whole for it."""
+def check_packed(events: Array, controls: Array) -> None:
+    """ValueError for an event or a density that there is not; files are not read whole for it."""
     if events.max() >= EventSeq.dim():
         raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
+    if controls[..., 0].max() >= len(ControlSeq.DENSITIES):
+        raise ValueError(f"note density {controls[..., 0].max()} in the data is not in 0-11")
+
+
+def expanded(controls: Tensor, encoding: Encoding) -> Tensor:
+    """float32 [..., 24] of compressed controls uint8 [..., 13], made on their device.
+
+    The same as `ControlSeq.recover_compressed_array`.
+    """
+    density, weights = controls[..., 0].long(), controls[..., 1:].float()
+    total = weights.sum(dim=-1, keepdim=True)
+    shares = torch.where(total > 0, weights / total, 1 / 12)
+    if encoding.floored:
+        shares = weights / 255
+    one_hot = functional.one_hot(density, len(ControlSeq.DENSITIES))
+    return torch.cat([one_hot.float(), shares], dim=-1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows side by side: targets int64 [steps, batch], controls float32 [steps, batch, 24].
+    """Windows side by side, on one device.
 
-    `controlled`, bool [batch], says which windows the network shall see the control of.
+    before: int64 [batch], the event before each window; targets: int64 [steps, batch];
+    controls: float32 [steps, batch, 24]; controlled: bool [batch], the windows the network
+    shall see the control of; carried: bool [batch], the windows that go on where that column
+    of the batch before ended: `before` means something for these alone.
     """
 
-    targets: torch.Tensor
-    controls: torch.Tensor
-    controlled: torch.Tensor
+    before: Tensor
+    targets: Tensor
+    controls: Tensor
+    controlled: Tensor
+    carried: Tensor
 
 
 class Corpus:
@@ -189,44 +213,119 @@ class Corpus:
         return sum(map(len, self.performances))
 
 
-class Windows:
-    """Random windows of a corpus; batch number and seed alone decide what is in a batch."""
+@dataclass(frozen=True)
+class Packed:
+    """A batch as bytes: events [1 + steps, batch], the one before each window first.
 
-    def __init__(self, corpus: Corpus, steps: int, stride: int) -> None:
-        self.corpus, self.steps, self.stride = corpus, steps, stride
-        counts = [max(0, (len(p) - steps) // stride + 1) for p in corpus.performances]
+    Beside them controls [steps, batch, 13], and what `Batch` says of controlled and carried.
+    """
+
+    events: Array
+    controls: Array
+    controlled: Array
+    carried: Array
+
+    def on(self, device: torch.device, encoding: Encoding) -> Batch:
+        """The batch on `device`: bytes are sent there, and expanded there."""
+        events, controls, controlled, carried = (
+            torch.from_numpy(part).to(device) for part in vars(self).values()
+        )
+        events = events.long()
+        return Batch(events[0], events[1:], expanded(controls, encoding), controlled, carried)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Of each column of a batch, the run of windows that it is in; all [batch]."""
+
+    pieces: Array
+    starts: Array  # first event of the run
+    nth: Array  # which window of the run it is
+    mood: Array  # evenly in [0, 1), to choose the transposition
+    hidden: Array  # evenly in [0, 1), to choose whether the control is seen
+
+    def replaced(self, where: Array, other: _Runs) -> _Runs:
+        """These runs, but `other` where `where` is true."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return _Runs(*(np.where(where, theirs, ours) for ours, theirs in pairs))
+
+
+class Windows:
+    """Random windows of a corpus; batch number and seed alone decide what is in a batch.
+
+    Each column of the batches holds runs of `carry` windows that follow one another in one
+    performance, for a network that carries its hidden state from one to the next; where the
+    performance ends too soon, another run begins. The columns begin their runs in turn.
+    """
+
+    def __init__(self, corpus: Corpus, steps: int, stride: int, carry: int = 1) -> None:
+        self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
+        self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
+        counts = np.maximum(0, (self._lengths - steps) // stride + 1)
         self._ends = np.cumsum(counts, dtype=np.int64)
 
     def __len__(self) -> int:
         """How many windows there are, `stride` events apart and each inside one performance."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def window(self, index: int) -> tuple[Array, Array]:
-        """Events [steps] and compressed controls [steps, 13] of window `index`."""
-        piece = int(np.searchsorted(self._ends, index, "right"))
-        performance = self.corpus.performances[piece]
-        first = int(index - (self._ends[piece - 1] if piece else 0)) * self.stride
-        inside = slice(first, first + self.steps)
-        return performance.events[inside], performance.controls[inside]
+    def places(self, indices: Array) -> tuple[Array, Array]:
+        """Of windows by number: the performances they are in, and their first events."""
+        pieces = np.searchsorted(self._ends, indices, "right")
+        return pieces, (indices - np.append(0, self._ends)[pieces]) * self.stride
 
     def batch(
         self, size: int, seed: int, number: int, control_ratio: float, transposing: bool
-    ) -> Batch:
-        """Batch `number`: windows drawn evenly, with replacement."""
-        random = np.random.default_rng([seed, number])
-        drawn = [self.window(int(index)) for index in random.integers(len(self), size=size)]
-        events = np.stack([events for events, _ in drawn], axis=1)
-        controls = np.stack([controls for _, controls in drawn], axis=1)
-        check_events(events)
+    ) -> Packed:
+        """Batch `number`: runs drawn evenly, with replacement."""
+        runs = self._runs(size, seed, number)
+        cut = [self._cut(*place) for place in zip(runs.pieces, self._firsts(runs), strict=True)]
+        events, controls = (np.stack(column, axis=1) for column in zip(*cut, strict=True))
+        check_packed(events, controls)
         if transposing:
-            low, high = room_to_transpose(events)
-            low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])
-            events, controls = transpose(events, controls, random.integers(low, high + 1))
-        return Batch(
-            torch.from_numpy(events.astype(np.int64)),
-            torch.from_numpy(ControlSeq.recover_compressed_array(controls, self.corpus.encoding)),
-            torch.from_numpy(random.random(size) < control_ratio),
-        )
+            events, controls = transpose(events, controls, self._offsets(runs))
+        return Packed(events, controls[1:], runs.hidden < control_ratio, runs.nth > 0)
+
+    def _firsts(self, runs: _Runs) -> Array:
+        return np.asarray(runs.starts + runs.nth * self.steps)
+
+    def _cut(self, piece: int, first: int) -> tuple[Array, Array]:
+        """Events and controls of a window and of the event before it, or its first one again."""
+        places = np.maximum(0, np.arange(first - 1, first + self.steps))
+        performance = self.corpus.performances[piece]
+        return performance.events[places], performance.controls[places]
+
+    def _runs(self, size: int, seed: int, number: int) -> _Runs:
+        """The runs that the columns are in, after those that their performance cut short."""
+        run, nth = np.divmod(number + np.arange(size), self.carry)
+        runs = self._drawn(seed, run, nth, 0)
+        for attempt in range(1, self.carry):
+            room = (self._lengths[runs.pieces] - runs.starts) // self.steps
+            over = runs.nth >= room
+            if not over.any():
+                break
+            runs = runs.replaced(over, self._drawn(seed, run, runs.nth - room, attempt))
+        return runs
+
+    def _drawn(self, seed: int, run: Array, nth: Array, attempt: int) -> _Runs:
+        dice = np.empty((4, len(run)))
+        for number in np.unique(run):
+            random = np.random.default_rng([seed, number, attempt])
+            dice[:, run == number] = random.random(dice.shape)[:, run == number]
+        where, begin, mood, hidden = dice
+        pieces, starts = self.places((where * len(self)).astype(np.int64))
+        at_the_start = (begin < FROM_THE_START) & (self.carry > 1)
+        return _Runs(pieces, np.where(at_the_start, 0, starts), nth, mood, hidden)
+
+    def _offsets(self, runs: _Runs) -> Array:
+        """Semitones [batch] that leave every note of a run on the piano."""
+        length = 1 + self.carry * self.steps
+        rooms = [
+            room_to_transpose(self.corpus.performances[piece].events[start : start + length, None])
+            for piece, start in zip(runs.pieces, np.maximum(0, runs.starts - 1), strict=True)
+        ]
+        low, high = np.array(rooms)[..., 0].T
+        low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])
+        return np.asarray(low + (runs.mood * (high - low + 1)).astype(np.int64))
 
 
 def _hash(content: Any) -> str:

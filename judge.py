@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from data import Corpus, Performance, check_events
+from data import Corpus, Performance, check_packed, expanded
 from model import PerformanceRNN
-from sequence import ControlSeq, EventSeq
+from sequence import EventSeq
 
 Array = npt.NDArray[Any]
 
@@ -58,13 +58,11 @@ def judge(model: PerformanceRNN, corpus: Corpus, longest: int | None = None) -> 
     for first in range(0, int(lengths.max()), STEPS):
         active = int((lengths > first).sum())
         targets, packed = _excerpts(pieces[:active], lengths[:active], first)
-        controls = ControlSeq.recover_compressed_array(packed, corpus.encoding)
+        controls = expanded(torch.from_numpy(packed).to(model.device), corpus.encoding)
         real = (torch.from_numpy(targets) >= 0).to(model.device)
         true = torch.from_numpy(np.maximum(targets, 0)).to(model.device)
         inputs = torch.cat([heard[None, :active], true[:-1]])
-        logits, hidden = model(
-            inputs, hidden[:, :active].contiguous(), torch.from_numpy(controls).to(model.device)
-        )
+        logits, hidden = model(inputs, hidden[:, :active].contiguous(), controls)
         heard = true[-1]
         loss = functional.cross_entropy(logits.flatten(0, 1), true.flatten(), reduction="none")
         nats += float(loss[real.flatten()].double().sum())
@@ -82,5 +80,5 @@ def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tupl
         size = inside.stop - first
         events[:size, column] = piece.events[inside]
         controls[:size, column] = piece.controls[inside]
-    check_events(events)
+    check_packed(events, controls)
     return events, controls

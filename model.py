@@ -67,22 +67,33 @@ class PerformanceRNN(nn.Module):
         """What is heard before each of `events` [steps, batch]: the start event first."""
         return torch.cat([torch.full_like(events[:1], self.primary_event), events[:-1]])
 
+    def table(self) -> Tensor:
+        """What each event says to the first layer [events, hidden]: embedding times weights.
+
+        The linear layer over embedding, flag and control is the sum of one part for each.
+        """
+        events = self.config.event_dim
+        weight, bias = self.concat_input_fc.weight, self.concat_input_fc.bias
+        return functional.linear(self.event_embedding.weight, weight[:, :events], bias)
+
     def forward(
         self,
         heard: Tensor,
         hidden: Tensor,
         controls: Tensor | None = None,
         controlled: Tensor | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits [steps, batch, events] of what follows each heard event, and the new hidden state.
 
         heard: int64 [steps, batch]; hidden: [layers, batch, hidden]; controls, of the events
-        that follow: [steps, batch, control], or None for none; controlled: bool [batch], the
-        sequences that shall see theirs, or None for all.
+        that follow: [steps or 1, batch, control], or None for none; controlled: bool [batch],
+        the sequences that shall see theirs, or None for all; table: what `table` gives, for
+        many calls with the same weights.
         """
-        output = functional.leaky_relu(
-            self.concat_input_fc(self._inputs(heard, controls, controlled)), 0.1
-        )
+        said = functional.embedding(heard, self.table() if table is None else table)
+        asked = self._asked(controls, controlled)
+        output = functional.leaky_relu(said + asked, 0.1)  # [steps, batch, hidden]
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
             if layer and self.training:
@@ -91,43 +102,42 @@ class PerformanceRNN(nn.Module):
             output, state = torch.gru(
                 output, hidden[layer : layer + 1], weights, True, 1, 0.0, False, False, False
             )
-            outputs.append(output)  # [steps, batch, hidden]
+            outputs.append(output)
             last.append(state)
         return self.output_fc(torch.cat(outputs, dim=-1)), torch.cat(last)
 
-    def _inputs(self, heard: Tensor, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
-        """[steps, batch, events + 1 + control]: embedding, 1 for no control, control or zeros."""
-        steps, batch = heard.shape
+    def _asked(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
+        """What controls, or their absence, say to the first layer [steps or 1, batch, hidden]."""
+        events = self.config.event_dim
+        weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
+        nothing = weight[:, events]
         if controls is None:
-            controls = self.output_fc.weight.new_zeros(1, 1, self.config.control_dim)
-            controlled = torch.zeros(batch, dtype=torch.bool, device=heard.device)
-        elif controlled is None:
-            controlled = torch.ones(batch, dtype=torch.bool, device=heard.device)
-        seen = controlled[None, :, None].to(controls.dtype)  # [1, batch, 1]
-        parts = [self.event_embedding(heard), (1 - seen).expand(steps, batch, 1)]
-        parts.append((controls * seen).expand(steps, batch, -1))
-        return torch.cat(parts, dim=-1)
+            return nothing
+        asked = functional.linear(controls, weight[:, events + 1 :])
+        if controlled is None:
+            return asked
+        return torch.where(controlled[:, None], asked, nothing.to(asked.dtype))
 
     def scheduled(
         self,
-        events: Tensor,
+        heard: Tensor,
         hidden: Tensor,
         controls: Tensor,
         controlled: Tensor,
         teacher_forcing_ratio: float,
     ) -> tuple[Tensor, Tensor]:
-        """As forward over `shifted(events)`, but some of what is heard the network said itself.
+        """As forward, but some of what is heard after the first event the network said itself.
 
         Scheduled sampling (Bengio et al. 2015), step by step: each heard event is the true
         one with probability `teacher_forcing_ratio`, or else a sample from the logits.
         """
-        logits, said = [], None
-        for step, true in enumerate(self.shifted(events)):
-            if said is not None:
-                taught = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
-                true = torch.where(taught, true, said)
-            output, hidden = self(true[None], hidden, controls[step : step + 1], controlled)
-            said = torch.distributions.Categorical(logits=output[0].detach()).sample()
+        logits, table = [], self.table()
+        said = heard[0]
+        for step, true in enumerate(heard):
+            taught = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
+            true = torch.where(taught | (step == 0), true, said)
+            output, hidden = self(true[None], hidden, controls[step : step + 1], controlled, table)
+            said = torch.distributions.Categorical(logits=output[0].detach().float()).sample()
             logits.append(output)
         return torch.cat(logits), hidden
 
@@ -149,14 +159,14 @@ class PerformanceRNN(nn.Module):
         CPU generator for each sequence, so that a sequence does not depend on its
         neighbours. Each event is the likeliest with probability `greedy_ratio`.
         """
-        hidden = self.starts(init)
+        hidden, table = self.starts(init), self.table()
         heard = torch.full((len(init),), self.primary_event, device=self.device)
         allowed = None if playable is None else playable[0].expand(len(init), -1)
         for step in range(steps):
             if step % CHUNK == 0:
                 draws = torch.stack([torch.rand(CHUNK, 2, generator=g) for g in generators], dim=2)
                 draws = draws.to(self.device)  # [chunk, 2, batch]
-            logits, hidden = self(heard[None], hidden, _at(controls, step))
+            logits, hidden = self(heard[None], hidden, _at(controls, step), table=table)
             logits = _restricted(logits[0].float(), allowed)
             greedy, dice = draws[step % CHUNK]
             heard = _sample(logits, temperature, dice)
@@ -186,6 +196,7 @@ class PerformanceRNN(nn.Module):
         """
         batch = len(init)
         hidden = self.starts(init).repeat_interleave(beam_size, dim=1)
+        table = self.table()
         heard = torch.full((batch * beam_size,), self.primary_event, device=self.device)
         allowed = None if playable is None else playable[0].expand(len(heard), -1)
         # before the first step all beams are alike: only the first may be continued
@@ -198,7 +209,7 @@ class PerformanceRNN(nn.Module):
             control = _at(controls, step)
             if control is not None:
                 control = control.expand(1, batch, -1).repeat_interleave(beam_size, dim=1)
-            logits, hidden = self(heard[None], hidden, control)
+            logits, hidden = self(heard[None], hidden, control, table=table)
             logits = _tempered(_restricted(logits[0].float(), allowed), temperature)
             total = logits.view(batch, beam_size, -1) + score[..., None]
             ranks = _perturbed(total, rank, generators) if stochastic else total
@@ -289,7 +300,9 @@ class Session:
     """A session file: the network, and beside it what training and generation want to know.
 
     encoding: version of the event encoding; optimizer_state: None in a session that is only
-    played; training: plain numbers and text, such as the step. `model_config`, `model_state`
+    played; training: plain numbers and text, such as the step; averaged: the moving average
+    of the weights, which is judged and played, or None for the weights themselves; carried:
+    the hidden state after the last batch. In the file `model_config`, `model_state`
     and `model_optimizer_state` are as the original has them, so that it can read them.
     """
 
@@ -298,12 +311,15 @@ class Session:
     encoding: int
     optimizer_state: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    averaged: dict[str, Tensor] | None = None
+    carried: Tensor | None = None
 
-    def model(self, device: torch.device) -> PerformanceRNN:
-        """The network with its weights, as float32 on `device`."""
+    def model(self, device: torch.device, averaged: bool = True) -> PerformanceRNN:
+        """The network with its averaged weights, or the last ones, as float32 on `device`."""
         with torch.device("meta"):
             model = PerformanceRNN(self.config)
-        weights = {name: tensor.float() for name, tensor in self.state.items()}
+        state = self.averaged if averaged and self.averaged else self.state
+        weights = {name: tensor.float() for name, tensor in state.items()}
         model.load_state_dict(weights, assign=True)
         return model.to(device)
 
@@ -316,6 +332,8 @@ class Session:
             "model_state": self.state,
             "model_optimizer_state": self.optimizer_state or _unused_optimizer(self.config),
             "training": self.training,
+            "averaged_state": self.averaged,
+            "carried_state": self.carried,
         }
         content = io.BytesIO()
         torch.save(record, content)
@@ -352,9 +370,16 @@ def _session(record: Any) -> Session:
     encoding, training = record.get("encoding", 1), record.get("training", {})
     if not isinstance(optimizer_state, dict | None) or not isinstance(training, dict):
         raise ValueError("model_optimizer_state or training is not a dict")
+    if optimizer_state is not None and not optimizer_state.get("state"):
+        optimizer_state = None  # it has made no step
     if type(encoding) is not int:
         raise ValueError(f"encoding is {encoding!r}, not a whole number")
-    return Session(config, state, encoding, optimizer_state, training)
+    averaged, carried = record.get("averaged_state"), record.get("carried_state")
+    if averaged is not None:
+        _check_state(config, averaged)
+    if not isinstance(carried, Tensor | None):
+        raise ValueError("carried_state is not a tensor")
+    return Session(config, state, encoding, optimizer_state, training, averaged, carried)
 
 
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 import config
 import utils
@@ -23,10 +23,10 @@ from board import Board, Reached
 from config import ModelConfig, TrainConfig
 from data import SUFFIX, Batch, Corpus, Windows, held_out
 from judge import judge
+from learner import Learner, pick_precision
 from model import PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
 
-GRADIENT_NORM = 1.0  # longer gradients are scaled down to this
 EXCERPT = 1000  # events of each performance that are judged during training
 
 
@@ -64,66 +64,60 @@ class Run:
     """What a training run works with."""
 
     options: TrainConfig
-    model: PerformanceRNN
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     windows: Windows
     judges: Corpus
     reached: Reached
 
+    def __post_init__(self) -> None:
+        self._ahead = ThreadPoolExecutor(1)  # cuts a batch while the one before is learned
+        self._next = (self.reached.step, self._ahead.submit(self._batch, self.reached.step))
+
     def learn(self) -> tuple[Tensor, Tensor]:
         """One step; the loss and the norm of the gradient, still on the device."""
-        options, number = self.options, self.reached.step
+        options, (number, batch) = self.options, self._next
+        self._next = (number + 1, self._ahead.submit(self._batch, number + 1))
         torch.manual_seed(utils.mixed_seed(options.seed, number))  # start vectors and dropout
-        batch = self.windows.batch(
+        rate = learning_rate(options, self.reached)
+        return self.learner.step(batch.result(), rate, options.teacher_forcing_ratio, number)
+
+    def _batch(self, number: int) -> Batch:
+        options = self.options
+        packed = self.windows.batch(
             options.batch_size,
             options.seed,
             number,
             options.control_ratio,
             options.use_transposition,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(options, self.reached)
-        self.model.train()
-        loss = self._loss(batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
-        self.optimizer.step()
-        return loss.detach(), norm
-
-    def _loss(self, batch: Batch) -> Tensor:
-        device, options = self.model.device, self.options
-        targets, controls = batch.targets.to(device), batch.controls.to(device)
-        controlled = batch.controlled.to(device)
-        init = torch.randn(targets.shape[1], self.model.config.init_dim, device=device)
-        hidden = self.model.start(init)
-        if options.teacher_forcing_ratio < 1:
-            logits, _ = self.model.scheduled(
-                targets, hidden, controls, controlled, options.teacher_forcing_ratio
-            )
-        else:
-            logits, _ = self.model(self.model.shifted(targets), hidden, controls, controlled)
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return packed.on(self.learner.model.device, self.windows.corpus.encoding)
 
     def save(self) -> None:
         """Write the session file; NotFinite if the network is spoiled."""
-        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+        learner = self.learner
+        if not learner.finite():
             raise NotFinite(_spoiled(self))
-        self._session(self.optimizer.state_dict()).save(self.options.session)
+        session = self._session(learner.model.state_dict())
+        replace(
+            session,
+            optimizer_state=learner.optimizer.state_dict(),
+            averaged=learner.averaged.state_dict(),
+            carried=learner.hidden,
+        ).save(self.options.session)
 
     def save_best(self) -> Path:
-        """Write the network alone beside the session file."""
+        """Write the averaged network alone beside the session file."""
         path = best_path(self.options.session)
-        self._session(None).save(path)
+        self._session(self.learner.averaged.state_dict()).save(path)
         return path
 
-    def _session(self, optimizer_state: dict[str, Any] | None) -> Session:
+    def _session(self, state: dict[str, Tensor]) -> Session:
+        about = {"seed": self.options.seed, "precision": self.learner.precision}
         return Session(
-            self.model.config,
-            self.model.state_dict(),
+            self.learner.model.config,
+            state,
             self.windows.corpus.encoding.version,
-            optimizer_state,
-            {**asdict(self.reached), "seed": self.options.seed},
+            training=asdict(self.reached) | about,
         )
 
 
@@ -144,7 +138,7 @@ def open_run(options: TrainConfig) -> Run:
     """Find the data and open or make the session; Failure says what is missing."""
     device = pick_device(options.device)
     learners, judges = _corpora(options)
-    windows = Windows(learners, options.window_size, options.stride_size)
+    windows = Windows(learners, options.window_size, options.stride_size, options.carry)
     if len(windows) < options.batch_size:
         raise Failure(
             f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events "
@@ -152,32 +146,28 @@ def open_run(options: TrainConfig) -> Run:
             "more data, or smaller -b or -w"
         )
     session = _opened(options, learners.encoding)
-    model = session.model(device)
-    fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, fused=fused)
+    reached = _judged_by(judges, _reached(options.session, session.training))
+    return Run(options, _learner(options, session, device), windows, judges, reached)
+
+
+def _learner(options: TrainConfig, session: Session, device: torch.device) -> Learner:
+    """The session's network with what it remembers of its training."""
+    precision = options.precision
+    if precision == "auto":  # once chosen it stays, for the result depends on it
+        precision = session.training.get("precision", pick_precision(device))
+    learner = Learner(
+        session.model(device, averaged=False), precision, options.averaging, options.weight_decay
+    )
+    if session.averaged:
+        learner.averaged.load_state_dict(session.averaged)
+    if session.carried is not None:
+        learner.hidden = session.carried.to(device)
     if session.optimizer_state and not options.reset_optimizer:
         try:
-            _restore(optimizer, session.optimizer_state)
+            learner.restore(session.optimizer_state)
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise Failure(f"{options.session}: Adam's state does not fit ({error}); -r") from error
-    reached = _judged_by(judges, _reached(options.session, session.training))
-    return Run(options, model, optimizer, windows, judges, reached)
-
-
-def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give Adam the moments it had; ValueError for moments of other shapes.
-
-    Its settings stay those of today: a file of an old torch does not know them all.
-    """
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, kept in zip(optimizer.param_groups, settings, strict=True):
-        group.update(kept)
-    for weight, moments in optimizer.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            moment = moments[name]
-            if moment.shape != weight.shape or not moment.isfinite().all():
-                raise ValueError(f"{name} of the shape {list(moment.shape)}")
+    return learner
 
 
 def _reached(name: str, training: dict[str, Any]) -> Reached:
@@ -325,7 +315,7 @@ def _judge_and_keep(run: Run, board: Board) -> None:
     """Validate, and keep the network if it is the best so far."""
     if not len(run.judges):
         return
-    judgement = judge(run.model, run.judges, EXCERPT)
+    judgement = judge(run.learner.averaged, run.judges, EXCERPT)
     best = judgement.nats_per_event < run.reached.best
     if best:
         run.reached = replace(run.reached, best=judgement.nats_per_event)
@@ -349,8 +339,10 @@ def _last_words(run: Run) -> Iterator[str]:
 def _export(options: TrainConfig) -> int:
     """Write the network of a session alone, in half precision."""
     session = Session.load(options.session)
-    half = {name: weight.half() for name, weight in session.state.items()}
-    replace(session, state=half, optimizer_state=None).save(options.export)
+    state = session.averaged or session.state
+    half = {name: weight.half() for name, weight in state.items()}
+    alone = Session(session.config, half, session.encoding, training=session.training)
+    alone.save(options.export)
     print(f"{options.export}: the network of {options.session}, in half precision")
     return 0
 
@@ -378,9 +370,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(options: TrainConfig) -> int:
     """Open the session, train it, and say how to hear it."""
     run = open_run(options)
+    learner, judges, corpus = run.learner, run.judges, run.windows.corpus
     print(
-        f"{run.windows.corpus.events:,} events of {len(run.windows.corpus)} performances to "
-        f"learn, {run.judges.events:,} of {len(run.judges)} to judge by, on {run.model.device}"
+        f"{corpus.events:,} events of {len(corpus)} performances to learn, {judges.events:,} "
+        f"of {len(judges)} to judge by, on {learner.model.device} in {learner.precision}"
     )
     if finished(options, run.reached):
         print(f"{options.session} is at its end already: a larger --max-steps or --max-minutes")

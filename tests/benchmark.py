@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pretty_midi
 import torch
 from torch import Tensor, nn
@@ -22,13 +25,18 @@ from torch.nn import functional
 
 import generate
 import preprocess
+import train
 import utils
 from config import GenerateConfig, ModelConfig
+from data import Corpus, Windows
+from judge import judge
+from learner import TYPES, pick_precision
 from model import PerformanceRNN
-from tests.music import write_midi
+from tests.music import performance, write_midi
 
 ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
 STEPS, BATCH = 200, 64  # the original's window and batch
+PRODUCT = ((STEPS * BATCH, 512), (512, 1536))  # shapes of the product of a layer's inputs
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
@@ -90,10 +98,13 @@ def training() -> Iterator[str]:
     plain = Plain(model)
     events, controls = torch.randint(0, 240, (STEPS, BATCH)), torch.rand(STEPS, BATCH, 24)
     init = torch.randn(BATCH, model.config.init_dim)
+    precision = pick_precision(torch.device("cpu"))
+    autocast = torch.autocast("cpu", TYPES[precision], enabled=precision != "fp32")
 
     def whole() -> None:
-        logits, _ = model(model.shifted(events), model.start(init), controls)
-        functional.cross_entropy(logits.flatten(0, 1), events.flatten()).backward()
+        with autocast:
+            logits, _ = model(model.shifted(events), model.start(init), controls)
+        functional.cross_entropy(logits.float().flatten(0, 1), events.flatten()).backward()
 
     def stepped() -> None:
         hidden, logits = model.start(init), []
@@ -102,9 +113,58 @@ def training() -> Iterator[str]:
             logits.append(output)
         functional.cross_entropy(torch.cat(logits), events.flatten()).backward()
 
-    slow, fast = seconds(stepped, 2), seconds(whole, 3)
-    yield f"step by step: {STEPS * BATCH / slow:,.0f} events/s"
-    yield f"whole sequences: {STEPS * BATCH / fast:,.0f} events/s, {slow / fast:.2f} x"
+    left, right = (torch.ones(size, dtype=TYPES[precision]) for size in PRODUCT)
+    slow, fast, product = seconds(stepped, 2), seconds(whole, 3), seconds(lambda: left @ right, 5)
+    count = STEPS * BATCH
+    yield f"step by step, fp32: {count / slow:,.0f} events/s"
+    yield f"whole sequences, {precision}: {count / fast:,.0f} events/s, {slow / fast:.2f} x"
+    rate, reached = 2 * PRODUCT[0][0] * 512 * 1536 / product, count / fast * operations(model)
+    yield (
+        f"input product: {rate / 1e9:.0f} GFLOP/s; training, by its products alone: "
+        f"{reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of it"
+    )
+    corpus = Corpus([performance(np.arange(5000) % 240)] * 100)
+    windows, numbers = Windows(corpus, STEPS, 10, 8), itertools.count()
+    cpu = torch.device("cpu")
+    cut = seconds(
+        lambda: windows.batch(BATCH, 0, next(numbers), 0.9, True).on(cpu, corpus.encoding), 20
+    )
+    yield f"cutting a batch: {1000 * cut:.1f} ms, {cut / fast:.2%} of a step"
+
+
+def operations(model: PerformanceRNN) -> int:
+    """Multiplications and additions that one event costs in training, in products alone."""
+    weights = [*model.gru.parameters(), model.output_fc.weight]
+    return 3 * 2 * sum(weight.numel() for weight in weights if weight.dim() == 2)
+
+
+RECIPES = {
+    "the original's recipe": (
+        "--carry 1 --averaging 0 --warm-up 0 -l 0.001 -b 64 -w 200 -S 10 -c 1 -p gru_dropout=0.3"
+    ),
+    "ours": "",
+}
+
+
+def time_to_quality(data: Path, validation: Path, minutes: float) -> Iterator[str]:
+    """Validation against minutes of training (judging not counted), for both recipes."""
+    for name, recipe in RECIPES.items():
+        yield name
+        with tempfile.TemporaryDirectory() as folder:
+            common = ["-s", f"{folder}/m.sess", "-d", str(data), "-v", str(validation)]
+            options = train.parse_args([*common, *recipe.split()])
+            if name == "ours":
+                options = replace(options, max_minutes=minutes)
+            run, judged = train.open_run(options), 0.0
+            while run.reached.seconds < 60 * minutes:
+                begun = time.monotonic()
+                run.learn()
+                spent = run.reached.seconds + time.monotonic() - begun
+                run.reached = replace(run.reached, step=run.reached.step + 1, seconds=spent)
+                if spent >= 60 * min(minutes, judged + max(1.0, minutes / 8)):
+                    judged = spent / 60
+                    judgement = judge(run.learner.averaged, run.judges, train.EXCERPT)
+                    yield f"  {judged:.1f} min, step {run.reached.step}: {judgement}"
 
 
 def generation() -> Iterator[str]:
@@ -136,9 +196,21 @@ def main() -> None:
     """Print every figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--midi", type=Path, default=ASAP if ASAP.is_dir() else None)
+    parser.add_argument(
+        "--time-to-quality",
+        nargs=2,
+        type=Path,
+        metavar=("DATA", "VALIDATION"),
+        help="only train by the original's recipe and by ours on folders of .data files (long)",
+    )
+    parser.add_argument("--minutes", type=float, default=4.0, help="for each recipe (4)")
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}, {threads} threads")
+    if arguments.time_to_quality:
+        for line in time_to_quality(*arguments.time_to_quality, arguments.minutes):
+            print(line, flush=True)
+        return
     print("preprocessing", *preprocessing(arguments.midi), sep="\n  ")
     print("training", *training(), sep="\n  ")
     print("generation", *generation(), sep="\n  ")

@@ -21,10 +21,11 @@ FLOORS: dict[str, set[str]] = {
     "sequence": {"encoding", "notes", "quantise"},
     "model": {"config", "tensorfile", "utils"},
     "data": {"tensorfile", "sequence"},
+    "learner": {"data", "model"},
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge"},
     "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
-    "train": {"board", "config", "utils", "data", "judge", "model", "sequence"},
+    "train": {"board", "learner", "config", "utils", "data", "judge", "model", "sequence"},
     "generate": {"config", "utils", "data", "model", "sequence"},
 }
 

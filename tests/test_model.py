@@ -302,9 +302,9 @@ def test_full_teacher_forcing_is_the_whole_sequence() -> None:
     events, init, controls = torch.randint(0, 11, (9, 2)), torch.randn(2, 4), torch.rand(9, 2, 5)
     mask = torch.ones(2, dtype=torch.bool)
     whole, _ = model(model.shifted(events), model.start(init), controls)
-    stepped, _ = model.scheduled(events, model.start(init), controls, mask, 1.0)
+    stepped, _ = model.scheduled(model.shifted(events), model.start(init), controls, mask, 1.0)
     torch.testing.assert_close(stepped, whole)
-    free, _ = model.scheduled(events, model.start(init), controls, mask, 0.0)
+    free, _ = model.scheduled(model.shifted(events), model.start(init), controls, mask, 0.0)
     torch.testing.assert_close(free[0], whole[0])
     assert not torch.allclose(free[5:], whole[5:])
 

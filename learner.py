@@ -1,0 +1,131 @@
+"""One step of training: precision, loss, gradient, optimizer, averaged weights."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from data import Batch
+from model import PerformanceRNN
+
+GRADIENT_NORM = 1.0  # longer gradients are scaled down to this
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WORTH = 1.5  # bf16 is taken if its products are so many times as fast
+
+
+class Learner:
+    """A network being trained, and what its training remembers from step to step.
+
+    averaged: the network with an exponential moving average of the weights, which is what is
+    judged and played; hidden: the state [layers, batch, hidden] after the last batch, or None.
+    """
+
+    def __init__(
+        self, model: PerformanceRNN, precision: str, averaging: float, weight_decay: float
+    ) -> None:
+        self.model, self.precision, self.averaging = model, precision, averaging
+        self.weights = list(model.parameters())
+        self.averaged = copy.deepcopy(model).requires_grad_(False)
+        self.hidden: Tensor | None = None
+        kind = model.device.type
+        self.optimizer = torch.optim.AdamW(
+            self.weights, weight_decay=weight_decay, fused=kind in ("cpu", "cuda")
+        )
+        self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+
+    def step(self, batch: Batch, rate: float, taught: float, number: int) -> tuple[Tensor, Tensor]:
+        """Learn from one batch; the loss in nats and the norm of the gradient, on the device.
+
+        rate: learning rate; taught: the share of inputs from the data; number: of the step,
+        from 0. Start vectors and dropout come from torch's global generators.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        loss = self._loss(batch, taught)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, GRADIENT_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._average(number)
+        return loss.detach(), norm
+
+    def _loss(self, batch: Batch, taught: float) -> Tensor:
+        model, device = self.model, self.model.device
+        size = batch.targets.shape[1]
+        hidden = model.start(torch.randn(size, model.config.init_dim, device=device))
+        heard = model.shifted(batch.targets)
+        if self.hidden is not None and self.hidden.shape == hidden.shape:
+            hidden = torch.where(batch.carried[:, None], self.hidden, hidden)
+            heard[0] = torch.where(batch.carried, batch.before, heard[0])
+        with self._autocast():
+            if taught < 1:
+                logits, last = model.scheduled(
+                    heard, hidden, batch.controls, batch.controlled, taught
+                )
+            else:
+                logits, last = model(heard, hidden, batch.controls, batch.controlled)
+        self.hidden = last.detach().float()
+        return functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+
+    def _autocast(self) -> Any:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, TYPES[self.precision])
+
+    @torch.no_grad()
+    def _average(self, number: int) -> None:
+        """Follow the weights; at first more closely, for they are still far from good."""
+        keep = min(self.averaging, (1 + number) / (10 + number))
+        for average, weight in zip(self.averaged.parameters(), self.weights, strict=True):
+            average.lerp_(weight, 1 - keep)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Give Adam the moments it had; ValueError for moments of other shapes, or not finite.
+
+        Its settings stay those of today: a file of an old torch does not know them all.
+        """
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state)
+        for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(kept)
+        for weight, moments in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = moments[name]
+                if moment.shape != weight.shape or not moment.isfinite().all():
+                    raise ValueError(f"{name} of the shape {list(moment.shape)}")
+
+    def finite(self) -> bool:
+        """Whether all weights are finite."""
+        return all(bool(weight.isfinite().all()) for weight in self.weights)
+
+
+def pick_precision(device: torch.device) -> str:
+    """fp32, or bf16 where that multiplies so much faster that it pays; a quick measurement."""
+    faster = _rate(torch.bfloat16, device) > WORTH * _rate(torch.float32, device)
+    return "bf16" if faster else "fp32"
+
+
+def _rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Products of the size of training in a second, the best of some."""
+    left = torch.ones(4096, 512, dtype=dtype, device=device)
+    right = torch.ones(512, 1536, dtype=dtype, device=device)
+    return 1 / min(_seconds(lambda: left @ right, device) for _ in range(4))
+
+
+def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
+    begun = time.perf_counter()
+    float(work()[0, 0])  # waits for the device
+    return time.perf_counter() - begun
