@@ -14,6 +14,7 @@ import progress
 import utils
 from config import TrainConfig
 from judge import Judgement
+from learner import GRADIENT_NORM
 
 LOGS = Path("runs")
 TALK = 30.0  # seconds between lines of progress where there is no terminal
@@ -37,31 +38,40 @@ class Board:
         self.options = options
         self.line = progress.Infinite()
         self.losses: deque[float] = deque(maxlen=100)
-        self.spoken = self.begun = time.monotonic()
-        self.events = 0
+        self.norms: deque[float] = deque(maxlen=100)
+        self.spoken = time.monotonic()
+        self.begun: tuple[float, int] = (0.0, 0)  # when the first step was shown, events by then
         self.writer: Any = None
         if options.enable_logging:
             board = utils.optional("tensorboardX", "-L/--enable-logging")
             self.writer = board.SummaryWriter(str(LOGS / _log_name(Path(options.session))))
 
-    def step(self, reached: Reached, loss: float, norm: float, rate: float, events: int) -> None:
+    def step(self, reached: Reached, loss: float, norm: float, rate: float) -> None:
         """Show one step."""
         self.losses.append(loss)
-        self.events += events
+        self.norms.append(norm)
+        self.begun = self.begun if self.begun[0] else (time.monotonic(), reached.events)
         if self.writer:
             for tag, value in (("loss", loss), ("norm", norm), ("learning_rate", rate)):
                 self.writer.add_scalar(f"model/{tag}", value, reached.step)
+            self.writer.add_scalar("speed/events_per_second", self._speed(reached), reached.step)
         now = time.monotonic()
         if self.line.is_tty() or now - self.spoken > TALK:
             self.spoken = now
-            text = self._text(reached, now)
+            text = self._text(reached)
             self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
 
-    def _text(self, reached: Reached, now: float) -> str:
-        speed = self.events / max(1e-9, now - self.begun)
+    def _speed(self, reached: Reached) -> float:
+        """Events a second since the first step that was shown."""
+        begun, events = self.begun
+        return (reached.events - events) / max(1e-9, time.monotonic() - begun)
+
+    def _text(self, reached: Reached) -> str:
+        clipped = sum(norm > GRADIENT_NORM for norm in self.norms) / len(self.norms)
         return (
             f"step {reached.step}, loss {sum(self.losses) / len(self.losses):.4f}, "
-            f"{speed:,.0f} events/s, {self._left(reached)}"
+            f"gradient {self.norms[-1]:.2f} ({clipped:.0%} clipped), "
+            f"{self._speed(reached):,.0f} events/s, {self._left(reached)}"
         )
 
     def _left(self, reached: Reached) -> str:

@@ -202,7 +202,11 @@ def _manner(options: GenerateConfig) -> str:
         return f"{kind} over {options.beam_size}"
     if options.greedy_ratio == 1:
         return "greedy"
-    also = f", {options.greedy_ratio:.0%} greedy" if options.greedy_ratio else " (the original was greedy: -g 1)"
+    also = (
+        f", {options.greedy_ratio:.0%} greedy"
+        if options.greedy_ratio
+        else " (the original was greedy: -g 1)"
+    )
     return f"sampling at temperature {options.temperature:g}{also}"
 
 

@@ -112,7 +112,8 @@ class Run:
         return path
 
     def _session(self, state: dict[str, Tensor]) -> Session:
-        about = {"seed": self.options.seed, "precision": self.learner.precision}
+        about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
+        about["scaler"] = self.learner.scaler.state_dict()
         return Session(
             self.learner.model.config,
             state,
@@ -162,6 +163,8 @@ def _learner(options: TrainConfig, session: Session, device: torch.device) -> Le
         learner.averaged.load_state_dict(session.averaged)
     if session.carried is not None:
         learner.hidden = session.carried.to(device)
+    if precision == session.training.get("precision") == "fp16":
+        learner.scaler.load_state_dict(session.training["scaler"])
     if session.optimizer_state and not options.reset_optimizer:
         try:
             learner.restore(session.optimizer_state)
@@ -271,6 +274,9 @@ class Ending:
             signal.signal(number, handler)
 
 
+Step = tuple[Reached, Tensor, Tensor, float]  # how far it came, loss, gradient norm, rate
+
+
 def train(run: Run, board: Board, ending: Ending) -> None:
     """Train until the end is reached or wished for, and save, also after a failure."""
     try:
@@ -290,11 +296,10 @@ def _steps(run: Run, board: Board, ending: Ending) -> None:
     options = run.options
     begun, before = time.monotonic(), run.reached.seconds
     saved = judged = begun
+    unread: list[Step] = []  # a step is read after the next is begun, so that no GPU has to wait
     while not ending.wished and not finished(options, run.reached):
         rate = learning_rate(options, run.reached)
-        loss, norm = (float(value) for value in run.learn())
-        if not math.isfinite(loss + norm):
-            raise NotFinite(_spoiled(run))
+        loss, norm = run.learn()
         now, events = time.monotonic(), options.window_size * options.batch_size
         run.reached = replace(
             run.reached,
@@ -302,13 +307,25 @@ def _steps(run: Run, board: Board, ending: Ending) -> None:
             seconds=before + now - begun,
             events=run.reached.events + events,
         )
-        board.step(run.reached, loss, norm, rate, events)
+        unread.append((run.reached, loss, norm, rate))
+        if len(unread) > 1:
+            _read(run, board, unread.pop(0))
         if now - judged > options.validation_interval:
             _judge_and_keep(run, board)
             judged = time.monotonic()
         if now - saved > options.saving_interval:
             run.save()
             saved = time.monotonic()
+    for step in unread:
+        _read(run, board, step)
+
+
+def _read(run: Run, board: Board, step: Step) -> None:
+    """Wait for a step, and show it; NotFinite if it spoiled the network."""
+    reached, loss, norm, rate = step
+    if not math.isfinite(float(loss + norm)):
+        raise NotFinite(_spoiled(run))
+    board.step(reached, float(loss), float(norm), rate)
 
 
 def _judge_and_keep(run: Run, board: Board) -> None:

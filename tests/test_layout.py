@@ -23,7 +23,7 @@ FLOORS: dict[str, set[str]] = {
     "data": {"tensorfile", "sequence"},
     "learner": {"data", "model"},
     "judge": {"data", "model", "sequence"},
-    "board": {"config", "utils", "judge"},
+    "board": {"config", "utils", "judge", "learner"},
     "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
     "train": {"board", "learner", "config", "utils", "data", "judge", "model", "sequence"},
     "generate": {"config", "utils", "data", "model", "sequence"},
