@@ -91,11 +91,17 @@ class Board:
             + (", the best so far" if best else "")
         )
         if self.writer:
-            per_note = judgement.nats / max(1, judgement.notes)
-            self.writer.add_scalar("validation/loss", judgement.nats_per_event, reached.step)
-            self.writer.add_scalar("validation/nats_per_note", per_note, reached.step)
-            accuracy = judgement.correct / judgement.events
-            self.writer.add_scalar("validation/accuracy", accuracy, reached.step)
+            figures = {
+                "loss": judgement.nats_per_event,
+                "nats_per_note": judgement.nats_per_note,
+                "bits_per_second": judgement.bits_per_second,
+                "perplexity": judgement.perplexity,
+                "accuracy": judgement.accuracy,
+            }
+            figures |= {f"accuracy_{kind}": v for kind, v in judgement.accuracies().items()}
+            for name, value in figures.items():
+                self.writer.add_scalar(f"validation/{name}", value, reached.step)
+            self.writer.add_text("report", "  \n".join(judgement.lines()), reached.step)
 
     def say(self, text: str) -> None:
         """Print a line that stays."""

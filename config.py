@@ -265,6 +265,12 @@ class TrainConfig(_Checked):
         type=float,
         above=0.0,
     )
+    evaluate: bool = option(
+        False,
+        "--evaluate",
+        help="only print how good the session is by the data of the folder",
+        type=bool,
+    )
     export: str = option(
         "", "--export", help="only write the session's network, in half precision, to this file"
     )

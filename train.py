@@ -19,6 +19,7 @@ from torch import Tensor
 
 import config
 import utils
+from adherence import adherence
 from board import Board, Reached
 from config import ModelConfig, TrainConfig
 from data import SUFFIX, Batch, Corpus, Windows, held_out
@@ -353,6 +354,21 @@ def _last_words(run: Run) -> Iterator[str]:
     yield f"to hear it: python3 generate.py -s {listen}"
 
 
+def _evaluate(options: TrainConfig) -> int:
+    """Print how good a session is by all data of a folder; nothing is changed."""
+    session, corpus = Session.load(options.session), Corpus.load(_data_files(Path(options.dataset)))
+    if session.encoding != corpus.encoding.version:
+        raise Failure(_for_other_data(Path(options.session), session.encoding, corpus.encoding))
+    model = session.model(pick_device(options.device))
+    print(f"{options.session}: {_told(session.config)}, step {session.training.get('step', 0)}")
+    for controlled in (True, False):
+        print("with control:" if controlled else "without control:")
+        print(*judge(model, corpus, None, controlled).lines(), sep="\n")
+    print("playing to a control:")
+    print(*adherence(model, corpus.encoding), sep="\n")
+    return 0
+
+
 def _export(options: TrainConfig) -> int:
     """Write the network of a session alone, in half precision."""
     session = Session.load(options.session)
@@ -379,7 +395,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 if it could not be done."""
     options = parse_args(argv)
-    verb = functools.partial(_export if options.export else _train, options)
+    kind = _evaluate if options.evaluate else _export if options.export else _train
+    verb = functools.partial(kind, options)
     stopped = "stopped at once; the session is as it was last saved"
     return utils.run_command("train.py", verb, stopped)
 

@@ -21,11 +21,22 @@ FLOORS: dict[str, set[str]] = {
     "sequence": {"encoding", "notes", "quantise"},
     "model": {"config", "tensorfile", "utils"},
     "data": {"tensorfile", "sequence"},
+    "adherence": {"model", "sequence", "utils"},
     "learner": {"data", "model"},
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge", "learner"},
     "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
-    "train": {"board", "learner", "config", "utils", "data", "judge", "model", "sequence"},
+    "train": {
+        "adherence",
+        "board",
+        "learner",
+        "config",
+        "utils",
+        "data",
+        "judge",
+        "model",
+        "sequence",
+    },
     "generate": {"config", "utils", "data", "model", "sequence"},
 }
 

@@ -18,9 +18,10 @@ from torch.nn import functional
 import train
 from config import TrainConfig
 from data import Corpus, Performance, Windows
-from judge import judge
+from judge import Judgement, judge
 from learner import Learner
 from model import PerformanceRNN, Session
+from sequence import CURRENT
 from tests.music import TINY_MODEL, TINY_SIZES, performance, write_data
 
 ROOT = Path(__file__).parents[1]
@@ -154,10 +155,14 @@ def test_teacher_forcing_and_logs_run_through_the_command(
     logs = b"".join(path.read_bytes() for path in (here / "runs" / "m").iterdir())
     assert b"model/loss" in logs
     assert b"model/norm" in logs
-    assert b"validation/loss" in logs
+    for tag in (b"loss", b"perplexity", b"bits_per_second", b"accuracy_note_off"):
+        assert b"validation/" + tag in logs
+    assert b"perplexity" in logs
 
 
-def by_hand(model: PerformanceRNN, pieces: list[Performance]) -> tuple[float, float, int]:
+def by_hand(
+    model: PerformanceRNN, pieces: list[Performance], controlled: bool = True
+) -> tuple[float, float, int]:
     """Nats, hits and notes, one performance after the other and one event at a time."""
     nats, hits, notes = 0.0, 0.0, 0
     for piece in pieces:
@@ -167,7 +172,7 @@ def by_hand(model: PerformanceRNN, pieces: list[Performance]) -> tuple[float, fl
             control = torch.zeros(1, 1, 24)
             control[0, 0, row[0]] = 1
             control[0, 0, 12:] = torch.from_numpy(row[1:] / row[1:].sum())
-            logits, hidden = model(heard, hidden, control)
+            logits, hidden = model(heard, hidden, control if controlled else None)
             nats += float(functional.cross_entropy(logits[0], torch.tensor([event])))
             hits += int(logits.argmax()) == event
             notes += event < 88
@@ -186,10 +191,56 @@ def test_judging_carries_the_hidden_state_through_pieces_of_any_length() -> None
     nats, hits, notes = by_hand(model, pieces)
     assert judged.events == 434
     assert judged.nats == pytest.approx(nats, rel=1e-6)
-    assert (judged.correct, judged.notes) == (hits, notes)
+    assert (judged.correct.sum(), judged.notes) == (hits, notes)
+    blind = judge(model, Corpus(pieces), controlled=False)
+    assert blind.nats == pytest.approx(by_hand(model, pieces, controlled=False)[0], rel=1e-6)
+    assert blind.nats != judged.nats
     short = judge(model, Corpus(pieces), 3)
     assert short.events == 3 + 3 + 3 + 1
     assert short.nats < judged.nats
+
+
+def test_a_judgement_says_its_figures_in_every_unit() -> None:
+    counts, correct, costs = np.zeros((3, 240))
+    counts[[60, 148, 180, 239]] = (4, 2, 1, 3)  # note ons, offs, velocity, longest shift
+    correct[[60, 239]] = (1, 3)
+    costs[[60, 148]] = (12.0, 8.0)
+    found = Judgement(counts, correct, costs, CURRENT)
+    assert (found.events, found.notes, found.nats) == (10, 4, 20.0)
+    assert found.seconds == pytest.approx(3 * 1.171)
+    assert found.nats_per_note == 5.0
+    assert found.perplexity == pytest.approx(math.exp(2))
+    assert found.bits_per_second == pytest.approx(20 * 1.442695 / 3.513)
+    assert found.accuracies() == {
+        "note_on": 0.25,
+        "note_off": 0.0,
+        "velocity": 0.0,
+        "time_shift": 1.0,
+    }
+    assert "accuracy by kind: note on 25.0%, note off 0.0%" in "\n".join(found.lines())
+
+
+def test_evaluation_tells_of_a_session_and_changes_nothing(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    told = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert run(data, "--evaluate") == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    for word in (
+        "perplexity",
+        "bits a second",
+        "without control",
+        "note off",
+        "A minor",
+        "density 9",
+    ):
+        assert word in told[0]
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
