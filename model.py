@@ -40,10 +40,26 @@ class PerformanceRNN(nn.Module):
         self.concat_input_fc = nn.Linear(event_dim + config.control_dim + 1, hidden_dim)
         self.gru = nn.GRU(hidden_dim, hidden_dim, layers)  # run layer by layer, see forward
         self.output_fc = nn.Linear(layers * hidden_dim, event_dim)
-        nn.init.xavier_normal_(self.event_embedding.weight)
-        nn.init.xavier_normal_(self.inithid_fc.weight)
-        nn.init.xavier_normal_(self.concat_input_fc.weight)
-        nn.init.xavier_normal_(self.output_fc.weight)
+
+    @torch.no_grad()
+    def initialised(self) -> PerformanceRNN:
+        """This network with the weights that training begins with; measured in CHANGELOG.md.
+
+        Embeddings have variance 1, so that events differ from the start; recurrent weights are
+        orthogonal; update gates begin nearly shut, so that the state is kept.
+        """
+        nn.init.normal_(self.event_embedding.weight)
+        for linear in (self.inithid_fc, self.concat_input_fc, self.output_fc):
+            nn.init.xavier_normal_(linear.weight)
+        hidden = self.config.hidden_dim
+        for layer in range(self.config.gru_layers):
+            inputs, states, bias, _ = (getattr(self.gru, f"{n}_l{layer}") for n in _GRU_WEIGHTS)
+            for gate in range(3):
+                rows = slice(gate * hidden, (gate + 1) * hidden)
+                nn.init.xavier_uniform_(inputs[rows])
+                nn.init.orthogonal_(states[rows])
+            bias[hidden : 2 * hidden] += 1.0  # of the update gate: nearer to keeping
+        return self
 
     @property
     def device(self) -> torch.device:

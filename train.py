@@ -230,7 +230,7 @@ def _opened(options: TrainConfig, encoding: Encoding) -> Session:
             ) from None
         torch.manual_seed(options.seed)
         sizes = config.model_config(options.model_params)
-        session = Session(sizes, PerformanceRNN(sizes).state_dict(), encoding.version)
+        session = Session(sizes, PerformanceRNN(sizes).initialised().state_dict(), encoding.version)
         session.save(path)
         print(f"new session {path}: {_told(sizes)}")
         return session
