@@ -101,12 +101,13 @@ def _performance(record: Any) -> Performance:
         raise ValueError("not a .data file of this suite; preprocess.py makes them")
     version = record["encoding"]
     if type(version) is not int or version not in ENCODINGS:
-        raise ValueError(f"encoding {version!r} is none of {list(ENCODINGS)}; preprocess again")
+        told = tensorfile.told(version)
+        raise ValueError(f"encoding {told} is none of {list(ENCODINGS)}; preprocess again")
     events, controls = record.get("events", ()), record.get("controls", ())
     for name, tensor, shape in (("events", events, ()), ("controls", controls, (13,))):
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8:
             raise ValueError(f"{name} are not uint8")
-        if tensor.shape != (len(events), *shape):
+        if not tensor.ndim or tensor.shape != (len(events), *shape):
             raise ValueError(f"{name} have the shape {list(tensor.shape)}")
     if not len(events):
         raise ValueError("it holds no events")
@@ -126,6 +127,9 @@ def _from_original(record: tuple[Any, ...]) -> Performance:
     if not len(events):
         raise ValueError("it holds no events")
     check_events(events)
+    densest = controls[:, 0].max()
+    if densest >= len(ControlSeq.DENSITIES):
+        raise ValueError(f"note density {densest} in it is not in 0-11")
     known = EventSeq.from_array(events, ORIGINAL)
     return Performance(events, controls, known.note_ons, known.total_ms, 0.0, 0.0, "", ORIGINAL)
 

@@ -158,26 +158,36 @@ def open_run(options: TrainConfig) -> Run:
     if session.optimizer_state and not options.reset_optimizer:
         try:
             _restore(optimizer, session.optimizer_state)
-        except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise Failure(f"{options.session}: Adam's state does not fit ({error}); -r") from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            why = str(error).split("\n")[0][:200]
+            raise Failure(f"{options.session}: Adam's state does not fit ({why}); -r") from error
     reached = _judged_by(judges, _reached(options.session, session.training))
     return Run(options, model, optimizer, windows, judges, reached)
 
 
 def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give Adam the moments it had; ValueError for moments of other shapes.
+    """Give Adam the moments it had; an error of some kind if they are not of its weights.
 
     Its settings stay those of today: a file of an old torch does not know them all.
     """
-    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, kept in zip(optimizer.param_groups, settings, strict=True):
-        group.update(kept)
-    for weight, moments in optimizer.state.items():
+    (saved,), ours = state["param_groups"], optimizer.state_dict()
+    weights = optimizer.param_groups[0]["params"]
+    if not isinstance(state["state"], dict):
+        raise TypeError("it is no dict")
+    moments: dict[int, dict[str, Any]] = {}
+    for number, (weight, key) in enumerate(zip(weights, saved["params"], strict=True)):
+        if key not in state["state"]:  # it has made no step
+            continue
+        known = state["state"][key]
+        moments[number] = {"step": torch.tensor(float(known["step"]))}
         for name in ("exp_avg", "exp_avg_sq"):
-            moment = moments[name]
-            if moment.shape != weight.shape or not moment.isfinite().all():
-                raise ValueError(f"{name} of the shape {list(moment.shape)}")
+            moment = known[name]
+            if not isinstance(moment, Tensor) or moment.shape != weight.shape:
+                raise ValueError(f"{name} of weight {number} has another shape")
+            moments[number][name] = moment
+        if not all(value.isfinite().all() for value in moments[number].values()):
+            raise ValueError(f"what it knows of weight {number} is not finite")
+    optimizer.load_state_dict({**ours, "state": moments})
 
 
 def _reached(name: str, training: dict[str, Any]) -> Reached:
@@ -206,10 +216,8 @@ def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
         others = list(_data_files(Path(options.validation)))
     else:
         paths, others = held_out(paths, root, options.validation_share)
-    learners, judges = Corpus.load(paths), Corpus.load(others)
-    if len(judges) and judges.encoding is not learners.encoding:
-        raise Failure(f"{root} and {options.validation} hold data of two encodings")
-    return learners, judges
+    both = Corpus.load([*paths, *others]).performances
+    return Corpus(both[: len(paths)]), Corpus(both[len(paths) :])
 
 
 def _data_files(root: Path) -> Iterator[Path]:
