@@ -61,7 +61,7 @@ def _check_range(entry: Field[Any], value: Any) -> None:
     low, high = rule["low"], rule["high"]
     if rule["above"] is not None and not value > rule["above"]:
         raise ValueError(f"argument {_flag(entry)}: {value} is not above {rule['above']}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (low <= value <= high and (type(value) is int or math.isfinite(value))):
         allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"argument {_flag(entry)}: {value} is not allowed, it must be {allowed}")
 
@@ -340,7 +340,16 @@ class GenerateConfig(_Checked):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser whose complaint is one line.
+
+    A long option may be abbreviated; those with a letter of their own come first, so that
+    newer ones do not make an abbreviation ambiguous.
+    """
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        found = super()._get_option_tuples(option_string)  # type: ignore[misc]
+        lettered = [option for option in found if len(option[0].option_strings) > 1]
+        return lettered if len(lettered) == 1 else found
 
     def error(self, message: str) -> NoReturn:
         """End the program with a sentence and exit 2."""

@@ -104,12 +104,13 @@ def _performance(record: Any) -> Performance:
         raise ValueError("not a .data file of this suite; preprocess.py makes them")
     version = record["encoding"]
     if type(version) is not int or version not in ENCODINGS:
-        raise ValueError(f"encoding {version!r} is none of {list(ENCODINGS)}; preprocess again")
+        told = tensorfile.told(version)
+        raise ValueError(f"encoding {told} is none of {list(ENCODINGS)}; preprocess again")
     events, controls = record.get("events", ()), record.get("controls", ())
     for name, tensor, shape in (("events", events, ()), ("controls", controls, (13,))):
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8:
             raise ValueError(f"{name} are not uint8")
-        if tensor.shape != (len(events), *shape):
+        if not tensor.ndim or tensor.shape != (len(events), *shape):
             raise ValueError(f"{name} have the shape {list(tensor.shape)}")
     if not len(events):
         raise ValueError("it holds no events")

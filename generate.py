@@ -42,7 +42,7 @@ def read_control(text: str, seed: int, encoding: Encoding = CURRENT) -> tuple[Co
             raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
     if os.path.isfile(path):
-        return Performance.load(path).controls_in(encoding), True
+        return _control_of_file(path, encoding), True
     try:
         return _written_control(text).to_array()[None], False
     except ValueError as error:
@@ -50,6 +50,17 @@ def read_control(text: str, seed: int, encoding: Encoding = CURRENT) -> tuple[Co
             f"{error}; it is 12 weights from C and a density 0-11, such as '{EXAMPLE}', or only "
             "';3', or the path of a .data file or a folder"
         ) from error
+
+
+def _control_of_file(path: Path, encoding: Encoding) -> Controls:
+    performance = Performance.load(path)
+    try:
+        controls = performance.controls_in(encoding)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not len(controls):
+        raise ValueError(f"{path}: it has no notes, and so no control")
+    return controls
 
 
 def _written_control(text: str) -> Control:

@@ -90,26 +90,35 @@ class Learner:
             average.lerp_(weight, 1 - keep)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Give Adam the moments it had; ValueError for moments of other shapes, or not finite.
+        """Give Adam the moments it had; an error of some kind if they are not of its weights.
 
         Its settings stay those of today: a file of an old torch does not know them all.
         """
-        settings = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(state)
-        for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(kept)
-        for weight, moments in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):
-                moment = moments[name]
-                if moment.shape != weight.shape or not moment.isfinite().all():
-                    raise ValueError(f"{name} of the shape {list(moment.shape)}")
+        (saved,) = state["param_groups"]
+        if not isinstance(state["state"], dict):
+            raise TypeError("it is no dict")
+        moments: dict[int, dict[str, Any]] = {}
+        for number, (weight, key) in enumerate(zip(self.weights, saved["params"], strict=True)):
+            if key in state["state"]:  # else it has made no step
+                moments[number] = _moments(number, weight, state["state"][key])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
     def finite(self) -> bool:
         """Whether all weights are finite."""
         return all(bool(weight.isfinite().all()) for weight in self.weights)
+
+
+def _moments(number: int, weight: Tensor, known: dict[str, Any]) -> dict[str, Tensor]:
+    """What Adam remembers of a weight, checked."""
+    moments = {"step": torch.tensor(float(known["step"]))}
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = known[name]
+        if not isinstance(moment, Tensor) or moment.shape != weight.shape:
+            raise ValueError(f"{name} of weight {number} has another shape")
+        moments[name] = moment
+    if not all(value.isfinite().all() for value in moments.values()):
+        raise ValueError(f"what it knows of weight {number} is not finite")
+    return moments
 
 
 def pick_precision(device: torch.device) -> str:

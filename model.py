@@ -371,15 +371,17 @@ class Session:
 def _session(record: Any) -> Session:
     if not isinstance(record, dict) or "model_config" not in record:
         raise ValueError("not a session")
-    if record.get("session", SESSION) != SESSION:
-        raise ValueError(f"session version {record['session']!r}, not {SESSION}")
+    version = record.get("session", SESSION)
+    if type(version) is not int or version != SESSION:
+        raise ValueError(f"session version {tensorfile.told(version)}, not {SESSION}")
     names = {entry.name for entry in fields(ModelConfig)}
     sizes = record["model_config"]
     if not isinstance(sizes, dict) or set(sizes) != names:
         raise ValueError(f"model_config has not the entries {sorted(names)}")
     for entry in fields(ModelConfig):
         if type(sizes[entry.name]) not in (int, entry.metadata["type"]):
-            raise ValueError(f"{entry.name} is {sizes[entry.name]!r}, not a number of its kind")
+            told = tensorfile.told(sizes[entry.name])
+            raise ValueError(f"{entry.name} is {told}, not a number of its kind")
     config, state = ModelConfig(**sizes), record.get("model_state", {})
     _check_state(config, state)
     optimizer_state = record.get("model_optimizer_state", record.get("optimizer_state"))
@@ -389,12 +391,15 @@ def _session(record: Any) -> Session:
     if optimizer_state is not None and not optimizer_state.get("state"):
         optimizer_state = None  # it has made no step
     if type(encoding) is not int:
-        raise ValueError(f"encoding is {encoding!r}, not a whole number")
+        raise ValueError(f"encoding is {tensorfile.told(encoding)}, not a whole number")
+    for key, value in training.items():
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"{tensorfile.told(key)} in training is neither a number nor text")
     averaged, carried = record.get("averaged_state"), record.get("carried_state")
     if averaged is not None:
         _check_state(config, averaged)
-    if not isinstance(carried, Tensor | None):
-        raise ValueError("carried_state is not a tensor")
+    if carried is not None and not (isinstance(carried, Tensor) and carried.dtype == torch.float32):
+        raise ValueError("carried_state is not a tensor of float32")
     return Session(config, state, encoding, optimizer_state, training, averaged, carried)
 
 

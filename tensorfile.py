@@ -9,12 +9,14 @@ reader see it.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import pickle
 import pickletools
 import re
+import reprlib
+import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,14 +26,20 @@ import numpy.typing as npt
 Name = str | os.PathLike[str]
 
 _ALLOWED = re.compile(
-    r"collections\.OrderedDict|_codecs\.encode|__builtin__\.bytes|builtins\.bytes"
+    r"collections\.OrderedDict|_codecs\.encode"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
     r"|torch\.(cuda\.)?[A-Z][A-Za-z0-9]*Storage"
     r"|numpy\.(_core|core)\.multiarray\._reconstruct|numpy\.(ndarray|dtype)"
 )
 _NAMING = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+# codecs from bytes to bytes: a chain of them makes gigabytes of a kilobyte
+_WIDENING = re.compile(r"(base64|bz2|hex|quopri|quotedprintable|rot13|uu|zip|zlib)(codec)?")
+_MOST_CALLS = 16  # in a file with arrays; the original's have 6
+# what stands behind a number that is a size; keys of an old Adam are larger numbers
+_BEHIND_SIZES = {"NONE", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BINPUT", "LONG_BINPUT"}
 _LEADING = 3  # pickles of an old file before its content: magic number, version, system
 _OLD_PICKLES = 5  # the content is followed by the names of its storages
+_LONGEST_REASON = 200  # characters
 
 
 class ByteArray:
@@ -45,6 +53,8 @@ class ByteArray:
         _, shape, kind, by_columns, content = state
         if not (isinstance(kind, _Kind) and kind.name in ("u1", "uint8", "|u1")):
             raise ValueError("an array of it is not uint8")
+        if not all(type(size) is int for size in shape):
+            raise ValueError("an array of it has no shape")
         if not isinstance(content, bytes) or len(content) != math.prod(shape):
             raise ValueError("an array of it has not the size that it claims")
         flat = np.frombuffer(content, np.uint8)
@@ -96,46 +106,80 @@ def load(path: Name, memory_map: bool = False) -> Any:
             raise
         except Exception as error:  # a damaged pickle can raise anything
             why = re.split(r"[.\n]", str(error).strip() or type(error).__name__)[0]
+            why = why[:_LONGEST_REASON]
             raise ValueError(f"{path}: not a file of this suite, or damaged ({why})") from error
+
+
+def told(value: Any) -> str:
+    """What a file holds, as a sentence about it can say it, however large that is."""
+    return reprlib.repr(value)[:60]
 
 
 def _check(file: IO[bytes]) -> bool:
     """ValueError for a file that is not to be loaded; whether it is of the newer kind."""
-    if file.read(4) == b"MThd":
+    head, size = file.read(4), os.fstat(file.fileno()).st_size
+    if head == b"MThd":
         raise ValueError("it is a MIDI file; preprocess.py makes a .data file of it")
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    if not zipfile.is_zipfile(file):
-        file.seek(0)
-        for number in range(_OLD_PICKLES):
-            _check_pickle(_opcodes(file), size if number >= _LEADING else None)
+    if head != b"PK\x03\x04":  # what torch goes by
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for number in range(_OLD_PICKLES):
+                _check_pickle(content, size if number >= _LEADING else None)
         return False
+    _check_end(file, size)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("it is compressed")
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("it claims to hold more than its size")
-        for entry in entries:
-            if entry.filename.endswith(".pkl"):
+        for name, entry in ((entry.filename.lower(), entry) for entry in entries):
+            # torch takes upper for lower case: one storage could be read under many names
+            if "/data/" in name and not re.fullmatch(r"[^/]*/data/[0-9]+", name):
+                raise ValueError("its storages are not numbered")
+            if name.endswith(".pkl"):
                 with archive.open(entry) as content:
-                    _check_pickle(_opcodes(content), None)
+                    _check_pickle(content, None)
     return True
 
 
-def _opcodes(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    return ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(file))
+def _check_end(file: IO[bytes], size: int) -> None:
+    """ValueError unless every reader finds the table of contents at the one same place."""
+    file.seek(max(0, size - 98))
+    tail = file.read().rjust(98, b"\0")  # [table's place of 64 bits | where that is | of 32 bits]
+    long, where, short = tail[:56], tail[56:76], tail[76:]
+    if where[:4] == b"PK\x06\x07":
+        good = long[:4] == b"PK\x06\x06" and struct.unpack("<Q", where[8:16])[0] == size - 98
+        (length, offset), end = struct.unpack("<2Q", long[40:]), size - 98
+    else:
+        good = True
+        (length, offset), end = struct.unpack("<2L", short[12:20]), size - 22
+    if not good or short[:4] != b"PK\x05\x06" or offset + length != end:
+        raise ValueError("it is cut off, or other things stand around its content")
 
 
-def _check_pickle(opcodes: Iterator[tuple[str, Any]], largest: int | None) -> None:
-    """UnpicklingError for names that are not of tensors, and for numbers over `largest`."""
-    for name, argument in opcodes:
-        if name in _NAMING:
+def _check_pickle(file: Any, largest: int | None) -> None:
+    """UnpicklingError for what could run code or take more memory than the file has.
+
+    That are names that are not of tensors, and sizes over `largest`.
+    """
+    encoding = widening = over = False
+    calls = 0
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in _NAMING:
             raise pickle.UnpicklingError("it makes objects that are no tensors")
-        if name == "GLOBAL" and not _ALLOWED.fullmatch(argument.replace(" ", ".")):
-            raise pickle.UnpicklingError(f"it names {argument.replace('.', ' ')!r}")
-        if largest is not None and type(argument) is int and argument > largest:
+        if opcode.name == "GLOBAL":
+            name = str(argument)
+            if not _ALLOWED.fullmatch(name.replace(" ", ".")):
+                raise pickle.UnpicklingError(f"it names {name.replace('.', ' ')!r}")
+            encoding |= name == "_codecs encode"
+        elif isinstance(argument, str):
+            widening |= bool(_WIDENING.fullmatch(re.sub("[^0-9A-Za-z]+", "", argument).lower()))
+        if over and opcode.name in _BEHIND_SIZES:
             raise pickle.UnpicklingError("it claims more than its size")
+        over = largest is not None and type(argument) is int and argument > largest
+        calls += opcode.name == "REDUCE"
+    if encoding and (widening or calls > _MOST_CALLS):
+        raise pickle.UnpicklingError("it makes much of little")
 
 
 def _check_tensors(record: Any) -> None:

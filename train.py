@@ -24,10 +24,11 @@ from board import Board, Reached
 from config import ModelConfig, TrainConfig
 from data import SUFFIX, Batch, Corpus, Windows, held_out
 from judge import judge
-from learner import Learner, pick_precision
+from learner import TYPES, Learner, pick_precision
 from model import PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
 
+SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
 EXCERPT = 1000  # events of each performance that are judged during training
 
 
@@ -114,7 +115,7 @@ class Run:
 
     def _session(self, state: dict[str, Tensor]) -> Session:
         about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
-        about["scaler"] = self.learner.scaler.state_dict()
+        about |= {SCALER + k: value for k, value in self.learner.scaler.state_dict().items()}
         return Session(
             self.learner.model.config,
             state,
@@ -156,7 +157,8 @@ def _learner(options: TrainConfig, session: Session, device: torch.device) -> Le
     """The session's network with what it remembers of its training."""
     precision = options.precision
     if precision == "auto":  # once chosen it stays, for the result depends on it
-        precision = session.training.get("precision", pick_precision(device))
+        known = session.training.get("precision")
+        precision = known if known in TYPES else pick_precision(device)
     learner = Learner(
         session.model(device, averaged=False), precision, options.averaging, options.weight_decay
     )
@@ -164,13 +166,15 @@ def _learner(options: TrainConfig, session: Session, device: torch.device) -> Le
         learner.averaged.load_state_dict(session.averaged)
     if session.carried is not None:
         learner.hidden = session.carried.to(device)
-    if precision == session.training.get("precision") == "fp16":
-        learner.scaler.load_state_dict(session.training["scaler"])
+    if learner.scaler.is_enabled() and SCALER + "scale" in session.training:
+        known = {key: session.training[SCALER + key] for key in learner.scaler.state_dict()}
+        learner.scaler.load_state_dict(known)
     if session.optimizer_state and not options.reset_optimizer:
         try:
             learner.restore(session.optimizer_state)
-        except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise Failure(f"{options.session}: Adam's state does not fit ({error}); -r") from error
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            why = str(error).split("\n")[0][:200]
+            raise Failure(f"{options.session}: Adam's state does not fit ({why}); -r") from error
     return learner
 
 
@@ -200,10 +204,8 @@ def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
         others = list(_data_files(Path(options.validation)))
     else:
         paths, others = held_out(paths, root, options.validation_share)
-    learners, judges = Corpus.load(paths), Corpus.load(others)
-    if len(judges) and judges.encoding is not learners.encoding:
-        raise Failure(f"{root} and {options.validation} hold data of two encodings")
-    return learners, judges
+    both = Corpus.load([*paths, *others]).performances
+    return Corpus(both[: len(paths)]), Corpus(both[len(paths) :])
 
 
 def _data_files(root: Path) -> Iterator[Path]:

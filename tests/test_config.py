@@ -102,3 +102,9 @@ def test_wrong_model_params_name_themselves(text: str) -> None:
 def test_configs_can_not_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().batch_size = 1  # type: ignore[misc]
+
+
+def test_a_whole_number_of_400_digits_is_one() -> None:
+    assert TrainConfig(max_steps=10**400).max_steps == 10**400
+    with pytest.raises(ValueError, match="hidden_dim"):
+        ModelConfig(hidden_dim=10**400)

@@ -270,8 +270,8 @@ def test_a_network_of_another_code_is_a_sentence(
     sizes = ModelConfig(event_dim=7, hidden_dim=4, gru_layers=1)
     Session(sizes, PerformanceRNN(sizes).state_dict(), 2).save("other.sess")
     assert "other.sess" in refusal(capsys, "-s", "other.sess")
-    Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 1).save("old.sess")
-    assert "encoding 1" in refusal(capsys, "-s", "old.sess")
+    Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 3).save("newer.sess")
+    assert "encoding 3" in refusal(capsys, "-s", "newer.sess")
 
 
 def test_an_output_folder_that_can_not_be_written_is_said_before_playing(

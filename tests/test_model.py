@@ -36,13 +36,24 @@ def by_hand(
     model: PerformanceRNN, events: torch.Tensor, init: torch.Tensor, controls: torch.Tensor | None
 ) -> torch.Tensor:
     """Logits by the plain loop: one multi-layer nn.GRU, one event at a time, rows one by one."""
+    starts = [torch.tanh(model.inithid_fc(vector)) for vector in init]
+    shape = (model.config.gru_layers, 1, model.config.hidden_dim)
+    return by_hand_from(model, events, [start.view(shape) for start in starts], controls)
+
+
+@torch.no_grad()
+def by_hand_from(
+    model: PerformanceRNN,
+    events: torch.Tensor,
+    starts: list[torch.Tensor],
+    controls: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same from given hidden states [layers, 1, hidden], one for each row."""
     sizes = model.config
     gru = nn.GRU(sizes.hidden_dim, sizes.hidden_dim, sizes.gru_layers)
     gru.load_state_dict(model.gru.state_dict())
     columns = []
-    for row in range(events.shape[1]):
-        start = torch.tanh(model.inithid_fc(init[row]))
-        hidden = start.view(sizes.gru_layers, 1, sizes.hidden_dim)
+    for row, hidden in enumerate(starts):
         heard, logits = sizes.event_dim - 1, []
         for step in range(len(events)):
             control = torch.zeros(sizes.control_dim) if controls is None else controls[step, row]
@@ -62,10 +73,29 @@ def test_whole_sequences_give_the_logits_of_a_step_by_step_loop(controlled: bool
     events, init = torch.randint(0, 11, (17, 3)), torch.randn(3, 4)
     controls = torch.rand(17, 3, 5) if controlled else None
     with torch.no_grad():
-        logits, _ = model(model.shifted(events), model.start(init), controls)
+        logits, _ = model(model.shifted(events), model.starts(init), controls)
         torch.testing.assert_close(
             logits, by_hand(model, events, init, controls), atol=1e-5, rtol=0
         )
+
+
+@torch.no_grad()
+def test_states_of_several_start_vectors_are_dealt_out_as_the_original_deals_them() -> None:
+    model = network()
+    events, init = torch.randint(0, 11, (17, 3)), torch.randn(3, 4)
+    states = [torch.tanh(model.inithid_fc(vector)) for vector in init]
+    numbers = [float(number) for state in states for number in state]  # row after row
+    width = model.config.hidden_dim
+    dealt = [torch.zeros(model.config.gru_layers, 1, width) for _ in init]
+    for nth, number in enumerate(numbers):
+        layer, row, unit = nth // (3 * width), nth // width % 3, nth % width
+        dealt[row][layer, 0, unit] = number
+    torch.testing.assert_close(model.start(init), torch.cat(dealt, dim=1))
+    logits, _ = model(model.shifted(events), model.start(init))
+    expected = by_hand_from(model, events, dealt, None)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    one = init[:1]
+    assert torch.equal(model.start(one), model.starts(one)), "alone, a vector has its own"
 
 
 def test_a_carried_hidden_state_goes_on_where_it_was() -> None:
@@ -133,10 +163,8 @@ def test_weights_of_the_original_give_its_logits() -> None:
     model.load_state_dict(record["model_state"])
     events = golden["events"].long()
     heard = torch.cat([torch.full_like(events[:1], 239), events])
-    # the original's reshape shares start vectors out between the rows of a batch
-    layers, hidden = model.config.gru_layers, model.config.hidden_dim
     with torch.no_grad():
-        start = torch.tanh(model.inithid_fc(golden["init"])).view(layers, 3, hidden)
+        start = model.start(golden["init"])
         for key, controls in (("controlled", golden["controls"]), ("uncontrolled", None)):
             logits, _ = model(heard, start, controls)
             torch.testing.assert_close(logits, golden[f"logits_{key}"], atol=1e-4, rtol=0)

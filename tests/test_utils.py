@@ -57,22 +57,6 @@ def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken", b"\x80\x02}q\x00."])
-def test_a_file_that_torch_did_not_write_is_a_value_error_with_its_path(
-    tmp_path: Path, content: bytes
-) -> None:
-    path = tmp_path / "bad.sess"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.sess"):
-        utils.load_tensors(path)
-
-
-def test_a_midi_file_in_place_of_data_is_named_as_one(tmp_path: Path) -> None:
-    SCALE.to_midi_file(tmp_path / "a.mid")
-    with pytest.raises(ValueError, match=r"a\.mid: is a MIDI file; preprocess\.py"):
-        utils.load_tensors(tmp_path / "a.mid")
-
-
 @pytest.mark.parametrize("notes", [SCALE, NoteSeq()])
 def test_a_piano_roll_opens(tmp_path: Path, notes: NoteSeq) -> None:
     path = tmp_path / "roll.png"
