@@ -129,9 +129,9 @@ def pick_precision(device: torch.device) -> str:
 
 def _rate(dtype: torch.dtype, device: torch.device) -> float:
     """Products of the size of training in a second, the best of some."""
-    left = torch.ones(4096, 512, dtype=dtype, device=device)
+    left = torch.ones(1024, 512, dtype=dtype, device=device)
     right = torch.ones(512, 1536, dtype=dtype, device=device)
-    return 1 / min(_seconds(lambda: left @ right, device) for _ in range(4))
+    return 1 / min(_seconds(lambda: left @ right, device) for _ in range(3))
 
 
 def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:

@@ -301,7 +301,7 @@ def test_training_goes_on_with_its_moments_and_saves_a_session_that_it_reads(
     arguments = ["-s", "old.sess", "-d", "data", "-b", "3", "-w", "20", "--no-enable-logging"]
     arguments += ["--device", "cpu", "--max-steps", "2"]
     run = train.open_run(train.parse_args(arguments))
-    theirs, ours = adam.state_dict()["state"], run.optimizer.state_dict()["state"]
+    theirs, ours = adam.state_dict()["state"], run.learner.optimizer.state_dict()["state"]
     assert set(ours) == set(theirs)
     for number, known in theirs.items():
         assert int(ours[number]["step"]) == 2
@@ -324,7 +324,7 @@ def test_its_settings_of_adam_do_not_replace_those_of_the_run(here: Path) -> Non
     write_session(here / "old.sess", new=False, by_id=True)
     write_theirs(here / "data" / "a.data")
     run = train.open_run(train.parse_args(["-s", "old.sess", "-d", "data", "-b", "2", "-w", "20"]))
-    (group,) = run.optimizer.param_groups
+    (group,) = run.learner.optimizer.param_groups
     assert group["lr"] == TrainConfig().learning_rate
     assert group["fused"] is True
 
@@ -347,7 +347,7 @@ def test_a_session_written_here_is_read_by_the_original(here: Path, steps: str) 
         for weight, known in adam.state.items():
             assert known["exp_avg"].shape == weight.shape
             assert int(known["step"]) == made
-        model = Session.load(name).model(torch.device("cpu")).eval()
+        model = Session.load(name).model(torch.device("cpu"), averaged=False).eval()
         events, init = torch.randint(0, 240, (9, 2)), torch.randn(2, 4)
         with torch.no_grad():
             ours, _ = model(model.shifted(events), model.start(init))
