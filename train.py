@@ -405,6 +405,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(options: TrainConfig) -> int:
     """Open the session, train it, and say how to hear it."""
+    print(
+        f"learning rate {options.learning_rate:g}, batches of {options.batch_size} windows of "
+        f"{options.window_size} events (the original: {config.ORIGINAL_RECIPE})"
+    )
     run = open_run(options)
     learner, judges, corpus = run.learner, run.judges, run.windows.corpus
     print(

@@ -27,7 +27,7 @@ import generate
 import preprocess
 import train
 import utils
-from config import GenerateConfig, ModelConfig
+from config import ORIGINAL_RECIPE, GenerateConfig, ModelConfig
 from data import Corpus, Windows
 from judge import judge
 from learner import TYPES, pick_precision
@@ -138,12 +138,7 @@ def operations(model: PerformanceRNN) -> int:
     return 3 * 2 * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
-RECIPES = {
-    "the original's recipe": (
-        "--carry 1 --averaging 0 --warm-up 0 -l 0.001 -b 64 -w 200 -S 10 -c 1 -p gru_dropout=0.3"
-    ),
-    "ours": "",
-}
+RECIPES = {"the original's recipe": ORIGINAL_RECIPE, "ours": ""}
 
 
 def time_to_quality(data: Path, validation: Path, minutes: float) -> Iterator[str]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import config
 import train
 from config import TrainConfig
 from data import Corpus, Performance, Windows
@@ -337,6 +338,7 @@ def test_stopped_from_outside_the_command_saves_and_ends_well(
     command = [sys.executable, str(ROOT / "train.py"), *arguments(data, "-i", "1000")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
+        assert config.ORIGINAL_RECIPE in running.stdout.readline()
         assert "new session" in running.stdout.readline()
         assert "to learn" in running.stdout.readline()
         time.sleep(1.0)
