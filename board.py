@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -34,15 +36,16 @@ class Reached:
 class Board:
     """Where a run shows how it goes: the terminal and TensorBoard."""
 
-    def __init__(self, options: TrainConfig) -> None:
+    def __init__(self, options: TrainConfig, shown: bool = True) -> None:
+        """With `shown` false nothing is written anywhere."""
         self.options = options
-        self.line = progress.Infinite()
+        self.line = progress.Infinite(file=sys.stderr if shown else io.StringIO())
         self.losses: deque[float] = deque(maxlen=100)
         self.norms: deque[float] = deque(maxlen=100)
         self.spoken = time.monotonic()
         self.begun: tuple[float, int] = (0.0, 0)  # when the first step was shown, events by then
         self.writer: Any = None
-        if options.enable_logging:
+        if options.enable_logging and shown:
             board = utils.optional("tensorboardX", "-L/--enable-logging")
             self.writer = board.SummaryWriter(str(LOGS / _log_name(Path(options.session))))
 

@@ -245,6 +245,10 @@ class _Runs:
     mood: Array  # evenly in [0, 1), to choose the transposition
     hidden: Array  # evenly in [0, 1), to choose whether the control is seen
 
+    def part(self, columns: slice) -> _Runs:
+        """The runs of some columns."""
+        return _Runs(*(values[columns] for values in vars(self).values()))
+
     def replaced(self, where: Array, other: _Runs) -> _Runs:
         """These runs, but `other` where `where` is true."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -259,8 +263,18 @@ class Windows:
     performance ends too soon, another run begins. The columns begin their runs in turn.
     """
 
-    def __init__(self, corpus: Corpus, steps: int, stride: int, carry: int = 1) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        steps: int,
+        stride: int,
+        carry: int = 1,
+        rank: int = 0,
+        among: int = 1,
+    ) -> None:
+        """With `rank` batches are that part of the batches that `among` processes share."""
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
+        self.rank, self.among = rank, among
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
         counts = np.maximum(0, (self._lengths - steps) // stride + 1)
         self._ends = np.cumsum(counts, dtype=np.int64)
@@ -278,7 +292,8 @@ class Windows:
         self, size: int, seed: int, number: int, control_ratio: float, transposing: bool
     ) -> Packed:
         """Batch `number`: runs drawn evenly, with replacement."""
-        runs = self._runs(size, seed, number)
+        runs = self._runs(self.among * size, seed, number)
+        runs = runs.part(slice(self.rank * size, (self.rank + 1) * size))
         cut = [self._cut(*place) for place in zip(runs.pieces, self._firsts(runs), strict=True)]
         events, controls = (np.stack(column, axis=1) for column in zip(*cut, strict=True))
         check_packed(events, controls)

@@ -117,7 +117,7 @@ def judge(
     hidden = model.start(zeros).expand(-1, len(pieces), -1)
     heard = torch.full((len(pieces),), model.primary_event, device=model.device)
     sums = np.zeros((3, EventSeq.dim()))  # counts, correct, costs
-    for first in range(0, int(lengths.max()), STEPS):
+    for first in range(0, int(lengths.max(initial=0)), STEPS):
         active = int((lengths > first).sum())
         targets, packed = _excerpts(pieces[:active], lengths[:active], first)
         controls = expanded(torch.from_numpy(packed).to(model.device), corpus.encoding)

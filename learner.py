@@ -9,15 +9,47 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+import utils
 from data import Batch
 from model import PerformanceRNN
+from team import Team
 
 GRADIENT_NORM = 1.0  # longer gradients are scaled down to this
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ALONE = Team()
 WORTH = 1.5  # bf16 is taken if its products are so many times as fast
+
+
+class _Lesson(nn.Module):
+    """The loss of a batch, as one module, so that processes can share its gradients."""
+
+    def __init__(self, model: PerformanceRNN, team: Team) -> None:
+        super().__init__()
+        self.model, self.team = model, team
+
+    def forward(
+        self, batch: Batch, carried: Tensor | None, init: Tensor, taught: float
+    ) -> tuple[Tensor, Tensor]:
+        """The loss in nats, and the hidden state [layers, batch, hidden] after the batch.
+
+        carried: the state after the batch before; init: start vectors of the whole team.
+        """
+        model = self.model
+        hidden = self.team.part(model.start(init))
+        heard = model.shifted(batch.targets)
+        if carried is not None and carried.shape == hidden.shape:
+            hidden = torch.where(batch.carried[:, None], carried, hidden)
+            heard[0] = torch.where(batch.carried, batch.before, heard[0])
+        control = (batch.controls, batch.controlled)
+        if taught < 1:
+            logits, last = model.scheduled(heard, hidden, *control, taught)
+        else:
+            logits, last = model(heard, hidden, *control)
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+        return loss, last.detach().float()
 
 
 class Learner:
@@ -28,9 +60,15 @@ class Learner:
     """
 
     def __init__(
-        self, model: PerformanceRNN, precision: str, averaging: float, weight_decay: float
+        self,
+        model: PerformanceRNN,
+        precision: str,
+        averaging: float,
+        weight_decay: float,
+        team: Team = ALONE,
     ) -> None:
         self.model, self.precision, self.averaging = model, precision, averaging
+        self.team = team
         self.weights = list(model.parameters())
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         self.hidden: Tensor | None = None
@@ -39,17 +77,20 @@ class Learner:
             self.weights, weight_decay=weight_decay, fused=kind in ("cpu", "cuda")
         )
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+        self._lesson = team.parallel(_Lesson(model, team))
 
-    def step(self, batch: Batch, rate: float, taught: float, number: int) -> tuple[Tensor, Tensor]:
+    def step(
+        self, batch: Batch, rate: float, taught: float, number: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
         """Learn from one batch; the loss in nats and the norm of the gradient, on the device.
 
         rate: learning rate; taught: the share of inputs from the data; number: of the step,
-        from 0. Start vectors and dropout come from torch's global generators.
+        from 0. Start vectors and dropout depend on seed and number alone.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        loss = self._loss(batch, taught)
+        loss = self._loss(batch, taught, (seed, number))
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -57,25 +98,17 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._average(number)
-        return loss.detach(), norm
+        return self.team.averaged(loss.detach()), norm
 
-    def _loss(self, batch: Batch, taught: float) -> Tensor:
-        model, device = self.model, self.model.device
-        size = batch.targets.shape[1]
-        hidden = model.start(torch.randn(size, model.config.init_dim, device=device))
-        heard = model.shifted(batch.targets)
-        if self.hidden is not None and self.hidden.shape == hidden.shape:
-            hidden = torch.where(batch.carried[:, None], self.hidden, hidden)
-            heard[0] = torch.where(batch.carried, batch.before, heard[0])
+    def _loss(self, batch: Batch, taught: float, seed: tuple[int, int]) -> Tensor:
+        torch.manual_seed(utils.mixed_seed(*seed))
+        size = self.team.size * batch.targets.shape[1]
+        init = torch.randn(size, self.model.config.init_dim, device=self.model.device)
+        if not self.team.leads:  # dropout of its own
+            torch.manual_seed(utils.mixed_seed(*seed, self.team.rank))
         with self._autocast():
-            if taught < 1:
-                logits, last = model.scheduled(
-                    heard, hidden, batch.controls, batch.controlled, taught
-                )
-            else:
-                logits, last = model(heard, hidden, batch.controls, batch.controlled)
-        self.hidden = last.detach().float()
-        return functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+            loss, self.hidden = self._lesson(batch, self.hidden, init, taught)
+        return loss
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":

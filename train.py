@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import os
 import signal
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +26,11 @@ from adherence import adherence
 from board import Board, Reached
 from config import ModelConfig, TrainConfig
 from data import SUFFIX, Batch, Corpus, Windows, held_out
-from judge import judge
-from learner import TYPES, Learner, pick_precision
+from judge import Judgement, judge
+from learner import ALONE, TYPES, Learner, pick_precision
 from model import PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
+from team import Team
 
 SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
 EXCERPT = 1000  # events of each performance that are judged during training
@@ -70,6 +74,7 @@ class Run:
     windows: Windows
     judges: Corpus
     reached: Reached
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         self._ahead = ThreadPoolExecutor(1)  # cuts a batch while the one before is learned
@@ -79,9 +84,9 @@ class Run:
         """One step; the loss and the norm of the gradient, still on the device."""
         options, (number, batch) = self.options, self._next
         self._next = (number + 1, self._ahead.submit(self._batch, number + 1))
-        torch.manual_seed(utils.mixed_seed(options.seed, number))  # start vectors and dropout
         rate = learning_rate(options, self.reached)
-        return self.learner.step(batch.result(), rate, options.teacher_forcing_ratio, number)
+        taught = options.teacher_forcing_ratio
+        return self.learner.step(batch.result(), rate, taught, number, options.seed)
 
     def _batch(self, number: int) -> Batch:
         options = self.options
@@ -94,24 +99,41 @@ class Run:
         )
         return packed.on(self.learner.model.device, self.windows.corpus.encoding)
 
-    def save(self) -> None:
-        """Write the session file; NotFinite if the network is spoiled."""
+    def save(self, together: bool = True) -> None:
+        """Write the session file; NotFinite if the network is spoiled.
+
+        Without `together` nothing is asked of the rest of the team, which may be lost.
+        """
         learner = self.learner
         if not learner.finite():
             raise NotFinite(_spoiled(self))
+        carried = None
+        if learner.hidden is not None and (together or self.team.size == 1):
+            carried = self.team.gathered(learner.hidden)
+        if not self.team.leads:
+            return
         session = self._session(learner.model.state_dict())
         replace(
             session,
             optimizer_state=learner.optimizer.state_dict(),
             averaged=learner.averaged.state_dict(),
-            carried=learner.hidden,
+            carried=carried,
         ).save(self.options.session)
 
     def save_best(self) -> Path:
         """Write the averaged network alone beside the session file."""
         path = best_path(self.options.session)
-        self._session(self.learner.averaged.state_dict()).save(path)
+        if self.team.leads:
+            self._session(self.learner.averaged.state_dict()).save(path)
         return path
+
+    def judge(self) -> Judgement:
+        """How good the averaged network is; each process judges by its share of the pieces."""
+        team = self.team
+        share = Corpus(self.judges.performances[team.rank :: team.size])
+        found = judge(self.learner.averaged, share, EXCERPT)
+        counts, correct, costs = team.summed(np.stack([found.counts, found.correct, found.costs]))
+        return Judgement(counts, correct, costs, self.judges.encoding)
 
     def _session(self, state: dict[str, Tensor]) -> Session:
         about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
@@ -137,35 +159,44 @@ def best_path(session: str) -> Path:
     return path.with_name(f"{path.stem}.best{path.suffix}")
 
 
-def open_run(options: TrainConfig) -> Run:
+def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
     """Find the data and open or make the session; Failure says what is missing."""
-    device = pick_device(options.device)
+    device = team.device(pick_device(options.device))
     learners, judges = _corpora(options)
-    windows = Windows(learners, options.window_size, options.stride_size, options.carry)
+    windows = Windows(
+        learners, options.window_size, options.stride_size, options.carry, team.rank, team.size
+    )
     if len(windows) < options.batch_size:
         raise Failure(
             f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events "
             f"in {len(learners)} files to learn from, a batch needs {options.batch_size}; "
             "more data, or smaller -b or -w"
         )
-    session = _opened(options, learners.encoding)
+    session = _together_opened(options, learners.encoding, team)
     reached = _judged_by(judges, _reached(options.session, session.training))
-    return Run(options, _learner(options, session, device), windows, judges, reached)
+    learner = _learner(options, session, device, team)
+    return Run(options, learner, windows, judges, reached, team)
 
 
-def _learner(options: TrainConfig, session: Session, device: torch.device) -> Learner:
+def _learner(options: TrainConfig, session: Session, device: torch.device, team: Team) -> Learner:
     """The session's network with what it remembers of its training."""
     precision = options.precision
     if precision == "auto":  # once chosen it stays, for the result depends on it
         known = session.training.get("precision")
         precision = known if known in TYPES else pick_precision(device)
+        (number,) = team.told([list(TYPES).index(precision)])
+        precision = list(TYPES)[int(number)]
     learner = Learner(
-        session.model(device, averaged=False), precision, options.averaging, options.weight_decay
+        session.model(device, averaged=False),
+        precision,
+        options.averaging,
+        options.weight_decay,
+        team,
     )
     if session.averaged:
         learner.averaged.load_state_dict(session.averaged)
     if session.carried is not None:
-        learner.hidden = session.carried.to(device)
+        learner.hidden = team.part(session.carried).to(device)
     if learner.scaler.is_enabled() and SCALER + "scale" in session.training:
         known = {key: session.training[SCALER + key] for key in learner.scaler.state_dict()}
         learner.scaler.load_state_dict(known)
@@ -216,6 +247,14 @@ def _data_files(root: Path) -> Iterator[Path]:
             f"and this fetches some: {config.FETCH_COMMAND}"
         )
     yield from found
+
+
+def _together_opened(options: TrainConfig, encoding: Encoding, team: Team) -> Session:
+    """The session, opened by the leader first, who makes it if it is missing."""
+    if team.leads:
+        session = _opened(options, encoding)
+    team.told([0])
+    return session if team.leads else _opened(options, encoding)
 
 
 def _opened(options: TrainConfig, encoding: Encoding) -> Session:
@@ -283,44 +322,72 @@ Step = tuple[Reached, Tensor, Tensor, float]  # how far it came, loss, gradient 
 def train(run: Run, board: Board, ending: Ending) -> None:
     """Train until the end is reached or wished for, and save, also after a failure."""
     try:
-        _steps(run, board, ending)
+        wished = _steps(run, board, ending)
     except NotFinite:
         raise
-    except Exception:
-        run.save()
+    except Exception as error:
+        run.save(together=False)
+        if run.team.size > 1 and isinstance(error, RuntimeError):
+            raise Failure(f"another process of the training is lost ({error})") from error
         raise
     run.save()
-    if not ending.wished:
+    if not wished:
         _judge_and_keep(run, board)
         run.save()  # with the judgement
 
 
-def _steps(run: Run, board: Board, ending: Ending) -> None:
+@dataclass(frozen=True)
+class _Order:
+    """What is next, and how long the training has lasted: as the leader says."""
+
+    seconds: float
+    end: float  # 1 for yes
+    wished: float  # the end is, from outside
+    judge: float
+    save: float
+
+
+def _steps(run: Run, board: Board, ending: Ending) -> bool:
+    """Train; whether the end was wished for from outside."""
     options = run.options
     begun, before = time.monotonic(), run.reached.seconds
     saved = judged = begun
     unread: list[Step] = []  # a step is read after the next is begun, so that no GPU has to wait
-    while not ending.wished and not finished(options, run.reached):
-        rate = learning_rate(options, run.reached)
-        loss, norm = run.learn()
-        now, events = time.monotonic(), options.window_size * options.batch_size
-        run.reached = replace(
-            run.reached,
-            step=run.reached.step + 1,
-            seconds=before + now - begun,
-            events=run.reached.events + events,
+    while True:
+        now = time.monotonic()
+        order = _Order(
+            before + now - begun,
+            ending.wished or finished(options, run.reached),
+            ending.wished,
+            now - judged > options.validation_interval,
+            now - saved > options.saving_interval,
         )
-        unread.append((run.reached, loss, norm, rate))
-        if len(unread) > 1:
-            _read(run, board, unread.pop(0))
-        if now - judged > options.validation_interval:
+        order = _Order(*run.team.told(list(vars(order).values())))
+        run.reached = replace(run.reached, seconds=order.seconds)
+        if order.judge:
             _judge_and_keep(run, board)
             judged = time.monotonic()
-        if now - saved > options.saving_interval:
+        if order.save:
             run.save()
             saved = time.monotonic()
+        if order.end:
+            break
+        unread.append(_step(run))
+        if len(unread) > 1:
+            _read(run, board, unread.pop(0))
     for step in unread:
         _read(run, board, step)
+    return bool(order.wished)
+
+
+def _step(run: Run) -> Step:
+    """Begin a step, which the device may still be at."""
+    options, reached = run.options, run.reached
+    rate = learning_rate(options, reached)
+    loss, norm = run.learn()
+    events = run.team.size * options.window_size * options.batch_size
+    run.reached = replace(reached, step=reached.step + 1, events=reached.events + events)
+    return run.reached, loss, norm, rate
 
 
 def _read(run: Run, board: Board, step: Step) -> None:
@@ -335,7 +402,7 @@ def _judge_and_keep(run: Run, board: Board) -> None:
     """Validate, and keep the network if it is the best so far."""
     if not len(run.judges):
         return
-    judgement = judge(run.learner.averaged, run.judges, EXCERPT)
+    judgement = run.judge()
     best = judgement.nats_per_event < run.reached.best
     if best:
         run.reached = replace(run.reached, best=judgement.nats_per_event)
@@ -405,11 +472,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(options: TrainConfig) -> int:
     """Open the session, train it, and say how to hear it."""
+    team = Team.joined()
+    try:
+        if team.leads:
+            return _taught(options, team)
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            return _taught(options, team)
+    finally:
+        team.close()
+
+
+def _taught(options: TrainConfig, team: Team) -> int:
     print(
         f"learning rate {options.learning_rate:g}, batches of {options.batch_size} windows of "
         f"{options.window_size} events (the original: {config.ORIGINAL_RECIPE})"
     )
-    run = open_run(options)
+    run = open_run(options, team)
     learner, judges, corpus = run.learner, run.judges, run.windows.corpus
     print(
         f"{corpus.events:,} events of {len(corpus)} performances to learn, {judges.events:,} "
@@ -418,7 +496,7 @@ def _train(options: TrainConfig) -> int:
     if finished(options, run.reached):
         print(f"{options.session} is at its end already: a larger --max-steps or --max-minutes")
         return 0
-    board, ending = Board(options), Ending()
+    board, ending = Board(options, shown=team.leads), Ending()
     try:
         train(run, board, ending)
     finally:
