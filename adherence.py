@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,29 +58,39 @@ def delivered(notes: NoteSeq, histogram: Array) -> Delivered:
     )
 
 
+def play(
+    model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
+) -> list[NoteSeq]:
+    """A piece of `steps` events to each of the controls."""
+    model.eval()
+    sources = [
+        torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(len(controls))
+    ]
+    init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in sources])
+    asked = torch.from_numpy(np.stack([control.to_array() for control in controls])[None])
+    start, opens, closes = (torch.from_numpy(part).to(model.device) for part in EventSeq.playable())
+    events = model.generate(
+        init.to(model.device),
+        steps,
+        asked.to(model.device),
+        sources,
+        playable=(start, opens, closes),
+    )
+    columns = torch.stack(list(events), dim=1).cpu().numpy()
+    return [EventSeq.from_array(column, encoding).to_note_seq() for column in columns]
+
+
 def adherence(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
     """Play to each control of a fixed set, and tell what was asked for and what was delivered."""
-    model.eval()
     asked = [
         (scale, Control(np.isin(np.arange(12), classes), density))
         for scale, classes in SCALES.items()
         for density in DENSITIES
     ]
-    controls = np.stack([control.to_array() for _, control in asked])[None]
-    sources = [torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(len(asked))]
-    init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in sources])
-    start, opens, closes = (torch.from_numpy(part).to(model.device) for part in EventSeq.playable())
-    events = model.generate(
-        init.to(model.device),
-        STEPS,
-        torch.from_numpy(controls).to(model.device),
-        sources,
-        playable=(start, opens, closes),
-    )
-    columns = torch.stack(list(events), dim=1).cpu().numpy()
+    pieces = play(model, encoding, [control for _, control in asked], STEPS, seed)
     found = [
-        delivered(EventSeq.from_array(column, encoding).to_note_seq(), control.pitch_histogram)
-        for column, (_, control) in zip(columns, asked, strict=True)
+        delivered(notes, control.pitch_histogram)
+        for notes, (_, control) in zip(pieces, asked, strict=True)
     ]
     pairs = list(zip(found, asked, strict=True))
     for scale in SCALES:

@@ -31,6 +31,7 @@ class Reached:
     events: int = 0
     best: float = math.inf  # nats an event
     judges: str = ""  # what the best was judged by
+    worse: int = 0  # validations since the best
 
 
 class Board:
@@ -87,11 +88,11 @@ class Board:
             return f"{reached.seconds / 60:.1f} min so far"
         return f"{max(0.0, min(left)) / 60:.1f} min left"
 
-    def judged(self, reached: Reached, judgement: Judgement, best: bool) -> None:
-        """Show a validation."""
+    def judged(self, reached: Reached, judgement: Judgement, picture: bytes) -> None:
+        """Show a validation; `picture` is a PNG of music that the network made, or empty."""
         self.say(
             f"step {reached.step}, {reached.seconds / 60:.1f} min, validation: {judgement}"
-            + (", the best so far" if best else "")
+            + ("" if reached.worse else ", the best so far")
         )
         if self.writer:
             figures = {
@@ -104,6 +105,11 @@ class Board:
             figures |= {f"accuracy_{kind}": v for kind, v in judgement.accuracies().items()}
             for name, value in figures.items():
                 self.writer.add_scalar(f"validation/{name}", value, reached.step)
+            if picture:
+                pixels = utils.optional("matplotlib.image", "a piano roll").imread(
+                    io.BytesIO(picture)
+                )
+                self.writer.add_image("music", pixels, reached.step, dataformats="HWC")
             self.writer.add_text("report", "  \n".join(judgement.lines()), reached.step)
 
     def say(self, text: str) -> None:

@@ -20,6 +20,13 @@ FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # what the original trains like, as flags of train.py; today's defaults learn faster
 ORIGINAL_RECIPE = "-l 0.001 -b 64 -w 200 --carry 1 --averaging 0 --warm-up 0 -p gru_dropout=0.3"
+# defaults of train.py with --init-from: gentle, for a few files are soon learned by heart
+FINE_TUNING = {
+    "learning_rate": 5e-4,
+    "use_transposition": True,
+    "patience": 5,
+    "validation_interval": 30.0,
+}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 Config = TypeVar("Config")
@@ -267,6 +274,18 @@ class TrainConfig(_Checked):
         type=float,
         above=0.0,
     )
+    patience: int | None = option(
+        None,
+        "--patience",
+        help="stop after so many validations in a row that were not the best",
+        type=int,
+        low=1,
+    )
+    init_from: str = option(
+        "",
+        "--init-from",
+        help="make a missing session from the network of this one; to tune it to a few files",
+    )
     evaluate: bool = option(
         False,
         "--evaluate",
@@ -390,10 +409,17 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
 
 
 def parse(
-    parser: argparse.ArgumentParser, kind: type[Config], argv: Sequence[str] | None
+    parser: argparse.ArgumentParser,
+    kind: type[Config],
+    argv: Sequence[str] | None,
+    **defaults: Any,
 ) -> Config:
-    """Parse `argv` into a checked `kind`; a wrong value ends the program with one line, exit 2."""
+    """Parse `argv` into a checked `kind`; a wrong value ends the program with one line, exit 2.
+
+    `defaults` replace those of `kind`.
+    """
     add_arguments(parser, kind)
+    parser.set_defaults(**defaults)
     try:
         return kind(**vars(parser.parse_args(argv)))
     except ValueError as error:

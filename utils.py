@@ -119,10 +119,8 @@ def _umask() -> int:
     return mask
 
 
-def piano_roll(
-    path: Name, starts: Any, ends: Any, pitches: Any, velocities: Any, title: str
-) -> None:
-    """Draw notes as a PNG file: keys at the side, seconds below, velocity as colour.
+def piano_roll(starts: Any, ends: Any, pitches: Any, velocities: Any, title: str) -> bytes:
+    """Draw notes as a PNG picture: keys at the side, seconds below, velocity as colour.
 
     starts, ends: seconds; pitches and velocities: MIDI numbers; all [notes].
     """
@@ -157,7 +155,7 @@ def piano_roll(
     figure.colorbar(notes, ax=roll, label="velocity", pad=0.01, fraction=0.03, aspect=35)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
-    atomic_write(path, picture.getvalue(), durable=False)
+    return picture.getvalue()
 
 
 BLACK_KEYS = (1, 3, 6, 8, 10)

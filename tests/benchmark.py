@@ -32,6 +32,7 @@ from data import Corpus, Windows
 from judge import judge
 from learner import TYPES, pick_precision
 from model import PerformanceRNN
+from run import EXCERPT
 from tests.music import performance, write_midi
 
 ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
@@ -158,7 +159,7 @@ def time_to_quality(data: Path, validation: Path, minutes: float) -> Iterator[st
                 run.reached = replace(run.reached, step=run.reached.step + 1, seconds=spent)
                 if spent >= 60 * min(minutes, judged + max(1.0, minutes / 8)):
                     judged = spent / 60
-                    judgement = judge(run.learner.averaged, run.judges, train.EXCERPT)
+                    judgement = judge(run.learner.averaged, run.judges, EXCERPT)
                     yield f"  {judged:.1f} min, step {run.reached.step}: {judgement}"
 
 

