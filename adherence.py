@@ -12,6 +12,7 @@ import torch
 
 import utils
 from model import PerformanceRNN
+from player import Player
 from sequence import Control, Encoding, EventSeq, NoteSeq
 
 Array = npt.NDArray[Any]
@@ -62,14 +63,13 @@ def play(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
     """A piece of `steps` events to each of the controls."""
-    model.eval()
     sources = [
         torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(len(controls))
     ]
     init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in sources])
     asked = torch.from_numpy(np.stack([control.to_array() for control in controls])[None])
     start, opens, closes = (torch.from_numpy(part).to(model.device) for part in EventSeq.playable())
-    events = model.generate(
+    events = Player(model).generate(
         init.to(model.device),
         steps,
         asked.to(model.device),

@@ -350,6 +350,12 @@ class GenerateConfig(_Checked):
     free: bool = option(
         False, "--free", help="do not mask events that can not be played", type=bool
     )
+    exact: bool = option(
+        False,
+        "--exact",
+        help="play in float32 alone; slower, and hardly another distribution",
+        type=bool,
+    )
     seed: int | None = option(
         None, "--seed", help="seed of everything random (random)", type=int, low=0, high=2**63
     )

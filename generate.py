@@ -19,7 +19,8 @@ import config
 import utils
 from config import GenerateConfig
 from data import SUFFIX, Performance
-from model import PerformanceRNN, Playable, Session, pick_device
+from model import PerformanceRNN, Session, pick_device
+from player import Playable, Player
 from sequence import CURRENT, ENCODINGS, Control, ControlSeq, Encoding, EventSeq, NoteSeq
 
 Controls = npt.NDArray[np.float32]
@@ -97,8 +98,9 @@ def compose(
     if control is not None:
         control = control.expand(-1, options.batch_size, -1)
     playable = None if options.free else _playable(model.device)
+    player = Player(model, options.exact)
     if options.beam_size:
-        return model.beam_search(
+        return player.beam_search(
             init,
             steps,
             control,
@@ -108,7 +110,7 @@ def compose(
             temperature=options.temperature,
             playable=playable,
         )
-    said = model.generate(
+    said = player.generate(
         init,
         steps,
         control,

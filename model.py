@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -18,12 +17,6 @@ from torch.nn import functional
 import tensorfile
 import utils
 from config import ModelConfig
-
-CHUNK = 256  # steps for which random numbers are drawn at once
-
-# what can come first, and what each event makes possible and impossible:
-# bool [events], [events, events], [events, events]
-Playable = tuple[Tensor, Tensor, Tensor]
 
 
 class PerformanceRNN(nn.Module):
@@ -53,7 +46,7 @@ class PerformanceRNN(nn.Module):
             nn.init.xavier_normal_(linear.weight)
         hidden = self.config.hidden_dim
         for layer in range(self.config.gru_layers):
-            inputs, states, bias, _ = (getattr(self.gru, f"{n}_l{layer}") for n in _GRU_WEIGHTS)
+            inputs, states, bias, _ = (getattr(self.gru, f"{n}_l{layer}") for n in GRU_WEIGHTS)
             for gate in range(3):
                 rows = slice(gate * hidden, (gate + 1) * hidden)
                 nn.init.xavier_uniform_(inputs[rows])
@@ -108,13 +101,13 @@ class PerformanceRNN(nn.Module):
         many calls with the same weights.
         """
         said = functional.embedding(heard, self.table() if table is None else table)
-        asked = self._asked(controls, controlled)
+        asked = self.asked(controls, controlled)
         output = functional.leaky_relu(said + asked, 0.1)  # [steps, batch, hidden]
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
             if layer and self.training:
                 output = functional.dropout(output, self.config.gru_dropout)
-            weights = [getattr(self.gru, f"{name}_l{layer}") for name in _GRU_WEIGHTS]
+            weights = [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
             output, state = torch.gru(
                 output, hidden[layer : layer + 1], weights, True, 1, 0.0, False, False, False
             )
@@ -122,7 +115,7 @@ class PerformanceRNN(nn.Module):
             last.append(state)
         return self.output_fc(torch.cat(outputs, dim=-1)), torch.cat(last)
 
-    def _asked(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
+    def asked(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
         """What controls, or their absence, say to the first layer [steps or 1, batch, hidden]."""
         events = self.config.event_dim
         weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
@@ -157,153 +150,8 @@ class PerformanceRNN(nn.Module):
             logits.append(output)
         return torch.cat(logits), hidden
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        init: Tensor,
-        steps: int,
-        controls: Tensor | None,
-        generators: Sequence[torch.Generator],
-        *,
-        temperature: float = 1.0,
-        greedy_ratio: float = 0.0,
-        playable: Playable | None = None,
-    ) -> Iterator[Tensor]:
-        """Sample events, one int64 [batch] after another, each heard by the next.
 
-        init: [batch, init]; controls: [steps or 1, batch, control] or None; generators: one
-        CPU generator for each sequence, so that a sequence does not depend on its
-        neighbours. Each event is the likeliest with probability `greedy_ratio`.
-        """
-        hidden, table = self.starts(init), self.table()
-        heard = torch.full((len(init),), self.primary_event, device=self.device)
-        allowed = None if playable is None else playable[0].expand(len(init), -1)
-        for step in range(steps):
-            if step % CHUNK == 0:
-                draws = torch.stack([torch.rand(CHUNK, 2, generator=g) for g in generators], dim=2)
-                draws = draws.to(self.device)  # [chunk, 2, batch]
-            logits, hidden = self(heard[None], hidden, _at(controls, step), table=table)
-            logits = _restricted(logits[0].float(), allowed)
-            greedy, dice = draws[step % CHUNK]
-            heard = _sample(logits, temperature, dice)
-            if greedy_ratio > 0:
-                heard = torch.where(greedy < greedy_ratio, logits.argmax(dim=-1), heard)
-            allowed = _after(allowed, heard, playable)
-            yield heard
-
-    @torch.inference_mode()
-    def beam_search(
-        self,
-        init: Tensor,
-        steps: int,
-        controls: Tensor | None,
-        generators: Sequence[torch.Generator],
-        *,
-        beam_size: int,
-        stochastic: bool = False,
-        temperature: float = 1.0,
-        playable: Playable | None = None,
-    ) -> Tensor:
-        """The best sequence that a beam finds for each start vector, int64 [steps, batch].
-
-        All candidates have the same length, so sums of log-probabilities compare. With
-        `stochastic` the beam is a sample without replacement, ranked by perturbed
-        log-probability (Kool, van Hoof and Welling 2019, algorithm 1).
-        """
-        batch = len(init)
-        hidden = self.starts(init).repeat_interleave(beam_size, dim=1)
-        table = self.table()
-        heard = torch.full((batch * beam_size,), self.primary_event, device=self.device)
-        allowed = None if playable is None else playable[0].expand(len(heard), -1)
-        # before the first step all beams are alike: only the first may be continued
-        score = torch.full((batch, beam_size), -torch.inf, device=self.device)
-        score[:, 0] = 0.0
-        rank = score.clone()  # what beams are chosen by
-        rows = torch.arange(batch, device=self.device)[:, None] * beam_size
-        choices, parents = [], []
-        for step in range(steps):
-            control = _at(controls, step)
-            if control is not None:
-                control = control.expand(1, batch, -1).repeat_interleave(beam_size, dim=1)
-            logits, hidden = self(heard[None], hidden, control, table=table)
-            logits = _tempered(_restricted(logits[0].float(), allowed), temperature)
-            total = logits.view(batch, beam_size, -1) + score[..., None]
-            ranks = _perturbed(total, rank, generators) if stochastic else total
-            rank, chosen = ranks.flatten(1).topk(beam_size)  # [batch, beam]
-            score = total.flatten(1).gather(1, chosen)
-            parent, heard = chosen // logits.shape[-1], (chosen % logits.shape[-1]).flatten()
-            choices.append(heard.view(batch, beam_size))
-            parents.append(parent)
-            lineage = (rows + parent).flatten()
-            hidden = hidden[:, lineage]
-            allowed = None if allowed is None else allowed[lineage]
-            allowed = _after(allowed, heard, playable)
-        return _traced(choices, parents)
-
-
-_GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-def _at(controls: Tensor | None, step: int) -> Tensor | None:
-    """The control [1, batch, control] of one step; a single one holds throughout."""
-    if controls is None or len(controls) == 1:
-        return controls
-    return controls[step : step + 1]
-
-
-def _restricted(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-
-
-def _after(allowed: Tensor | None, said: Tensor, playable: Playable | None) -> Tensor | None:
-    """What is possible [batch, events] once `said` [batch] has happened."""
-    if allowed is None or playable is None:
-        return None
-    _, opens, closes = playable
-    return (allowed | opens[said]) & ~closes[said]
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities in the widest type of the device, at any temperature above 0."""
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    below_top = (logits - logits.max(dim=-1, keepdim=True).values).to(wide)
-    return (below_top / temperature).log_softmax(dim=-1)
-
-
-def _sample(logits: Tensor, temperature: float, dice: Tensor) -> Tensor:
-    """Events [batch] by inverting the distribution function at `dice` [batch], in [0, 1)."""
-    reached = _tempered(logits, temperature).exp().cumsum(dim=-1)
-    target = dice.to(reached.dtype) * reached[:, -1]
-    found = torch.searchsorted(reached, target[:, None], right=True)[:, 0]
-    return found.clamp(max=logits.shape[-1] - 1)
-
-
-def _perturbed(total: Tensor, parent: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Gumbel-perturbed log-probabilities [batch, beam, events] with their maximum at `parent`.
-
-    total: log-probabilities of the continuations; parent: the beams' own perturbed ones
-    [batch, beam]. Kool et al. 2019, equations 23 and 24 of appendix B.3, in stable form.
-    """
-    shape = total.shape[1:]
-    dice = torch.stack([torch.rand(shape, generator=g, dtype=torch.double) for g in generators])
-    gumbel = -torch.log(-torch.log(dice.clamp(1e-300, 1 - 1e-16)))
-    gumbel = gumbel.to(total.dtype).to(total.device)
-    raw = total + gumbel
-    top = raw.max(dim=-1, keepdim=True).values
-    parent = parent[..., None]
-    gap = parent - raw + torch.log1p(-torch.exp(raw - top))  # -inf at the top: it gets `parent`
-    result = parent - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
-    return torch.where(total.isfinite() & parent.isfinite(), result, -torch.inf)
-
-
-def _traced(choices: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Follow the best beam back from the end: int64 [steps, batch]."""
-    beam = torch.zeros_like(choices[0][:, :1])
-    path = []
-    for chosen, parent in zip(reversed(choices), reversed(parents), strict=True):
-        path.append(chosen.gather(1, beam)[:, 0])
-        beam = parent.gather(1, beam)
-    return torch.stack(path[::-1])
+GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 # --------------------------------------------------------------------------------- sessions

@@ -164,7 +164,7 @@ def time_to_quality(data: Path, validation: Path, minutes: float) -> Iterator[st
 
 
 def generation() -> Iterator[str]:
-    """generate.py's loop against the plain step with Categorical sampling."""
+    """generate.py's loop, to one control, against the plain step with Categorical sampling."""
     torch.set_num_threads(1)  # as generate.py does
     model = PerformanceRNN(ModelConfig()).eval()
     plain = Plain(model).eval()
@@ -172,16 +172,17 @@ def generation() -> Iterator[str]:
 
     @torch.inference_mode()
     def sampled(batch: int) -> None:
-        hidden = model.start(torch.randn(batch, model.config.init_dim))
+        hidden = model.starts(torch.randn(batch, model.config.init_dim))
         heard, control = torch.full((batch,), 239), torch.rand(batch, 24)
         for _ in range(steps):
             logits, hidden = plain(heard, hidden, control)
             heard = torch.distributions.Categorical(logits=logits).sample()
 
+    control = np.concatenate([np.eye(12)[3], np.full(12, 1 / 12)])[None].astype(np.float32)
     for batch in (1, 8, 64):
         options = GenerateConfig(batch_size=batch)
         slow = seconds(lambda batch=batch: sampled(batch), 3)  # type: ignore[misc]
-        fast = seconds(lambda o=options: generate.compose(model, o, 0, None, steps), 3)  # type: ignore[misc]
+        fast = seconds(lambda o=options: generate.compose(model, o, 0, control, steps), 3)  # type: ignore[misc]
         yield (
             f"batch {batch}: plain {batch * steps / slow:,.0f} events/s, "
             f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f} x"

@@ -15,6 +15,7 @@ import generate
 from config import ModelConfig
 from data import Performance
 from model import PerformanceRNN, Session
+from player import Player
 from sequence import ControlSeq
 from tests.music import TINY_SIZES, write_data
 
@@ -169,8 +170,8 @@ def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
 
         return record
 
-    monkeypatch.setattr(PerformanceRNN, "generate", stand_in(False))
-    monkeypatch.setattr(PerformanceRNN, "beam_search", stand_in(True))
+    monkeypatch.setattr(Player, "generate", stand_in(False))
+    monkeypatch.setattr(Player, "beam_search", stand_in(True))
     assert run(*argv) == 0
     return heard
 
@@ -196,7 +197,7 @@ def test_a_key_that_the_network_forgets_is_let_go_after_ten_seconds(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten = torch.tensor([40, *[239] * 20])[:, None]  # a note on, and 20 times 1.171 s
-    monkeypatch.setattr(PerformanceRNN, "generate", lambda *_, **__: iter(forgotten))
+    monkeypatch.setattr(Player, "generate", lambda *_, **__: iter(forgotten))
     assert run("-b", "1", "-l", "21") == 0
     (note,) = pretty_midi.PrettyMIDI("out/output-000.mid").instruments[0].notes
     assert (note.pitch, note.end - note.start) == (61, pytest.approx(10.0, abs=0.001))

@@ -21,8 +21,9 @@ FLOORS: dict[str, set[str]] = {
     "workers": set(),
     "sequence": {"encoding", "notes", "quantise"},
     "model": {"config", "tensorfile", "utils"},
+    "player": {"model"},
     "data": {"tensorfile", "sequence"},
-    "adherence": {"model", "sequence", "utils"},
+    "adherence": {"model", "player", "sequence", "utils"},
     "learner": {"data", "model", "team", "utils"},
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge", "learner"},
@@ -32,7 +33,7 @@ FLOORS: dict[str, set[str]] = {
         *("adherence", "board", "config", "data", "judge", "model", "run", "sequence"),
         *("team", "utils"),
     },
-    "generate": {"config", "utils", "data", "model", "sequence"},
+    "generate": {"config", "utils", "data", "model", "player", "sequence"},
 }
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from config import ModelConfig
 from model import PerformanceRNN, Session, pick_device
+from player import Player
 
 SIZES = ModelConfig(
     init_dim=4, event_dim=11, control_dim=5, hidden_dim=8, gru_layers=3, gru_dropout=0.3
@@ -180,7 +181,9 @@ def sources(count: int, seed: int = 0) -> list[torch.Generator]:
 def sampled(model: PerformanceRNN, init: torch.Tensor, steps: int, **how: object) -> torch.Tensor:
     seed = int(how.pop("seed", 0))  # type: ignore[call-overload]
     controls = how.pop("controls", None)
-    said = model.generate(init, steps, controls, sources(len(init), seed), **how)  # type: ignore[arg-type]
+    said = Player(model, exact=True).generate(
+        init, steps, controls, sources(len(init), seed), **how
+    )  # type: ignore[arg-type]
     return torch.stack(list(said))
 
 
@@ -248,7 +251,7 @@ def alternating() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_what_can_not_be_played_is_not(beam: int) -> None:
     model, init = network(TINY), torch.randn(3, 2)
     if beam:
-        said = model.beam_search(
+        said = Player(model, exact=True).beam_search(
             init, 40, None, sources(3), beam_size=beam, stochastic=True, playable=alternating()
         )
     else:
@@ -271,7 +274,7 @@ def log_probability(model: PerformanceRNN, path: tuple[int, ...], init: torch.Te
 
 def test_a_beam_of_one_is_greedy() -> None:
     model, init = network(), torch.randn(3, 4)
-    beam = model.beam_search(init, 25, None, sources(3), beam_size=1)
+    beam = Player(model, exact=True).beam_search(init, 25, None, sources(3), beam_size=1)
     assert torch.equal(beam, sampled(model, init, 25, greedy_ratio=1.0))
 
 
@@ -279,7 +282,9 @@ def test_a_beam_as_wide_as_all_paths_finds_the_likeliest() -> None:
     paths = torch.tensor(list(itertools.product(range(4), repeat=5))).T  # [steps, paths]
     for scale in (2.0, 3.0, 4.0, 5.0):
         model, init = network(TINY, scale), 3 * torch.randn(8, 2)
-        found = model.beam_search(init, 5, None, sources(8), beam_size=paths.shape[1])
+        found = Player(model, exact=True).beam_search(
+            init, 5, None, sources(8), beam_size=paths.shape[1]
+        )
         for row, path in enumerate(found.T.tolist()):
             with torch.no_grad():
                 start = model.start(init[row : row + 1].expand(paths.shape[1], -1))
@@ -305,7 +310,7 @@ def plain_beam_search(
 
 def test_each_beam_goes_on_from_its_own_past() -> None:
     model, init = network(scale=3.0), 2 * torch.randn(8, 4)
-    found = model.beam_search(init, 10, None, sources(8), beam_size=3)
+    found = Player(model, exact=True).beam_search(init, 10, None, sources(8), beam_size=3)
     plain = [plain_beam_search(model, 10, 3, row[None]) for row in init]
     assert found.T.tolist() == plain
 
@@ -314,7 +319,9 @@ def test_a_stochastic_beam_gives_true_samples() -> None:
     """Its first path has the largest perturbed log-probability: a sample of the model."""
     model, steps, count = network(TINY, 3.0), 2, 3000
     init = torch.zeros(count, 2)
-    found = model.beam_search(init, steps, None, sources(count), beam_size=3, stochastic=True)
+    found = Player(model, exact=True).beam_search(
+        init, steps, None, sources(count), beam_size=3, stochastic=True
+    )
     paths = list(itertools.product(range(4), repeat=steps))
     expected = [math.exp(log_probability(model, path, init[:1])) * count for path in paths]
     drawn = [tuple(path) for path in found.T.tolist()]

@@ -1,0 +1,108 @@
+"""Products of 8 bits: nearly the same distribution, and each sequence for itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import player as player_module
+from config import ModelConfig
+from model import PerformanceRNN, Session
+from player import Player
+
+CPU = torch.device("cpu")
+SESSION = Path(__file__).parent.parent / "pretrained.sess"
+small = pytest.mark.skipif(
+    not player_module._has_small_products(CPU), reason="no products of 8 bits on this processor"
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> PerformanceRNN:
+    return Session.load(SESSION).model(CPU).eval()
+
+
+def controls(steps: int, batch: int) -> torch.Tensor:
+    """Random ones: a density, and shares that sum to 1."""
+    random = np.random.default_rng(0)
+    density = np.eye(12)[random.integers(0, 12, (steps, batch))]
+    shares = random.dirichlet(np.ones(12), (steps, batch))
+    return torch.from_numpy(np.concatenate([density, shares], axis=-1)).float()
+
+
+def sources(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+def logits(player: Player, heard: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
+    """What the player thinks after each of `heard` [steps, batch]."""
+    with torch.inference_mode():
+        state = player.start(torch.zeros(heard.shape[1], 32), asked)
+        return torch.stack([player.step(row, state) for row in heard])
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "changing", "of each"])
+def test_in_float32_it_plays_what_the_network_says(model: PerformanceRNN, kind: str) -> None:
+    heard = torch.randint(0, 240, (20, 3), generator=sources(1)[0])
+    asked = {
+        "none": None,
+        "one": controls(1, 1).expand(1, 3, -1),
+        "changing": controls(20, 1).expand(-1, 3, -1),
+        "of each": controls(20, 3),
+    }[kind]
+    with torch.inference_mode():
+        expected, _ = model(heard, model.starts(torch.zeros(3, 32)), asked)
+    torch.testing.assert_close(
+        logits(Player(model, exact=True), heard, asked), expected, atol=2e-5, rtol=0
+    )
+
+
+@small
+@pytest.mark.parametrize("steps", [1, 150])
+def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
+    model: PerformanceRNN, steps: int
+) -> None:
+    asked = controls(steps, 4)
+    events = list(Player(model, exact=True).generate(torch.zeros(4, 32), 150, asked, sources(4)))
+    heard = torch.stack(events)
+    exact, rough = (
+        logits(Player(model, exact=exact), heard, asked).softmax(dim=-1) for exact in (True, False)
+    )
+    variation = (exact - rough).abs().sum(dim=-1) / 2
+    assert 0 < float(variation.mean()) < 0.01
+    assert float(variation.max()) < 0.05
+
+
+@small
+def test_with_8_bits_a_sequence_does_not_depend_on_its_neighbours(model: PerformanceRNN) -> None:
+    init, asked = torch.randn(5, 32, generator=sources(1)[0]), controls(60, 5)
+    player = Player(model)
+    all_of_them = torch.stack(list(player.generate(init, 60, asked, sources(5))))
+    for row in (0, 3):
+        alone = player.generate(
+            init[row : row + 1], 60, asked[:, row : row + 1], sources(5)[row : row + 1]
+        )
+        assert torch.equal(torch.stack(list(alone))[:, 0], all_of_them[:, row])
+
+
+def test_where_there_are_no_products_of_8_bits_float32_is_taken(
+    model: PerformanceRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(player_module, "_small_product", missing)
+    assert Player(model).exact
+    assert not player_module._has_small_products(CPU)
+    heard = torch.randint(0, 240, (5, 2))
+    assert torch.equal(
+        logits(Player(model), heard, None), logits(Player(model, exact=True), heard, None)
+    )
+
+
+@small
+@pytest.mark.parametrize("sizes", [ModelConfig(hidden_dim=1, gru_layers=1, init_dim=32)])
+def test_a_network_of_any_size_plays_with_8_bits(sizes: ModelConfig) -> None:
+    said = Player(PerformanceRNN(sizes)).generate(torch.zeros(2, 32), 5, None, sources(2))
+    assert torch.stack(list(said)).shape == (5, 2)
