@@ -55,22 +55,18 @@ class Player:
         self.exact = exact or not _has_small_products(model.device)
         with torch.inference_mode():
             self._table = model.table()
-            heard = float(self._table.abs().max())
-            controls = model.concat_input_fc.weight[:, model.config.event_dim + 1 :]
-            # of controls that are not negative and sum to two, as a one-hot and shares do
-            reach = heard + 2 * float(controls.abs().max())
-            reaches = [reach] + [1.0] * (model.config.gru_layers - 1)
             self._layers = [
-                (self._product(f"ih_l{layer}", inputs), self._product(f"hh_l{layer}", 1.0))
-                for layer, inputs in enumerate(reaches)
+                # what the first layer is given has no bounds: 8 bits would be too coarse for it
+                (self._product(f"ih_l{layer}", layer > 0), self._product(f"hh_l{layer}", True))
+                for layer in range(model.config.gru_layers)
             ]
 
-    def _product(self, name: str, reach: float) -> Product:
-        """That of the GRU's weights called `name`, for inputs between -reach and reach."""
+    def _product(self, name: str, bounded: bool) -> Product:
+        """That of the GRU's weights called `name`; bounded: by inputs between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
-        if self.exact:
+        if self.exact or not bounded:
             return lambda inputs: functional.linear(inputs, weight, bias)
-        return _small_product(weight, bias, 2 * reach / LEVELS)
+        return _small_product(weight, bias)
 
     @torch.inference_mode()
     def start(self, init: Tensor, controls: Tensor | None) -> State:
@@ -190,8 +186,8 @@ class Player:
         return _traced(choices, parents)
 
 
-def _small_product(weight: Tensor, bias: Tensor, scale: float) -> Product:
-    """A product in numbers of 8 bits: the weights' levels are of each row, the inputs' `scale`."""
+def _small_product(weight: Tensor, bias: Tensor) -> Product:
+    """A product in numbers of 8 bits, of inputs between -1 and 1; each row has its scale."""
     scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
     zeros = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():
@@ -200,7 +196,7 @@ def _small_product(weight: Tensor, bias: Tensor, scale: float) -> Product:
         small = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(small, bias)
     times = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-    return lambda inputs: times(inputs, scale, ZERO, packed)
+    return lambda inputs: times(inputs, 2 / LEVELS, ZERO, packed)
 
 
 def _has_small_products(device: torch.device) -> bool:
@@ -208,7 +204,7 @@ def _has_small_products(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     try:
-        product = _small_product(torch.ones(16, 16), torch.zeros(16), 2 / LEVELS)
+        product = _small_product(torch.ones(16, 16), torch.zeros(16))
         return float(product(torch.ones(1, 16))[0, 0]) > 15
     except (AttributeError, RuntimeError):
         return False
