@@ -277,6 +277,12 @@ def test_a_judgement_says_its_figures_in_every_unit() -> None:
     assert "accuracy by kind: note on 25.0%, note off 0.0%" in "\n".join(found.lines())
 
 
+def test_a_network_that_is_far_off_is_judged_too() -> None:
+    counts, correct, costs = np.zeros((3, 240))
+    counts[0], costs[0] = 1, 800.0
+    assert Judgement(counts, correct, costs, CURRENT).perplexity == math.inf
+
+
 def test_evaluation_tells_of_a_session_and_changes_nothing(
     here: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
