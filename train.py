@@ -111,8 +111,8 @@ def _steps(run: Run, board: Board, ending: Ending) -> bool:
         if order.judge:
             _judge_and_keep(run, board)
             judged = time.monotonic()
-        if order.save:
-            run.save()
+        if order.judge or order.save:
+            run.save()  # a judgement with the best that it found
             saved = time.monotonic()
         if order.end or finished(options, run.reached):
             break

@@ -451,6 +451,22 @@ def test_the_session_is_saved_every_interval_and_after_an_accident(
     assert Session.load("m.sess").training["step"] == 4
 
 
+def test_a_run_that_is_killed_after_a_judgement_remembers_it(here: Path, data: Path) -> None:
+    run, board = opened(data, "-i", "1000", "--validation-interval", "0.000001", "-v", str(data))
+    learn = run.learn
+
+    def learn_once() -> tuple[torch.Tensor, torch.Tensor]:
+        if run.reached.step == 1:
+            raise KeyboardInterrupt
+        return learn()
+
+    run.learn = learn_once  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train.train(run, board, train.Ending())
+    best = Session.load("m.best.sess").training["best"]
+    assert Session.load("m.sess").training.get("best") == best
+
+
 def test_a_spoiled_network_never_replaces_a_good_one(here: Path, data: Path) -> None:
     run, board = opened(data, "-i", "0")
     before, learn = weights(), run.learn
