@@ -172,6 +172,12 @@ def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
         )
     session = _together_opened(options, learners.encoding, team)
     reached = _judged_by(judges, _reached(options.session, session.training))
+    seen = [reached.step, reached.best, reached.worse, learners.events, judges.events]
+    if not team.agreed(seen):
+        raise Failure(
+            f"the processes do not see the same files as {options.session}, {options.dataset} and "
+            "what to judge by: a training on several machines needs a folder that they share"
+        )
     learner = _learner(options, session, device, team)
     return Run(options, learner, windows, judges, reached, team)
 
