@@ -29,6 +29,8 @@ RECIPE = (
     *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
     *("averaging", "seed"),
 )
+# those of them that decide which windows follow one another in the columns of the batches
+COURSE = ("window_size", "stride_size", "carry", "use_transposition", "seed")
 OPTION = "option "  # before the names of the options that a session was last trained with
 SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
 EXCERPT = 1000  # events of each performance that are judged during training
@@ -74,6 +76,7 @@ class Run:
     team: Team = ALONE
 
     def __post_init__(self) -> None:
+        self._data = self.windows.corpus.fingerprint
         self._ahead = ThreadPoolExecutor(1)  # cuts a batch while the one before is learned
         self._next = (self.reached.step, self._ahead.submit(self._batch, self.reached.step))
 
@@ -134,6 +137,7 @@ class Run:
 
     def _session(self, state: dict[str, Tensor]) -> Session:
         about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
+        about["data"] = self._data
         about |= {OPTION + k: v for k, v in _recipe(self.options).items()}
         about |= {SCALER + k: value for k, value in self.learner.scaler.state_dict().items()}
         return Session(
@@ -171,6 +175,7 @@ def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
             "more data, or smaller -b or -w"
         )
     session = _together_opened(options, learners.encoding, team)
+    session = _going_on(session, options, learners)
     reached = _judged_by(judges, _reached(options.session, session.training))
     seen = [reached.step, reached.best, reached.worse, learners.events, judges.events]
     if not team.agreed(seen):
@@ -220,6 +225,16 @@ def _reached(name: str, training: dict[str, Any]) -> Reached:
         if type(value) is not type(getattr(Reached(), key)):
             raise Failure(f"{name}: {key} is {value!r}")
     return Reached(**known)
+
+
+def _going_on(session: Session, options: TrainConfig, learners: Corpus) -> Session:
+    """The session, without its carried state if the windows do not go on where they were."""
+    known = session.training
+    anew = any(known.get(OPTION + name) != getattr(options, name) for name in COURSE)
+    if "data" in known and known["data"] != learners.fingerprint:
+        print("other performances to learn from than before")
+        anew = True
+    return replace(session, carried=None) if anew else session
 
 
 def _judged_by(judges: Corpus, reached: Reached) -> Reached:

@@ -148,6 +148,24 @@ def test_what_a_run_does_in_another_way_than_before_is_said(
     assert told.count("from now on") == 2
 
 
+def test_the_hidden_state_goes_on_only_over_the_windows_it_comes_from(
+    here: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    others = write_data(tmp_path / "others", count=6, notes=150)
+
+    def carried(folder: Path, *more: str) -> bool:
+        capsys.readouterr()
+        return train.open_run(train.parse_args(arguments(folder, *more))).learner.hidden is not None
+
+    assert carried(data, "-l", "0.5")
+    assert "other performances" not in capsys.readouterr().out
+    assert not carried(data, "--seed", "9")
+    assert not carried(data, "-w", "19")
+    assert not carried(others, "-v", str(data))
+    assert "other performances to learn from than before" in capsys.readouterr().out
+
+
 def test_patience_ends_a_run_that_gets_no_better(
     here: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
