@@ -293,11 +293,10 @@ def _opened(options: TrainConfig, encoding: Encoding) -> Session:
         source = f" from {options.init_from}" if options.init_from else ""
         print(f"new session {path}{source}: {told(session.config)}")
         return session
-    session = _fitting(session, path, options, encoding)
-    wanted = session.config
-    print(f"session {path}: {told(wanted)}, step {session.training.get('step', 0)}")
-    print(*_changes(options, session), sep="", end="")
-    return session
+    fitting = _fitting(session, path, options, encoding)
+    print(f"session {path}: {told(fitting.config)}, step {session.training.get('step', 0)}")
+    print(*_changes(options, session, fitting.config), sep="", end="")
+    return fitting
 
 
 def _new(options: TrainConfig, encoding: Encoding) -> Session:
@@ -327,12 +326,18 @@ def _recipe(options: TrainConfig) -> dict[str, Any]:
     return {name: getattr(options, name) for name in RECIPE}
 
 
-def _changes(options: TrainConfig, session: Session) -> Iterator[str]:
-    """What this run does in another way than the one before."""
-    for name, value in _recipe(options).items():
-        before = session.training.get(OPTION + name, value)
-        if before != value:
+def _changes(options: TrainConfig, session: Session, sizes: ModelConfig) -> Iterator[str]:
+    """What this run, with a network of `sizes`, does in another way than the one before."""
+    known = session.training
+    changes = {name: (value, known.get(OPTION + name)) for name, value in _recipe(options).items()}
+    changes["gru_dropout"] = sizes.gru_dropout, session.config.gru_dropout
+    if options.precision != "auto":
+        changes["precision"] = options.precision, known.get("precision")
+    for name, (value, before) in changes.items():
+        if before not in (None, value):
             yield f"{name.replace('_', ' ')}: {value} from now on, {before} before\n"
+    if options.reset_optimizer and session.optimizer_state:
+        yield "Adam's state is forgotten\n"
 
 
 def for_other_data(path: Path, version: int, encoding: Encoding) -> str:

@@ -139,13 +139,19 @@ def test_the_optimizer_can_be_reset(here: Path, data: Path) -> None:
 def test_what_a_run_does_in_another_way_than_before_is_said(
     here: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(data, "--max-steps", "2", "-l", "0.01")
+    run(data, "--max-steps", "2", "-l", "0.01", "--precision", "fp32")
     capsys.readouterr()
-    run(data, "--max-steps", "4", "-l", "0.02", "-t")
+    run(data, "--max-steps", "3", "-l", "0.01")
+    assert "from now on" not in capsys.readouterr().out
+    other = ("--precision", "bf16", "-r", "-p", "gru_dropout=0.25")
+    run(data, "--max-steps", "4", "-l", "0.02", "-t", *other)
     told = capsys.readouterr().out
     assert "learning rate: 0.02 from now on, 0.01 before" in told
     assert "use transposition: True from now on, False before" in told
-    assert told.count("from now on") == 2
+    assert "precision: bf16 from now on, fp32 before" in told
+    assert "gru dropout: 0.25 from now on, 0.0 before" in told
+    assert "Adam's state is forgotten" in told
+    assert told.count("from now on") == 4
 
 
 def test_the_hidden_state_goes_on_only_over_the_windows_it_comes_from(
