@@ -106,7 +106,7 @@ class Run:
         """
         learner = self.learner
         if not learner.finite():
-            raise NotFinite(spoiled(self))
+            raise NotFinite(spoiled(self.options, self.reached))
         carried = None
         if learner.hidden is not None and (together or self.team.size == 1):
             carried = self.team.gathered(learner.hidden)
@@ -148,10 +148,10 @@ class Run:
         )
 
 
-def spoiled(run: Run) -> str:
+def spoiled(options: TrainConfig, reached: Reached) -> str:
     return (
-        f"the loss or the weights are no longer finite at step {run.reached.step}; "
-        f"{run.options.session} holds the last good state: try a lower -l, or -r"
+        f"the loss or the weights are no longer finite at step {reached.step}; "
+        f"{options.session} holds the last good state: try a lower -l, or -r"
     )
 
 

@@ -137,7 +137,7 @@ def _read(run: Run, board: Board, step: Step) -> None:
     """Wait for a step, and show it; NotFinite if it spoiled the network."""
     reached, loss, norm, rate = step
     if not math.isfinite(float(loss + norm)):
-        raise NotFinite(spoiled(run))
+        raise NotFinite(spoiled(run.options, reached))
     board.step(reached, float(loss), float(norm), rate)
 
 

@@ -412,8 +412,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_session(
         Learner, "_loss", lambda learner, *_: learner.model.output_fc.bias.sum() * math.nan
     )
     capsys.readouterr()
-    assert run(data, "--max-steps", "4") == 1
-    assert "lower -l" in said(capsys)
+    assert run(data, "--max-steps", "5") == 1
+    told = said(capsys)
+    assert "lower -l" in told
+    assert "at step 3;" in told
     assert same(before, weights())
 
 
