@@ -66,7 +66,7 @@ class Judgement:
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative log-likelihood of an event."""
-        return math.exp(self.nats_per_event)
+        return math.exp(self.nats_per_event) if self.nats_per_event < 700 else math.inf
 
     @property
     def bits_per_second(self) -> float:

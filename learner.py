@@ -84,6 +84,8 @@ class Learner:
     ) -> tuple[Tensor, Tensor]:
         """Learn from one batch; the loss in nats and the norm of the gradient, on the device.
 
+        The norm is 0 where fp16 skips the step because its scale was too large.
+
         rate: learning rate; taught: the share of inputs from the data; number: of the step,
         from 0. Start vectors and dropout depend on seed and number alone.
         """
@@ -98,6 +100,8 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._average(number)
+        if self.scaler.is_enabled():
+            norm = norm.nan_to_num(0.0, 0.0)
         return self.team.averaged(loss.detach()), norm
 
     def _loss(self, batch: Batch, taught: float, seed: tuple[int, int]) -> Tensor:

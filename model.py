@@ -246,8 +246,10 @@ def _session(record: Any) -> Session:
     averaged, carried = record.get("averaged_state"), record.get("carried_state")
     if averaged is not None:
         _check_state(config, averaged)
-    if carried is not None and not (isinstance(carried, Tensor) and carried.dtype == torch.float32):
-        raise ValueError("carried_state is not a tensor of float32")
+    if carried is not None and not (
+        isinstance(carried, Tensor) and carried.dtype == torch.float32 and carried.dim() == 3
+    ):
+        raise ValueError("carried_state is not float32 [layers, batch, hidden]")
     return Session(config, state, encoding, optimizer_state, training, averaged, carried)
 
 

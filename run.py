@@ -29,6 +29,8 @@ RECIPE = (
     *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
     *("averaging", "seed"),
 )
+# those of them that decide which windows follow one another in the columns of the batches
+COURSE = ("window_size", "stride_size", "carry", "use_transposition", "seed")
 OPTION = "option "  # before the names of the options that a session was last trained with
 SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
 EXCERPT = 1000  # events of each performance that are judged during training
@@ -74,6 +76,7 @@ class Run:
     team: Team = ALONE
 
     def __post_init__(self) -> None:
+        self._data = self.windows.corpus.fingerprint
         self._ahead = ThreadPoolExecutor(1)  # cuts a batch while the one before is learned
         self._next = (self.reached.step, self._ahead.submit(self._batch, self.reached.step))
 
@@ -103,7 +106,7 @@ class Run:
         """
         learner = self.learner
         if not learner.finite():
-            raise NotFinite(spoiled(self))
+            raise NotFinite(spoiled(self.options, self.reached))
         carried = None
         if learner.hidden is not None and (together or self.team.size == 1):
             carried = self.team.gathered(learner.hidden)
@@ -134,6 +137,7 @@ class Run:
 
     def _session(self, state: dict[str, Tensor]) -> Session:
         about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
+        about["data"] = self._data
         about |= {OPTION + k: v for k, v in _recipe(self.options).items()}
         about |= {SCALER + k: value for k, value in self.learner.scaler.state_dict().items()}
         return Session(
@@ -144,10 +148,10 @@ class Run:
         )
 
 
-def spoiled(run: Run) -> str:
+def spoiled(options: TrainConfig, reached: Reached) -> str:
     return (
-        f"the loss or the weights are no longer finite at step {run.reached.step}; "
-        f"{run.options.session} holds the last good state: try a lower -l, or -r"
+        f"the loss or the weights are no longer finite at step {reached.step}; "
+        f"{options.session} holds the last good state: try a lower -l, or -r"
     )
 
 
@@ -171,7 +175,14 @@ def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
             "more data, or smaller -b or -w"
         )
     session = _together_opened(options, learners.encoding, team)
+    session = _going_on(session, options, learners)
     reached = _judged_by(judges, _reached(options.session, session.training))
+    seen = [reached.step, reached.best, reached.worse, learners.events, judges.events]
+    if not team.agreed(seen):
+        raise Failure(
+            f"the processes do not see the same files as {options.session}, {options.dataset} and "
+            "what to judge by: a training on several machines needs a folder that they share"
+        )
     learner = _learner(options, session, device, team)
     return Run(options, learner, windows, judges, reached, team)
 
@@ -214,6 +225,16 @@ def _reached(name: str, training: dict[str, Any]) -> Reached:
         if type(value) is not type(getattr(Reached(), key)):
             raise Failure(f"{name}: {key} is {value!r}")
     return Reached(**known)
+
+
+def _going_on(session: Session, options: TrainConfig, learners: Corpus) -> Session:
+    """The session, without its carried state if the windows do not go on where they were."""
+    known = session.training
+    anew = any(known.get(OPTION + name) != getattr(options, name) for name in COURSE)
+    if "data" in known and known["data"] != learners.fingerprint:
+        print("other performances to learn from than before")
+        anew = True
+    return replace(session, carried=None) if anew else session
 
 
 def _judged_by(judges: Corpus, reached: Reached) -> Reached:
@@ -272,11 +293,10 @@ def _opened(options: TrainConfig, encoding: Encoding) -> Session:
         source = f" from {options.init_from}" if options.init_from else ""
         print(f"new session {path}{source}: {told(session.config)}")
         return session
-    session = _fitting(session, path, options, encoding)
-    wanted = session.config
-    print(f"session {path}: {told(wanted)}, step {session.training.get('step', 0)}")
-    print(*_changes(options, session), sep="", end="")
-    return session
+    fitting = _fitting(session, path, options, encoding)
+    print(f"session {path}: {told(fitting.config)}, step {session.training.get('step', 0)}")
+    print(*_changes(options, session, fitting.config), sep="", end="")
+    return fitting
 
 
 def _new(options: TrainConfig, encoding: Encoding) -> Session:
@@ -306,12 +326,18 @@ def _recipe(options: TrainConfig) -> dict[str, Any]:
     return {name: getattr(options, name) for name in RECIPE}
 
 
-def _changes(options: TrainConfig, session: Session) -> Iterator[str]:
-    """What this run does in another way than the one before."""
-    for name, value in _recipe(options).items():
-        before = session.training.get(OPTION + name, value)
-        if before != value:
+def _changes(options: TrainConfig, session: Session, sizes: ModelConfig) -> Iterator[str]:
+    """What this run, with a network of `sizes`, does in another way than the one before."""
+    known = session.training
+    changes = {name: (value, known.get(OPTION + name)) for name, value in _recipe(options).items()}
+    changes["gru_dropout"] = sizes.gru_dropout, session.config.gru_dropout
+    if options.precision != "auto":
+        changes["precision"] = options.precision, known.get("precision")
+    for name, (value, before) in changes.items():
+        if before not in (None, value):
             yield f"{name.replace('_', ' ')}: {value} from now on, {before} before\n"
+    if options.reset_optimizer and session.optimizer_state:
+        yield "Adam's state is forgotten\n"
 
 
 def for_other_data(path: Path, version: int, encoding: Encoding) -> str:

@@ -59,6 +59,10 @@ class Team:
         dist.broadcast(message, 0)
         return message.tolist()
 
+    def agreed(self, values: Sequence[float]) -> bool:
+        """Whether all processes have the leader's `values`."""
+        return not self.summed(np.array([self.told(values) != list(values)])).any()
+
     def averaged(self, value: Tensor) -> Tensor:
         """The mean of the processes' values."""
         if self.size > 1:

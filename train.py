@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+import torch
 from torch import Tensor
 
 import config
@@ -71,10 +72,8 @@ def train(run: Run, board: Board, ending: Ending) -> None:
         wished = _steps(run, board, ending)
     except NotFinite:
         raise
-    except Exception as error:
+    except Exception:
         run.save(together=False)
-        if run.team.size > 1 and isinstance(error, RuntimeError):
-            raise Failure(f"another process of the training is lost ({error})") from error
         raise
     run.save()
     if not wished:
@@ -111,8 +110,8 @@ def _steps(run: Run, board: Board, ending: Ending) -> bool:
         if order.judge:
             _judge_and_keep(run, board)
             judged = time.monotonic()
-        if order.save:
-            run.save()
+        if order.judge or order.save:
+            run.save()  # a judgement with the best that it found
             saved = time.monotonic()
         if order.end or finished(options, run.reached):
             break
@@ -138,7 +137,7 @@ def _read(run: Run, board: Board, step: Step) -> None:
     """Wait for a step, and show it; NotFinite if it spoiled the network."""
     reached, loss, norm, rate = step
     if not math.isfinite(float(loss + norm)):
-        raise NotFinite(spoiled(run))
+        raise NotFinite(spoiled(run.options, reached))
     board.step(reached, float(loss), float(norm), rate)
 
 
@@ -235,6 +234,12 @@ def _train(options: TrainConfig) -> int:
             return _taught(options, team)
         with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
             return _taught(options, team)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if team.size > 1:
+            raise Failure(f"another process of the training is lost ({error})") from error
+        raise
     finally:
         team.close()
 

@@ -85,6 +85,17 @@ def test_a_lower_precision_learns_about_the_same_with_weights_in_fp32(precision:
     assert {weight.dtype for weight in rough.weights} == {torch.float32}
 
 
+def test_a_step_that_fp16_skips_to_find_its_scale_is_no_failure() -> None:
+    made = learner("fp16")
+    made.scaler = torch.amp.GradScaler("cpu", init_scale=1e30)
+    before = [weight.detach().clone() for weight in made.weights]
+    loss, norm = made.step(batches(carry=1)[0], 0.01, 1.0, 0, SEED)
+    assert math.isfinite(float(loss))
+    assert float(norm) == 0
+    assert made.scaler.get_scale() < 1e30
+    assert all(torch.equal(a, b) for a, b in zip(before, made.weights, strict=True))
+
+
 def test_long_gradients_are_shortened_and_their_length_is_told() -> None:
     made = learner()
     made.model.output_fc.weight.data *= 300

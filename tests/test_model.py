@@ -405,6 +405,7 @@ def spoiled(model: PerformanceRNN, **changes: object) -> dict[str, object]:
         ({"model_config": {**vars(SIZES), "gru_layers": -1}}, "-1"),
         ({"session": 99}, "99"),
         ({"training": [1]}, "training"),
+        ({"carried_state": torch.zeros(8)}, "carried_state"),
     ],
 )
 def test_a_session_that_does_not_hold_together_is_refused(

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,42 @@ def test_when_a_process_is_lost_the_others_end_with_the_session_intact(here: Pat
     assert leader.returncode == 1
     assert re.search("another process of the training is lost", told), told
     assert Session.load("two.sess").training["step"] > 0
+
+
+@dataclass(frozen=True)
+class Follower(Team):
+    """A second process, alone here; its leader is lost, or says `said` and then the same."""
+
+    said: tuple[float, ...] | None = None
+
+    def told(self, values: Sequence[float]) -> list[float]:
+        """What the leader says."""
+        if self.said is None:
+            raise RuntimeError("Connection closed by peer")
+        return [*self.said, *values[len(self.said) :]]
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """With zeros of the leader."""
+        return values
+
+    def close(self) -> None:
+        """There is nothing to leave."""
+
+
+@pytest.mark.parametrize(
+    ("said", "word"), [(None, "process of the training is lost"), ((7.0,), "same files")]
+)
+def test_a_process_that_can_not_go_with_its_leader_ends_with_a_sentence(
+    here: Path,
+    said: tuple[float, ...] | None,
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train.main(arguments("two.sess", 2, "--max-steps", "2")) == 0
+    monkeypatch.setattr(Team, "joined", lambda: Follower(1, 2, said))
+    assert train.main(arguments("two.sess", 2)) == 1
+    assert word in capsys.readouterr().err
 
 
 def test_one_process_is_a_team_of_its_own() -> None:

@@ -139,13 +139,37 @@ def test_the_optimizer_can_be_reset(here: Path, data: Path) -> None:
 def test_what_a_run_does_in_another_way_than_before_is_said(
     here: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(data, "--max-steps", "2", "-l", "0.01")
+    run(data, "--max-steps", "2", "-l", "0.01", "--precision", "fp32")
     capsys.readouterr()
-    run(data, "--max-steps", "4", "-l", "0.02", "-t")
+    run(data, "--max-steps", "3", "-l", "0.01")
+    assert "from now on" not in capsys.readouterr().out
+    other = ("--precision", "bf16", "-r", "-p", "gru_dropout=0.25")
+    run(data, "--max-steps", "4", "-l", "0.02", "-t", *other)
     told = capsys.readouterr().out
     assert "learning rate: 0.02 from now on, 0.01 before" in told
     assert "use transposition: True from now on, False before" in told
-    assert told.count("from now on") == 2
+    assert "precision: bf16 from now on, fp32 before" in told
+    assert "gru dropout: 0.25 from now on, 0.0 before" in told
+    assert "Adam's state is forgotten" in told
+    assert told.count("from now on") == 4
+
+
+def test_the_hidden_state_goes_on_only_over_the_windows_it_comes_from(
+    here: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    others = write_data(tmp_path / "others", count=6, notes=150)
+
+    def carried(folder: Path, *more: str) -> bool:
+        capsys.readouterr()
+        return train.open_run(train.parse_args(arguments(folder, *more))).learner.hidden is not None
+
+    assert carried(data, "-l", "0.5")
+    assert "other performances" not in capsys.readouterr().out
+    assert not carried(data, "--seed", "9")
+    assert not carried(data, "-w", "19")
+    assert not carried(others, "-v", str(data))
+    assert "other performances to learn from than before" in capsys.readouterr().out
 
 
 def test_patience_ends_a_run_that_gets_no_better(
@@ -277,6 +301,12 @@ def test_a_judgement_says_its_figures_in_every_unit() -> None:
     assert "accuracy by kind: note on 25.0%, note off 0.0%" in "\n".join(found.lines())
 
 
+def test_a_network_that_is_far_off_is_judged_too() -> None:
+    counts, correct, costs = np.zeros((3, 240))
+    counts[0], costs[0] = 1, 800.0
+    assert Judgement(counts, correct, costs, CURRENT).perplexity == math.inf
+
+
 def test_evaluation_tells_of_a_session_and_changes_nothing(
     here: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,8 +412,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_session(
         Learner, "_loss", lambda learner, *_: learner.model.output_fc.bias.sum() * math.nan
     )
     capsys.readouterr()
-    assert run(data, "--max-steps", "4") == 1
-    assert "lower -l" in said(capsys)
+    assert run(data, "--max-steps", "5") == 1
+    told = said(capsys)
+    assert "lower -l" in told
+    assert "at step 3;" in told
     assert same(before, weights())
 
 
@@ -443,6 +475,22 @@ def test_the_session_is_saved_every_interval_and_after_an_accident(
         train.train(run, board, train.Ending())
     assert on_disk == ([0, 1, 2, 3, 4] if interval == "0" else [0] * 5)
     assert Session.load("m.sess").training["step"] == 4
+
+
+def test_a_run_that_is_killed_after_a_judgement_remembers_it(here: Path, data: Path) -> None:
+    run, board = opened(data, "-i", "1000", "--validation-interval", "0.000001", "-v", str(data))
+    learn = run.learn
+
+    def learn_once() -> tuple[torch.Tensor, torch.Tensor]:
+        if run.reached.step == 1:
+            raise KeyboardInterrupt
+        return learn()
+
+    run.learn = learn_once  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train.train(run, board, train.Ending())
+    best = Session.load("m.best.sess").training["best"]
+    assert Session.load("m.sess").training.get("best") == best
 
 
 def test_a_spoiled_network_never_replaces_a_good_one(here: Path, data: Path) -> None:
