@@ -395,7 +395,8 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
         default = told_default(entry)
         text = (rule["help"] + (f" ({default})" if default else "")).replace("%", "%%")
         if rule["type"] is bool:
-            action = argparse.BooleanOptionalAction if entry.default else "store_true"
+            on = entry.default or entry.name in FINE_TUNING
+            action = argparse.BooleanOptionalAction if on else "store_true"
             parser.add_argument(
                 *rule["flags"], dest=entry.name, action=action, default=entry.default, help=text
             )

@@ -228,8 +228,11 @@ class Packed:
 
     def on(self, device: torch.device, encoding: Encoding) -> Batch:
         """The batch on `device`: bytes are sent there, and expanded there."""
+        parts = (torch.from_numpy(part) for part in vars(self).values())
+        if device.type == "cuda":  # else the copy would wait for all that the GPU has to do
+            parts = (part.pin_memory() for part in parts)
         events, controls, controlled, carried = (
-            torch.from_numpy(part).to(device) for part in vars(self).values()
+            part.to(device, non_blocking=True) for part in parts
         )
         events = events.long()
         return Batch(events[0], events[1:], expanded(controls, encoding), controlled, carried)
@@ -243,7 +246,7 @@ class _Runs:
     starts: Array  # first event of the run
     nth: Array  # which window of the run it is
     mood: Array  # evenly in [0, 1), to choose the transposition
-    hidden: Array  # evenly in [0, 1), to choose whether the control is seen
+    seen: Array  # evenly in [0, 1), to choose whether the control is seen
 
     def part(self, columns: slice) -> _Runs:
         """The runs of some columns."""
@@ -299,7 +302,7 @@ class Windows:
         check_packed(events, controls)
         if transposing:
             events, controls = transpose(events, controls, self._offsets(runs))
-        return Packed(events, controls[1:], runs.hidden < control_ratio, runs.nth > 0)
+        return Packed(events, controls[1:], runs.seen < control_ratio, runs.nth > 0)
 
     def _firsts(self, runs: _Runs) -> Array:
         return np.asarray(runs.starts + runs.nth * self.steps)
@@ -312,7 +315,7 @@ class Windows:
 
     def _runs(self, size: int, seed: int, number: int) -> _Runs:
         """The runs that the columns are in, after those that their performance cut short."""
-        run, nth = np.divmod(number + np.arange(size), self.carry)
+        run, nth = np.divmod(number + np.arange(size) * self.carry // size, self.carry)
         runs = self._drawn(seed, run, nth, 0)
         for attempt in range(1, self.carry):
             room = (self._lengths[runs.pieces] - runs.starts) // self.steps
@@ -323,14 +326,16 @@ class Windows:
         return runs
 
     def _drawn(self, seed: int, run: Array, nth: Array, attempt: int) -> _Runs:
-        dice = np.empty((4, len(run)))
+        dice = np.empty((len(run), 4))
         for number in np.unique(run):
-            random = np.random.default_rng([seed, number, attempt])
-            dice[:, run == number] = random.random(dice.shape)[:, run == number]
-        where, begin, mood, hidden = dice
+            columns = np.flatnonzero(run == number)  # neighbours
+            bits = np.random.PCG64([seed, number, attempt])
+            bits.advance(4 * int(columns[0]))  # each column has its own four numbers
+            dice[columns] = np.random.Generator(bits).random((len(columns), 4))
+        where, begin, mood, seen = dice.T
         pieces, starts = self.places((where * len(self)).astype(np.int64))
         at_the_start = (begin < FROM_THE_START) & (self.carry > 1)
-        return _Runs(pieces, np.where(at_the_start, 0, starts), nth, mood, hidden)
+        return _Runs(pieces, np.where(at_the_start, 0, starts), nth, mood, seen)
 
     def _offsets(self, runs: _Runs) -> Array:
         """Semitones [batch] that leave every note of a run on the piano."""

@@ -146,7 +146,7 @@ class PerformanceRNN(nn.Module):
             taught = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
             true = torch.where(taught | (step == 0), true, said)
             output, hidden = self(true[None], hidden, controls[step : step + 1], controlled, table)
-            said = torch.distributions.Categorical(logits=output[0].detach().float()).sample()
+            said = output[0].detach().float().softmax(dim=-1).multinomial(1)[:, 0]
             logits.append(output)
         return torch.cat(logits), hidden
 

@@ -74,6 +74,7 @@ class Run:
     judges: Corpus
     reached: Reached
     team: Team = ALONE
+    judged: int = -1  # at which step it was judged last
 
     def __post_init__(self) -> None:
         self._data = self.windows.corpus.fingerprint
@@ -173,6 +174,12 @@ def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
             f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events "
             f"in {len(learners)} files to learn from, a batch needs {options.batch_size}; "
             "more data, or smaller -b or -w"
+        )
+    ends = options.max_steps or options.max_minutes
+    if options.patience and not (len(judges) or ends):
+        raise Failure(
+            "nothing to judge by, so --patience can not end the training: "
+            "give -v, a second file, or --max-minutes"
         )
     session = _together_opened(options, learners.encoding, team)
     session = _going_on(session, options, learners)

@@ -83,10 +83,10 @@ def train(run: Run, board: Board, ending: Ending) -> None:
 
 @dataclass(frozen=True)
 class _Order:
-    """What is next, and how long the training has lasted: as the leader says."""
+    """What is next, and how long the training has lasted: as the leader says, but for the end."""
 
     seconds: float
-    end: float  # 1 for yes: it is wished for from outside
+    end: float  # of how many processes it is wished for from outside
     judge: float
     save: float
 
@@ -99,21 +99,24 @@ def _steps(run: Run, board: Board, ending: Ending) -> bool:
     unread: list[Step] = []  # a step is read after the next is begun, so that no GPU has to wait
     while True:
         now = time.monotonic()
+        leads = run.team.leads
         order = _Order(
-            before + now - begun,
+            leads * (before + now - begun),
             ending.wished,
-            now - judged > options.validation_interval,
-            now - saved > options.saving_interval,
+            leads * (now - judged > options.validation_interval),
+            leads * (now - saved > options.saving_interval),
         )
-        order = _Order(*run.team.told(list(vars(order).values())))
+        order = _Order(*run.team.summed(np.array(list(vars(order).values()))).tolist())
         run.reached = replace(run.reached, seconds=order.seconds)
+        if order.end:
+            break
         if order.judge:
             _judge_and_keep(run, board)
             judged = time.monotonic()
         if order.judge or order.save:
             run.save()  # a judgement with the best that it found
             saved = time.monotonic()
-        if order.end or finished(options, run.reached):
+        if finished(options, run.reached):
             break
         unread.append(_step(run))
         if len(unread) > 1:
@@ -145,7 +148,9 @@ def _judge_and_keep(run: Run, board: Board) -> None:
     """Validate, and keep the network if it is the best so far."""
     if not len(run.judges):
         return
-    judgement = run.judge()
+    if run.judged == run.reached.step:
+        return
+    run.judged, judgement = run.reached.step, run.judge()
     if judgement.nats_per_event < run.reached.best:
         run.reached = replace(run.reached, best=judgement.nats_per_event, worse=0)
         run.save_best()

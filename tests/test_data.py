@@ -165,6 +165,18 @@ def test_transposition_and_seen_control_stay_the_same_in_a_run() -> None:
         before = now
 
 
+def test_processes_cut_the_columns_of_one_batch_between_them() -> None:
+    corpus = Corpus([performance(np.arange(240)) for _ in range(3)])
+    whole = batch(Windows(corpus, 10, 3, 4), 12, 5, 7, 0.5, True)
+    for rank in range(3):
+        part = batch(Windows(corpus, 10, 3, 4, rank, 3), 4, 5, 7, 0.5, True)
+        own = slice(4 * rank, 4 * rank + 4)
+        assert torch.equal(part.targets, whole.targets[:, own])
+        assert torch.equal(part.controls, whole.controls[:, own])
+        assert torch.equal(part.carried, whole.carried[own])
+        assert torch.equal(part.controlled, whole.controlled[own])
+
+
 def test_a_tenth_of_the_runs_begins_where_the_performance_does() -> None:
     windows = Windows(Corpus([performance(np.arange(200)[:150])]), 5, 1, carry=2)
     found = [batch(windows, 50, 0, number, 1.0, False) for number in range(40)]

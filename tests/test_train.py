@@ -183,9 +183,17 @@ def test_patience_ends_a_run_that_gets_no_better(
     often = ("-v", str(data), "--validation-interval", "0.000001", "--patience", "3")
     assert run(data, *often) == 0
     reached = Session.load("m.sess").training
-    assert (reached["step"], reached["best"], reached["worse"]) == (5, 2.0, 4)  # and at the end
+    assert (reached["step"], reached["best"], reached["worse"]) == (5, 2.0, 3)
     assert run(data, *often) == 0
     assert Session.load("m.sess").training["step"] == 5
+
+
+def test_patience_with_nothing_to_judge_by_is_a_sentence(
+    here: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, "--validation-share", "0", "--patience", "3") == 1
+    assert "--patience can not end the training" in said(capsys)
+    assert not Path("m.sess").exists()
 
 
 def test_a_session_made_from_another_begins_where_that_is(
@@ -199,9 +207,9 @@ def test_a_session_made_from_another_begins_where_that_is(
     capsys.readouterr()
     options = train.parse_args(arguments(data, "--init-from", "base.sess"))
     assert (options.learning_rate, options.use_transposition, options.patience) == (5e-4, True, 5)
-    assert (
-        train.parse_args(arguments(data, "--init-from", "b", "-l", "0.004")).learning_rate == 4e-3
-    )
+    flags = ("--init-from", "b", "-l", "0.004", "--no-use-transposition")
+    given = train.parse_args(arguments(data, *flags))
+    assert (given.learning_rate, given.use_transposition) == (4e-3, False)
     opened = train.open_run(options)
     assert "new session m.sess from base.sess" in capsys.readouterr().out
     assert same(base.averaged, opened.learner.model.state_dict())
