@@ -105,6 +105,8 @@ def test_two_processes_with_half_the_batch_learn_as_one_does(here: Path) -> None
     assert ours.carried is not None
     assert theirs.carried is not None
     torch.testing.assert_close(theirs.carried, ours.carried, atol=1e-2, rtol=0)
+    assert train.main(arguments("two.sess", 4, "--max-steps", "52")) == 0  # one goes on for two
+    assert Session.load("two.sess").training["step"] == 52
 
 
 def test_two_processes_stopped_and_started_again_end_as_if_they_had_not_been(here: Path) -> None:
@@ -172,6 +174,15 @@ def test_a_process_that_can_not_go_with_its_leader_ends_with_a_sentence(
     monkeypatch.setattr(Team, "joined", lambda: Follower(1, 2, said))
     assert train.main(arguments("two.sess", 2)) == 1
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes(here: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command = [*torchrun, str(ROOT / "train.py"), *arguments("two.sess", 2, "--max-steps", "5")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("two.sess: step 5") == 1
 
 
 def test_one_process_is_a_team_of_its_own() -> None:

@@ -445,6 +445,18 @@ def test_stopped_from_outside_the_command_saves_and_ends_well(
     assert Session.load("m.sess").training["step"] > 0
 
 
+def test_killed_between_two_saves_a_run_goes_on_from_the_last_save(here: Path, data: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(data, "-i", "0.2")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        while not Path("m.sess").exists() or Session.load("m.sess").training.get("step", 0) < 2:
+            assert running.poll() is None
+            time.sleep(0.1)
+        running.kill()
+    step = int(Session.load("m.sess").training["step"])
+    assert run(data, "--max-steps", str(step + 1)) == 0
+    assert Session.load("m.sess").training["step"] == step + 1
+
+
 def test_a_folder_that_can_not_be_written_is_said_before_training(
     here: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
