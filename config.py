@@ -204,13 +204,13 @@ class TrainConfig(_Checked):
         low=0,
     )
     window_size: int = option(
-        128, "-w", "--window-size", help="events in a window", type=int, low=1, high=1000000
+        64, "-w", "--window-size", help="events in a window", type=int, low=1, high=1000000
     )
     stride_size: int = option(
         10, "-S", "--stride-size", help="events between the starts of windows", type=int, low=1
     )
     carry: int = option(
-        8,
+        4,
         "--carry",
         help="windows in a row that carry the hidden state on; 1: each begins anew",
         type=int,

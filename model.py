@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import gru
 import tensorfile
 import utils
 from config import ModelConfig
@@ -108,12 +109,23 @@ class PerformanceRNN(nn.Module):
             if layer and self.training:
                 output = functional.dropout(output, self.config.gru_dropout)
             weights = [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
-            output, state = torch.gru(
-                output, hidden[layer : layer + 1], weights, True, 1, 0.0, False, False, False
-            )
+            if self._learns_in_fp32_on_a_cpu(output):
+                output = gru.Layer.apply(output, hidden[layer], *weights)  # type: ignore
+            else:
+                output, _ = torch.gru(
+                    output, hidden[layer : layer + 1], weights, True, 1, 0.0, False, False, False
+                )
             outputs.append(output)
-            last.append(state)
-        return self.output_fc(torch.cat(outputs, dim=-1)), torch.cat(last)
+            last.append(output[-1])
+        return self.output_fc(torch.cat(outputs, dim=-1)), torch.stack(last)
+
+    def _learns_in_fp32_on_a_cpu(self, inputs: Tensor) -> bool:
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and inputs.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+        )
 
     def asked(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
         """What controls, or their absence, say to the first layer [steps or 1, batch, hidden]."""
