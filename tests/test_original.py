@@ -31,6 +31,7 @@ from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig
 from data import Corpus, Performance
 from judge import judge
 from model import PerformanceRNN, Session
+from player import Player
 from sequence import CURRENT, ORIGINAL, ControlSeq, EventSeq, NoteSeq
 from tests.music import write_data, write_midi
 
@@ -362,7 +363,7 @@ def test_music_from_its_session_has_its_velocities_and_true_lengths(
     events = [176, 40, 208, 128, 191, 43, 220, 131, 207, 45, 239, 239, 133, 190, 47]
     events += [239, *music(7)]
     played = torch.tensor(events)[:, None]
-    monkeypatch.setattr(PerformanceRNN, "generate", lambda *_, **__: iter(played))
+    monkeypatch.setattr(Player, "generate", lambda *_, **__: iter(played))
     assert generate.main(["-s", "old.sess", "-o", "out", "-b", "1", "-l", str(len(events))]) == 0
     (piano,) = pretty_midi.PrettyMIDI("out/output-000.mid").instruments
     found = sorted((note.start, note.pitch, note.end, note.velocity) for note in piano.notes)
