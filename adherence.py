@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import utils
 from model import PerformanceRNN
-from player import Player
+from player import Player, sources
 from sequence import Control, Encoding, EventSeq, NoteSeq
 
 Array = npt.NDArray[Any]
@@ -63,18 +62,15 @@ def play(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
     """A piece of `steps` events to each of the controls."""
-    sources = [
-        torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(len(controls))
-    ]
-    init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in sources])
+    dice = sources(seed, len(controls))
+    init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in dice])
     asked = torch.from_numpy(np.stack([control.to_array() for control in controls])[None])
-    start, opens, closes = (torch.from_numpy(part).to(model.device) for part in EventSeq.playable())
     events = Player(model).generate(
         init.to(model.device),
         steps,
         asked.to(model.device),
-        sources,
-        playable=(start, opens, closes),
+        dice,
+        playable=EventSeq.playable(),
     )
     columns = torch.stack(list(events), dim=1).cpu().numpy()
     return [EventSeq.from_array(column, encoding).to_note_seq() for column in columns]

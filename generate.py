@@ -20,7 +20,7 @@ import utils
 from config import GenerateConfig
 from data import SUFFIX, Performance
 from model import PerformanceRNN, Session, pick_device
-from player import Playable, Player
+from player import Player, sources
 from sequence import CURRENT, ENCODINGS, Control, ControlSeq, Encoding, EventSeq, NoteSeq
 
 Controls = npt.NDArray[np.float32]
@@ -81,30 +81,25 @@ def _weight(part: str, text: str) -> float:
         raise ValueError(f"{part!r} in {text!r} is not a number") from None
 
 
-def generators(seed: int, count: int) -> list[torch.Generator]:
-    """One source of random numbers for each piece; piece k's depends on seed and k alone."""
-    return [torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(count)]
-
-
 def compose(
     model: PerformanceRNN, options: GenerateConfig, seed: int, controls: Controls | None, steps: int
 ) -> torch.Tensor:
     """Event indices int64 [steps, batch]."""
-    sources = generators(seed, options.batch_size)
+    dice = sources(seed, options.batch_size)
     width = model.config.init_dim
-    init = torch.stack([torch.randn(width, generator=source) for source in sources])
+    init = torch.stack([torch.randn(width, generator=source) for source in dice])
     init = (torch.zeros_like(init) if options.init_zero else init).to(model.device)
     control = None if controls is None else torch.from_numpy(controls).to(model.device)[:, None]
     if control is not None:
         control = control.expand(-1, options.batch_size, -1)
-    playable = None if options.free else _playable(model.device)
+    playable = None if options.free else EventSeq.playable()
     player = Player(model, options.exact)
     if options.beam_size:
         return player.beam_search(
             init,
             steps,
             control,
-            sources,
+            dice,
             beam_size=options.beam_size,
             stochastic=options.stochastic_beam_search,
             temperature=options.temperature,
@@ -114,17 +109,12 @@ def compose(
         init,
         steps,
         control,
-        sources,
+        dice,
         temperature=options.temperature,
         greedy_ratio=options.greedy_ratio,
         playable=playable,
     )
     return torch.stack(list(_counted(said, steps)))
-
-
-def _playable(device: torch.device) -> Playable:
-    start, opens, closes = (torch.from_numpy(part).to(device) for part in EventSeq.playable())
-    return start, opens, closes
 
 
 def _counted(said: Iterator[torch.Tensor], steps: int) -> Iterator[torch.Tensor]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import utils
 from model import PerformanceRNN
 
 CHUNK = 256  # steps for which random numbers are drawn at once
@@ -22,8 +24,8 @@ LEVELS = 255  # of a number of 8 bits, and the level of zero
 ZERO = 128
 
 # what can come first, and what each event makes possible and impossible:
-# bool [events], [events, events], [events, events]
-Playable = tuple[Tensor, Tensor, Tensor]
+# bool [events], [events, events], [events, events]; tensors, or arrays of numpy
+Playable = tuple[Any, Any, Any]
 Product = Callable[[Tensor], Tensor]  # weights times inputs, and a bias
 
 
@@ -45,6 +47,11 @@ class State:
         """The state of some sequences; they may come several times."""
         asked = self.asked if self.asked.shape[1] == 1 else self.asked[:, rows]
         return State([layer[rows] for layer in self.hidden], asked, self.first, self.step)
+
+
+def sources(seed: int, count: int) -> list[torch.Generator]:
+    """Random numbers for each of `count` pieces; piece k's depend on seed and k alone."""
+    return [torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(count)]
 
 
 class Player:
@@ -107,6 +114,12 @@ class Player:
         said: Tensor = self.model.output_fc(torch.cat(state.hidden, dim=1))
         return said
 
+    def _here(self, playable: Playable | None) -> Playable | None:
+        if playable is None:
+            return None
+        start, opens, closes = (torch.as_tensor(part, device=self.device) for part in playable)
+        return start, opens, closes
+
     @torch.inference_mode()
     def generate(
         self,
@@ -127,6 +140,7 @@ class Player:
         """
         state = self.start(init, controls)
         heard = torch.full((len(init),), self.model.primary_event, device=self.device)
+        playable = self._here(playable)
         allowed = None if playable is None else playable[0].expand(len(init), -1)
         for step in range(steps):
             if step % CHUNK == 0:
@@ -163,6 +177,7 @@ class Player:
         rows = torch.arange(batch, device=self.device)
         state = self.start(init, controls).of(rows.repeat_interleave(beam_size))
         heard = torch.full((batch * beam_size,), self.model.primary_event, device=self.device)
+        playable = self._here(playable)
         allowed = None if playable is None else playable[0].expand(len(heard), -1)
         # before the first step all beams are alike: only the first may be continued
         score = torch.full((batch, beam_size), -torch.inf, device=self.device)

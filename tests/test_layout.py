@@ -22,7 +22,7 @@ FLOORS: dict[str, set[str]] = {
     "sequence": {"encoding", "notes", "quantise"},
     "gru": set(),
     "model": {"config", "gru", "tensorfile", "utils"},
-    "player": {"model"},
+    "player": {"model", "utils"},
     "data": {"tensorfile", "sequence"},
     "adherence": {"model", "player", "sequence", "utils"},
     "learner": {"data", "model", "team", "utils"},
