@@ -7,7 +7,6 @@ import functools
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ from run import (
     told,
 )
 from sequence import Control
-from team import Team
+from team import Team, end
 
 SAMPLE = Control(np.isin(np.arange(12), SCALES["C major"]), 3)  # what the log's music is asked for
 SAMPLE_EVENTS = 400
@@ -274,4 +273,4 @@ def _taught(options: TrainConfig, team: Team) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -17,7 +17,7 @@ import torch
 
 import train
 from model import Session
-from team import Team
+from team import Team, end
 from tests.music import write_data
 
 ROOT = Path(__file__).parent.parent
@@ -189,3 +189,19 @@ def test_one_process_is_a_team_of_its_own() -> None:
     team = Team.joined()
     assert (team.rank, team.size, team.leads) == (0, 1, True)
     assert team.told([1.5, 2]) == [1.5, 2]
+
+
+def test_a_process_of_a_team_ends_at_once_before_gloo_can_ask_for_an_interpreter_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_once: list[int] = []
+    monkeypatch.setattr(os, "_exit", at_once.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        end(3)
+    assert at_once == [3]
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(SystemExit) as ended:
+        end(4)
+    assert ended.value.code == 4
+    assert at_once == [3]
