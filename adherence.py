@@ -10,18 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from control import Asked, named
 from model import PerformanceRNN
-from player import Player, sources
-from sequence import Control, Encoding, EventSeq, NoteSeq
+from player import Player, Schedule, sources
+from sampling import Rules
+from sequence import PITCHES, Control, ControlSeq, Encoding, EventSeq, NoteSeq
 
 Array = npt.NDArray[Any]
 
-SCALES = {  # pitch classes from C
-    "C major": (0, 2, 4, 5, 7, 9, 11),
-    "A minor": (0, 2, 4, 5, 7, 9, 11),
-    "F# major": (6, 8, 10, 11, 1, 3, 5),
-    "C pentatonic": (0, 2, 4, 7, 9),
-}
+SCALES = ("C major", "A minor", "F# major", "C pentatonic")
 DENSITIES = (1, 3, 6, 9)
 STEPS = 800  # events of each piece
 
@@ -46,16 +43,51 @@ class Delivered:
         )
 
 
-def delivered(notes: NoteSeq, histogram: Array) -> Delivered:
-    """Compare notes with the asked-for pitch-class histogram [12]."""
-    found = np.bincount(notes.pitches % 12, minlength=12)
+def delivered(pitches: Array, onsets: Array, histogram: Array) -> Delivered:
+    """Compare notes, MIDI pitches and onsets in seconds, with the histogram asked for [12]."""
+    found = np.bincount(pitches % 12, minlength=12)
     lengths = np.linalg.norm(found) * np.linalg.norm(histogram)
-    span = float(notes.starts[-1] - notes.starts[0]) if len(notes) > 1 else 0.0
+    span = float(onsets[-1] - onsets[0]) if len(onsets) > 1 else 0.0
     return Delivered(
         cosine=float(found @ histogram / lengths) if lengths else 0.0,
-        inside=float(found[histogram > 0].sum() / max(1, len(notes))),
-        density=2 * (len(notes) - 1) / span if span else 0.0,
+        inside=float(found[histogram > 0].sum() / max(1, len(pitches))),
+        density=ControlSeq.WINDOW * (len(pitches) - 1) / span if span else 0.0,
     )
+
+
+def followed(events: EventSeq, asked: Asked, most: int = 4) -> Iterator[str]:
+    """What was asked for in each section of a piece and what it holds; of many, the average."""
+    numbers = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
+    onsets = events.times[numbers] / events.encoding.per_second
+    pitches = events.to_array()[numbers].astype(np.int64) + PITCHES.start
+    rows = asked.during(onsets, numbers)
+    ranges = ControlSeq.feat_ranges()
+    found = []
+    for begin, end, name in asked.sections(events.total_ms / 1000):
+        inside = (onsets >= begin) & (onsets < end)
+        if inside.any():
+            wish = rows[inside].astype(np.float64).mean(axis=0)
+            index = wish[ranges["note_density"]] @ np.arange(len(ControlSeq.DENSITIES))
+            piece = delivered(pitches[inside], onsets[inside], wish[ranges["pitch_histogram"]])
+            found.append((name, index, piece))
+    if len(found) <= most:
+        for name, index, piece in found:
+            yield f"asked for {name}: {piece}, {_notes_in_window(index)} asked for"
+    else:
+        cosine = np.mean([piece.cosine for _, _, piece in found])
+        off = np.mean([abs(piece.density - 2 - 3 * index) for _, index, piece in found])
+        yield (
+            f"asked for {asked.text}: in {len(found)} sections the histogram is {cosine:.3f} "
+            f"alike, density {off:.1f} notes in 2 s off, on average"
+        )
+
+
+def _notes_in_window(index: float) -> str:
+    if index != round(index):
+        return f"{2 + 3 * index:.1f}"
+    low = ControlSeq.DENSITIES[round(index)]
+    last = index == len(ControlSeq.DENSITIES) - 1
+    return f"{low} or more" if last else f"{low if index else 0}-{low + 2}"
 
 
 def play(
@@ -68,9 +100,9 @@ def play(
     events = Player(model).generate(
         init.to(model.device),
         steps,
-        asked.to(model.device),
+        Schedule(asked.to(model.device)),
         dice,
-        playable=EventSeq.playable(),
+        rules=Rules(*EventSeq.playable()),
     )
     columns = torch.stack(list(events), dim=1).cpu().numpy()
     return [EventSeq.from_array(column, encoding).to_note_seq() for column in columns]
@@ -78,14 +110,10 @@ def play(
 
 def adherence(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
     """Play to each control of a fixed set, and tell what was asked for and what was delivered."""
-    asked = [
-        (scale, Control(np.isin(np.arange(12), classes), density))
-        for scale, classes in SCALES.items()
-        for density in DENSITIES
-    ]
+    asked = [(scale, Control(named(scale), density)) for scale in SCALES for density in DENSITIES]
     pieces = play(model, encoding, [control for _, control in asked], STEPS, seed)
     found = [
-        delivered(notes, control.pitch_histogram)
+        delivered(notes.pitches, notes.starts, control.pitch_histogram)
         for notes, (_, control) in zip(pieces, asked, strict=True)
     ]
     pairs = list(zip(found, asked, strict=True))

@@ -309,8 +309,16 @@ class GenerateConfig(_Checked):
         None,
         "-c",
         "--control",
-        help="'p0,...,p11;density' (12 pitch-class weights from C, density 0-11), ';density', "
-        "a .data file, or a folder of them",
+        help="what to play: a scale or chord, or 12 pitch-class weights from C; ';' and a density "
+        "0-11 or notes a second; changes over time; or a file to play like (see below)",
+    )
+    guidance: float = option(
+        1.0,
+        "--guidance",
+        help="how strictly to follow the control; above 1 more than the network would",
+        type=float,
+        low=0.0,
+        high=100.0,
     )
     batch_size: int = option(
         8, "-b", "--batch-size", help="number of pieces", type=int, low=1, high=65536
@@ -325,6 +333,26 @@ class GenerateConfig(_Checked):
         type=int,
         low=0,
         high=10_000_000,
+    )
+    seconds: float | None = option(
+        None,
+        "--seconds",
+        help="end each piece at a musical boundary within 2 s of this length, instead of -l",
+        type=float,
+        low=1.0,
+        high=86400.0,
+    )
+    primer: str | None = option(
+        None, "-i", "--primer", help="MIDI file that each piece begins with and goes on from"
+    )
+    primer_seconds: float = option(
+        15.0, "--primer-seconds", help="how much of the primer is heard", type=float, above=0.0
+    )
+    primer_start: float = option(
+        0.0, "--primer-start", help="second of the primer to begin at", type=float, low=0.0
+    )
+    continuation_only: bool = option(
+        False, "--continuation-only", help="write what follows the primer without it", type=bool
     )
     greedy_ratio: float = option(
         0.0,
@@ -344,6 +372,42 @@ class GenerateConfig(_Checked):
     temperature: float = option(
         1.0, "-T", "--temperature", help="below 1 safer, above wilder", type=float, above=0.0
     )
+    time_temperature: float | None = option(
+        None, "--time-temperature", help="of time shifts, among themselves", type=float, above=0.0
+    )
+    pitch_temperature: float | None = option(
+        None, "--pitch-temperature", help="of the keys to strike", type=float, above=0.0
+    )
+    velocity_temperature: float | None = option(
+        None, "--velocity-temperature", help="of velocities", type=float, above=0.0
+    )
+    top_k: int = option(
+        0, "--top-k", help="only the likeliest so many events; 0: all", type=int, low=0
+    )
+    top_p: float = option(
+        1.0,
+        "--top-p",
+        help="only the likeliest events that have this probability together",
+        type=float,
+        above=0.0,
+        high=1.0,
+    )
+    min_p: float = option(
+        0.0,
+        "--min-p",
+        help="only events that are at least so many times as likely as the likeliest",
+        type=float,
+        low=0.0,
+        high=1.0,
+    )
+    repeats: int = option(
+        16,
+        "--repeats",
+        help="strikes of one key in a row, with no other between, before it has to wait; 0: any",
+        type=int,
+        low=0,
+        high=1_000_000,
+    )
     init_zero: bool = option(
         False, "-z", "--init-zero", help="start from zeros, not from a random vector", type=bool
     )
@@ -358,6 +422,9 @@ class GenerateConfig(_Checked):
     )
     seed: int | None = option(
         None, "--seed", help="seed of everything random (random)", type=int, low=0, high=2**63
+    )
+    stream: bool = option(
+        False, "--stream", help="write the pieces while they are played, as they grow", type=bool
     )
     png: bool = option(False, "--png", help="also draw each piece as a piano roll", type=bool)
     wav: bool = option(False, "--wav", help="also render each piece to audio", type=bool)

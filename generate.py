@@ -2,129 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import math
 import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import progress.bar
 import torch
 
 import config
+import control
 import utils
+from adherence import followed
+from composer import BUSIEST, MARGIN, Heard, Order, Takes, compose, performed, read_primer
 from config import GenerateConfig
-from data import SUFFIX, Performance
+from control import Asked
 from model import PerformanceRNN, Session, pick_device
-from player import Player, sources
-from sequence import CURRENT, ENCODINGS, Control, ControlSeq, Encoding, EventSeq, NoteSeq
-
-Controls = npt.NDArray[np.float32]
+from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq, NoteSeq
 
 LENGTH = 1500  # events; about a minute
-RELEASE = 10.0  # seconds after which a key is let go that the network forgot to let go
-EXAMPLE = "1,0,1,0,1,1,0,1,0,1,0,1;3"
-
-
-def read_control(text: str, seed: int, encoding: Encoding = CURRENT) -> tuple[Controls, bool]:
-    """Controls [1 or events, 24] of what -c says, and whether they are of a file.
-
-    text: 'p0,...,p11;density', ';density', the path of a .data file, or of a folder, from
-    which `seed` chooses one. Raises ValueError, with an example, for anything else.
-    """
-    path = Path(text)
-    if os.path.isdir(text):
-        found = list(utils.find_files(path, (SUFFIX,)))
-        if not found:
-            raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
-        path = found[int(np.random.default_rng(seed).integers(len(found)))]
-    if os.path.isfile(path):
-        return _control_of_file(path, encoding), True
-    try:
-        return _written_control(text).to_array()[None], False
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; it is 12 weights from C and a density 0-11, such as '{EXAMPLE}', or only "
-            "';3', or the path of a .data file or a folder"
-        ) from error
-
-
-def _control_of_file(path: Path, encoding: Encoding) -> Controls:
-    performance = Performance.load(path)
-    try:
-        controls = performance.controls_in(encoding)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not len(controls):
-        raise ValueError(f"{path}: it has no notes, and so no control")
-    return controls
-
-
-def _written_control(text: str) -> Control:
-    histogram, semicolon, density = text.partition(";")
-    if not semicolon:
-        raise ValueError(f"{text!r} is no file, and has no ';' before a density")
-    if not re.fullmatch(r"\s*\d+\s*", density):
-        raise ValueError(f"the density {density!r} in {text!r} is not a whole number")
-    weights = [_weight(part, text) for part in histogram.split(",")] if histogram.strip() else None
-    return Control([0.0] * 12 if weights is None else weights, int(density))
-
-
-def _weight(part: str, text: str) -> float:
-    try:
-        return float(part)
-    except ValueError:
-        raise ValueError(f"{part!r} in {text!r} is not a number") from None
-
-
-def compose(
-    model: PerformanceRNN, options: GenerateConfig, seed: int, controls: Controls | None, steps: int
-) -> torch.Tensor:
-    """Event indices int64 [steps, batch]."""
-    dice = sources(seed, options.batch_size)
-    width = model.config.init_dim
-    init = torch.stack([torch.randn(width, generator=source) for source in dice])
-    init = (torch.zeros_like(init) if options.init_zero else init).to(model.device)
-    control = None if controls is None else torch.from_numpy(controls).to(model.device)[:, None]
-    if control is not None:
-        control = control.expand(-1, options.batch_size, -1)
-    playable = None if options.free else EventSeq.playable()
-    player = Player(model, options.exact)
-    if options.beam_size:
-        return player.beam_search(
-            init,
-            steps,
-            control,
-            dice,
-            beam_size=options.beam_size,
-            stochastic=options.stochastic_beam_search,
-            temperature=options.temperature,
-            playable=playable,
-        )
-    said = player.generate(
-        init,
-        steps,
-        control,
-        dice,
-        temperature=options.temperature,
-        greedy_ratio=options.greedy_ratio,
-        playable=playable,
-    )
-    return torch.stack(list(_counted(said, steps)))
-
-
-def _counted(said: Iterator[torch.Tensor], steps: int) -> Iterator[torch.Tensor]:
-    bar = progress.bar.Bar("playing", max=steps, suffix="%(index)d/%(max)d events  %(eta_td)s")
-    for number, events in enumerate(said):
-        if number % 50 == 0:
-            bar.goto(number)
-        yield events
-    bar.goto(steps)
-    bar.finish()
+GROWN = 5.0  # seconds between two times that a growing piece is written
 
 
 def free_paths(folder: Path) -> Iterator[Path]:
@@ -154,7 +58,10 @@ def write(path: Path, notes: NoteSeq, options: GenerateConfig, title: str) -> st
 
 
 def open_session(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
-    """The network of the session, ready to play, and its encoding; ValueError if not known."""
+    """The network of the session, ready to play, and its encoding.
+
+    ValueError if they are not known, or can not be guided and shall be.
+    """
     session = Session.load(options.session)
     widths = (session.config.event_dim, session.config.control_dim)
     if session.encoding not in ENCODINGS or widths != (EventSeq.dim(), ControlSeq.dim()):
@@ -162,42 +69,96 @@ def open_session(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
             f"{options.session}: made for encoding {session.encoding} with widths {widths}, "
             f"not one of {list(ENCODINGS)} with {(EventSeq.dim(), ControlSeq.dim())}"
         )
+    if options.guidance != 1 and not (session.control_ratio or 1.0) < 1:
+        raise ValueError(
+            f"{options.session}: --guidance needs a session that was trained with -c below 1, "
+            "and this one was not, or does not say so"
+        )
     model = session.model(pick_device(options.device)).eval()
     return model, ENCODINGS[session.encoding]
 
 
-def generate(options: GenerateConfig) -> Iterator[str]:
-    """Play and write all pieces, telling a line at a time."""
+def ordered(options: GenerateConfig) -> Order:
+    """Read all that is needed to play."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = open_session(options)
-    controls, from_file = _controls(options, seed, encoding)
-    steps = LENGTH if options.max_length is None else options.max_length
-    if controls is not None and from_file and not options.max_length:
-        steps = len(controls)
+    asked = heard = None
+    if options.control is not None:
+        asked = control.read(options.control, seed, encoding)
+    if options.primer is not None:
+        start, seconds = options.primer_start, options.primer_seconds
+        heard = read_primer(options.primer, start, seconds, encoding)
+    return Order(model, encoding, seed, asked, heard, _steps(options, asked))
+
+
+def _steps(options: GenerateConfig, asked: Asked | None) -> int:
+    """How many events are played, at most."""
+    if options.seconds is not None:
+        return math.ceil((options.seconds + MARGIN) * BUSIEST)
+    if asked is not None and asked.events is not None and not options.max_length:
+        return asked.events
+    return LENGTH if options.max_length is None else options.max_length
+
+
+def generate(options: GenerateConfig) -> Iterator[str]:
+    """Play and write all pieces, telling a line at a time."""
+    order = ordered(options)
     folder = Path(options.output_dir)
     utils.check_writable(folder)
     if options.png:
         utils.optional("matplotlib", "--png")  # better missed now than after playing
     if options.wav:
         utils.optional("midirenderer", "--wav")
-    yield f"{_manner(options)}, seed {seed}, {options.session} on {model.device}"
-    if controls is not None and 1 < len(controls) < steps:
-        held = controls[-1:].repeat(steps - len(controls), axis=0)  # the last control is held
-        controls = np.concatenate([controls, held])
-    events = compose(model, options, seed, controls, steps).cpu().numpy()
-    for piece, path in zip(range(options.batch_size), free_paths(folder), strict=False):
-        played = EventSeq.from_array(events[:, piece], encoding).to_note_seq()
-        notes = played.trimmed().released(RELEASE)
-        title = f"{path.stem}   {Path(options.session).name}, seed {seed}, piece {piece}"
+    yield f"{_manner(options)}, seed {order.seed}, {options.session} on {order.model.device}"
+    if order.heard is not None:
+        yield _told_primer(options, order.heard)
+    takes = Takes(options.batch_size, order.encoding, order.heard is not None)
+    free = free_paths(folder)
+    paths = list(islice(free, options.batch_size)) if options.stream else []
+    yield from (f"{path}: grows while it is played" for path in paths)
+
+    def grow() -> None:
+        for piece, path in enumerate(paths):
+            performed(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
+
+    _play(order, options, takes, grow if options.stream else None)
+    for piece, path in enumerate(paths or islice(free, options.batch_size)):
+        played = takes.of(piece)
+        notes = performed(played, options, order.encoding, order.heard)
+        title = f"{path.stem}   {Path(options.session).name}, seed {order.seed}, piece {piece}"
         yield write(path, notes, options, title)
+        if order.asked is not None:
+            events = EventSeq.from_array(played, order.encoding)
+            yield from ("  " + line for line in followed(events, order.asked))
 
 
-def _controls(
-    options: GenerateConfig, seed: int, encoding: Encoding
-) -> tuple[Controls | None, bool]:
-    if options.control is None:
-        return None, False
-    return read_control(options.control, seed, encoding)
+def _told_primer(options: GenerateConfig, heard: Heard) -> str:
+    left = heard.left_out
+    said = f"primer: {options.primer}, {heard.seconds:.1f} s, {heard.events.note_ons} notes"
+    return said + (f"; {left} outside the piano's 88 keys left out" if left else "")
+
+
+def _play(
+    order: Order, options: GenerateConfig, takes: Takes, grow: Callable[[], None] | None
+) -> None:
+    """Let the pieces grow to their end, and show how far they are."""
+    goal = None if options.seconds is None else 1000 * (options.seconds + MARGIN)
+    bar = progress.bar.Bar("playing", suffix="%(index)d/%(max)d events  %(eta_td)s")
+    bar.max = order.steps
+    if goal is not None:
+        bar.max, bar.suffix = round(goal / 1000), "%(index)d/%(max)d s  %(eta_td)s"
+    written = time.monotonic()
+    for number, events in enumerate(compose(order, options)):
+        takes.add(events)
+        if number % 50 == 0:
+            bar.goto(number if goal is None else int(takes.elapsed.min() / 1000))
+            if goal is not None and takes.elapsed.min() >= goal:
+                break
+            if grow and time.monotonic() - written > GROWN:
+                grow()
+                written = time.monotonic()
+    bar.goto(bar.max)
+    bar.finish()
 
 
 def _manner(options: GenerateConfig) -> str:
@@ -216,21 +177,44 @@ def _manner(options: GenerateConfig) -> str:
 
 def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = config.Parser(prog="generate.py", description=__doc__)
+    width = max(len(text) for text, _ in control.EXAMPLES)
+    examples = "\n".join(f"  {text:{width}}  {meaning}" for text, meaning in control.EXAMPLES)
+    parser = config.Parser(
+        prog="generate.py",
+        description=__doc__,
+        epilog=f"what -c understands:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options = config.parse(parser, GenerateConfig, argv)
-    from_file = options.control is not None and os.path.exists(options.control)
     try:
         pick_device(options.device)
-        if options.max_length == 0 and not from_file:
-            raise ValueError("argument -l/--max-length: 0 needs a control file, for its length")
+        _check(options)
     except ValueError as error:
         parser.error(str(error))
-    try:
-        if not from_file:
-            _controls(options, 0, CURRENT)
-    except ValueError as error:
-        parser.error(f"argument -c/--control: {error}")
     return options
+
+
+def _check(options: GenerateConfig) -> None:
+    """Raise ValueError for options that do not go together, or a wrong written control."""
+    from_file = options.control is not None and os.path.exists(options.control)
+    if options.max_length == 0 and not from_file:
+        raise ValueError("argument -l/--max-length: 0 needs a control file, for its length")
+    if options.seconds is not None and options.max_length is not None:
+        raise ValueError("argument --seconds: not together with -l/--max-length")
+    if options.guidance != 1 and options.control is None:
+        raise ValueError("argument --guidance: there is no control to follow, give -c")
+    if options.primer is None and options.continuation_only:
+        raise ValueError("argument --continuation-only: there is no primer, give -i")
+    if options.beam_size:
+        for name in ("seconds", "stream", "top_k", "top_p", "min_p", "greedy_ratio"):
+            if getattr(options, name) != getattr(GenerateConfig(), name):
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"argument {flag}: not together with -B/--beam-size")
+    if options.control is not None and not from_file:
+        try:
+            control.read(options.control, 0)
+        except ValueError as error:
+            raise ValueError(f"argument -c/--control: {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -169,6 +169,7 @@ GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 # --------------------------------------------------------------------------------- sessions
 
 SESSION = 1  # version of the session file
+OPTION = "option "  # before the names of the options that a session was last trained with
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,12 @@ class Session:
         weights = {name: tensor.float() for name, tensor in state.items()}
         model.load_state_dict(weights, assign=True)
         return model.to(device)
+
+    @property
+    def control_ratio(self) -> float | None:
+        """Share of what it learned from that it saw with control, if it is known."""
+        ratio = self.training.get(f"{OPTION}control_ratio")
+        return float(ratio) if isinstance(ratio, int | float) else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; killed at any instant, the old or the new one is there, whole."""

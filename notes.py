@@ -145,6 +145,12 @@ class NoteSeq:
         ends = np.minimum(self.ends, self.starts + seconds)
         return NoteSeq(self.starts, ends, self.pitches, self.velocities)
 
+    def until(self, seconds: float) -> NoteSeq:
+        """Notes that start before `seconds`, and end there at the latest."""
+        before = self.starts < seconds
+        starts, ends, pitches, velocities = (column[before] for column in self.columns)
+        return NoteSeq(starts, np.minimum(ends, seconds), pitches, velocities)
+
     def trimmed(self) -> NoteSeq:
         """Notes moved so that the first one starts at 0."""
         return self.adjust_time(-self.starts[0]) if len(self) else self

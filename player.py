@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,35 +17,82 @@ from torch.nn import functional
 
 import utils
 from model import PerformanceRNN
+from sampling import Bounds, Dice, Rules, Sampling, sampled, tempered
 
-CHUNK = 256  # steps for which random numbers are drawn at once
+TABLES = 32  # different controls for which the first layer is worked out beforehand
 LEVELS = 255  # of a number of 8 bits, and the level of zero
 ZERO = 128
 
-# what can come first, and what each event makes possible and impossible:
-# bool [events], [events, events], [events, events]; tensors, or arrays of numpy
-Playable = tuple[Any, Any, Any]
+PLAIN = Sampling()
 Product = Callable[[Tensor], Tensor]  # weights times inputs, and a bias
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is asked for, and when.
+
+    controls: [rows, 1 or batch, control], or None for no control; clock: int64 [events], how
+    long each event lasts; row: how long a row holds, by that clock; without a clock a row
+    is for one event. The last row holds on.
+    """
+
+    controls: Tensor | None = None
+    clock: Tensor | None = None
+    row: int = 1
+
+    def length(self, events: Tensor) -> Tensor:
+        """How long events last, by the clock."""
+        return torch.ones_like(events) if self.clock is None else self.clock[events]
+
+
+@dataclass(frozen=True)
+class Primer:
+    """What is heard first: events int64 [steps], and what they were asked to be."""
+
+    events: Tensor
+    schedule: Schedule
 
 
 @dataclass
 class State:
     """What a network at play remembers, for each of its sequences.
 
-    hidden: of each layer [batch, hidden]; asked: what the controls say to the first layer
-    [steps or 1, batch or 1, hidden]; first: what each event gives to the first layer's gates
-    [events, 3 * hidden], if the controls are the same always and for all.
+    hidden: of each layer [batch, hidden]; asked: the schedule as the first layer sees it;
+    place: when each sequence is [batch], by the schedule's clock, None while that is all
+    the same; column: which column of the schedule is each one's [batch]; free: the state of
+    the same sequences without control, for guidance.
     """
 
     hidden: list[Tensor]
-    asked: Tensor
-    first: Tensor | None
-    step: int = 0
+    asked: Asked
+    place: Tensor | None
+    column: Tensor
+    free: State | None = None
 
     def of(self, rows: Tensor) -> State:
         """The state of some sequences; they may come several times."""
-        asked = self.asked if self.asked.shape[1] == 1 else self.asked[:, rows]
-        return State([layer[rows] for layer in self.hidden], asked, self.first, self.step)
+        return State(
+            [layer[rows] for layer in self.hidden],
+            self.asked,
+            None if self.place is None else self.place[rows],
+            self.column[rows],
+            None if self.free is None else self.free.of(rows),
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A schedule as the first layer sees it.
+
+    which: the control of each row [rows, 1 or batch], as a number; first: what each event
+    under each control gives to the gates [controls * events, 3 * hidden], or None if there are
+    too many controls; then said: what each says to the layer [controls, hidden].
+    """
+
+    schedule: Schedule
+    which: Tensor
+    first: Tensor | None
+    said: Tensor
 
 
 def sources(seed: int, count: int) -> list[torch.Generator]:
@@ -55,11 +101,17 @@ def sources(seed: int, count: int) -> list[torch.Generator]:
 
 
 class Player:
-    """Plays with a network; `exact` takes all products in float32, as training does."""
+    """Plays with a network; `exact` takes all products in float32, as training does.
 
-    def __init__(self, model: PerformanceRNN, exact: bool = False) -> None:
+    guidance: how much further than the control leads to go (classifier-free guidance, Ho and
+    Salimans 2022): logits without control, plus so many times what the control adds; 1: as
+    the network says.
+    """
+
+    def __init__(self, model: PerformanceRNN, exact: bool = False, guidance: float = 1.0) -> None:
         self.model, self.device = model.eval(), model.device
         self.exact = exact or not _has_small_products(model.device)
+        self.guidance = guidance
         with torch.inference_mode():
             self._table = model.table()
             self._layers = [
@@ -67,105 +119,160 @@ class Player:
                 (self._product(f"ih_l{layer}", layer > 0), self._product(f"hh_l{layer}", True))
                 for layer in range(model.config.gru_layers)
             ]
+            output = model.output_fc
+            self._output = self._chosen(output.weight, output.bias, True)
 
     def _product(self, name: str, bounded: bool) -> Product:
         """That of the GRU's weights called `name`; bounded: by inputs between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
+        return self._chosen(weight, bias, bounded)
+
+    def _chosen(self, weight: Tensor, bias: Tensor, bounded: bool) -> Product:
         if self.exact or not bounded:
             return lambda inputs: functional.linear(inputs, weight, bias)
         return _small_product(weight, bias)
 
     @torch.inference_mode()
-    def start(self, init: Tensor, controls: Tensor | None) -> State:
-        """The state before the first event, from start vectors [batch, init].
+    def start(self, init: Tensor, schedule: Schedule) -> State:
+        """The state before the first event, from start vectors [batch, init]."""
+        column = torch.arange(len(init), device=self.device)
+        return self._state(
+            list(self.model.starts(init)), column, schedule, self._nothing(len(init))
+        )
 
-        controls: [steps or 1, batch or 1, control], or None.
-        """
-        asked = self.model.asked(controls, None)
-        asked = asked.view(-1, asked.shape[-2] if asked.dim() > 1 else 1, asked.shape[-1])
+    def _nothing(self, batch: int) -> Tensor:
+        """What is heard before the first event [batch]."""
+        return torch.full((batch,), self.model.primary_event, device=self.device)
+
+    @torch.inference_mode()
+    def under(self, state: State, schedule: Schedule, heard: Tensor) -> State:
+        """The same state with another schedule, which begins after the heard events [batch]."""
+        free = None if state.free is None else state.free.hidden
+        return self._state(state.hidden, state.column, schedule, heard, free)
+
+    def _state(
+        self,
+        hidden: list[Tensor],
+        column: Tensor,
+        schedule: Schedule,
+        heard: Tensor,
+        free: list[Tensor] | None = None,
+    ) -> State:
+        asked = self._asked(schedule)
+        place = -schedule.length(heard) if len(asked.which) > 1 else None
+        state = State(list(hidden), asked, place, column)
+        if self.guidance != 1 and schedule.controls is not None:
+            state.free = self._state(free or hidden, column, Schedule(), heard)
+        return state
+
+    def _asked(self, schedule: Schedule) -> Asked:
+        controls = schedule.controls
+        if controls is None:
+            which = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            said = self.model.asked(None, None)[None]
+        else:
+            # equal rows are one control, and a schedule that never changes is one row
+            kinds, which = controls.flatten(0, 1).unique(dim=0, return_inverse=True)
+            which = which.view(controls.shape[:2])
+            if bool((which == which[:1]).all()):
+                which = which[:1]
+            said = self.model.asked(kinds, None)
         first = None
-        if bool((asked == asked[:1, :1]).all()):
-            asked = asked[:1, :1]
-            inputs = functional.leaky_relu(self._table + asked[0], 0.1)
-            gru = self.model.gru
-            first = functional.linear(inputs, gru.get_parameter("weight_ih_l0"))
-            first += gru.get_parameter("bias_ih_l0")
-        return State(list(self.model.starts(init)), asked, first)
+        if len(said) <= TABLES:
+            heard = functional.leaky_relu(self._table + said[:, None], 0.1)
+            first = self._layers[0][0](heard.flatten(0, 1))
+        return Asked(schedule, which, first, said)
 
     def step(self, heard: Tensor, state: State) -> Tensor:
         """Logits [batch, events] of what follows the heard events [batch]; moves the state on."""
-        width = self.model.config.hidden_dim
-        output = heard
-        for layer, (of_input, of_state) in enumerate(self._layers):
-            hidden = state.hidden[layer]
-            if layer:
-                given = of_input(output)
-            elif state.first is not None:
-                given = state.first[heard]
-            else:
-                asked = state.asked[min(state.step, len(state.asked) - 1)]
-                given = of_input(functional.leaky_relu(self._table[heard] + asked, 0.1))
-            kept = of_state(hidden)
-            gates = (given[:, : 2 * width] + kept[:, : 2 * width]).sigmoid_()
-            new = torch.addcmul(given[:, 2 * width :], gates[:, :width], kept[:, 2 * width :])
-            output = torch.lerp(new.tanh_(), hidden, gates[:, width:])
-            state.hidden[layer] = output
-        state.step += 1
-        said: Tensor = self.model.output_fc(torch.cat(state.hidden, dim=1))
-        return said
+        logits = self._step(heard, state)
+        if state.free is None:
+            return logits
+        return torch.lerp(self._step(heard, state.free), logits, self.guidance)
 
-    def _here(self, playable: Playable | None) -> Playable | None:
-        if playable is None:
-            return None
-        start, opens, closes = (torch.as_tensor(part, device=self.device) for part in playable)
-        return start, opens, closes
+    def _step(self, heard: Tensor, state: State) -> Tensor:
+        width = self.model.config.hidden_dim
+        parts = (2 * width, width)  # reset and update gates, and the new state's
+        given = self._given(heard, state)
+        for layer, (of_input, of_state) in enumerate(self._layers):
+            if layer:
+                given = of_input(state.hidden[layer - 1])
+            gates_given, new_given = given.split(parts, 1)
+            gates_kept, new_kept = of_state(state.hidden[layer]).split(parts, 1)
+            reset, update = (gates_given + gates_kept).sigmoid_().split(width, 1)
+            new = torch.addcmul(new_given, reset, new_kept).tanh_()
+            state.hidden[layer] = torch.lerp(new, state.hidden[layer], update)
+        return self._output(torch.cat(state.hidden, dim=1))
+
+    def _given(self, heard: Tensor, state: State) -> Tensor:
+        """What the first layer's gates are given [batch, 3 * hidden]; moves the place on."""
+        asked, which = state.asked, state.asked.which
+        row: Tensor | int = 0
+        if state.place is not None:
+            state.place = state.place + asked.schedule.length(heard)
+            row = (state.place // asked.schedule.row).clamp_(max=len(which) - 1)
+        which = which[row, state.column] if which.shape[1] > 1 else which[row, 0]
+        if asked.first is not None:
+            return asked.first[which * self.model.config.event_dim + heard]
+        said = functional.leaky_relu(self._table[heard] + asked.said[which], 0.1)
+        return self._layers[0][0](said)
 
     @torch.inference_mode()
     def generate(
         self,
         init: Tensor,
         steps: int,
-        controls: Tensor | None,
+        schedule: Schedule,
         generators: Sequence[torch.Generator],
         *,
-        temperature: float = 1.0,
-        greedy_ratio: float = 0.0,
-        playable: Playable | None = None,
+        sampling: Sampling = PLAIN,
+        rules: Rules | None = None,
+        primer: Primer | None = None,
     ) -> Iterator[Tensor]:
         """Sample events, one int64 [batch] after another, each heard by the next.
 
-        init: [batch, init]; controls: [steps or 1, batch, control] or None; generators: one
-        CPU generator for each sequence, so that a sequence does not depend on its
-        neighbours. Each event is the likeliest with probability `greedy_ratio`.
+        init: [batch, init]; generators: one CPU generator for each sequence, so that a
+        sequence does not depend on its neighbours. The schedule begins after the primer,
+        which is heard and not said.
         """
-        state = self.start(init, controls)
-        heard = torch.full((len(init),), self.model.primary_event, device=self.device)
-        playable = self._here(playable)
-        allowed = None if playable is None else playable[0].expand(len(init), -1)
-        for step in range(steps):
-            if step % CHUNK == 0:
-                draws = torch.stack([torch.rand(CHUNK, 2, generator=g) for g in generators], dim=2)
-                draws = draws.to(self.device)  # [chunk, 2, batch]
-            logits = _restricted(self.step(heard, state), allowed)
-            greedy, dice = draws[step % CHUNK]
-            heard = _sample(logits, temperature, dice)
-            if greedy_ratio > 0:
-                heard = torch.where(greedy < greedy_ratio, logits.argmax(dim=-1), heard)
-            allowed = _after(allowed, heard, playable)
+        state, heard, bounds = self._begun(init, schedule, rules, primer)
+        dice = Dice(generators, self.model.config.event_dim, sampling.greedy_ratio, self.device)
+        for _ in range(steps):
+            logits = bounds.applied(self.step(heard, state))
+            heard = sampled(logits, sampling, dice.noise())
+            bounds.after(heard)
             yield heard
+
+    def _begun(
+        self, init: Tensor, schedule: Schedule, rules: Rules | None, primer: Primer | None
+    ) -> tuple[State, Tensor, Bounds]:
+        """The state after the primer, the last event heard [batch], and what may follow."""
+        batch = len(init)
+        rules = rules or Rules.none(self.model.config.event_dim)
+        bounds = Bounds(rules, batch, self.device)
+        heard = self._nothing(batch)
+        if primer is None or not len(primer.events):
+            return self.start(init, schedule), heard, bounds
+        state = self.start(init, primer.schedule)
+        for event in primer.events.to(self.device):
+            self.step(heard, state)
+            heard = event.expand(batch)
+            bounds.after(heard)
+        return self.under(state, schedule, heard), heard, bounds
 
     @torch.inference_mode()
     def beam_search(
         self,
         init: Tensor,
         steps: int,
-        controls: Tensor | None,
+        schedule: Schedule,
         generators: Sequence[torch.Generator],
         *,
         beam_size: int,
         stochastic: bool = False,
         temperature: float = 1.0,
-        playable: Playable | None = None,
+        rules: Rules | None = None,
+        primer: Primer | None = None,
     ) -> Tensor:
         """The best sequence that a beam finds for each start vector, int64 [steps, batch].
 
@@ -175,10 +282,10 @@ class Player:
         """
         batch = len(init)
         rows = torch.arange(batch, device=self.device)
-        state = self.start(init, controls).of(rows.repeat_interleave(beam_size))
-        heard = torch.full((batch * beam_size,), self.model.primary_event, device=self.device)
-        playable = self._here(playable)
-        allowed = None if playable is None else playable[0].expand(len(heard), -1)
+        state, heard, bounds = self._begun(init, schedule, rules, primer)
+        beams = rows.repeat_interleave(beam_size)
+        state, heard = state.of(beams), heard[beams]
+        bounds.follow(beams)
         # before the first step all beams are alike: only the first may be continued
         score = torch.full((batch, beam_size), -torch.inf, device=self.device)
         score[:, 0] = 0.0
@@ -186,7 +293,7 @@ class Player:
         rows = rows[:, None] * beam_size
         choices, parents = [], []
         for _ in range(steps):
-            logits = _tempered(_restricted(self.step(heard, state), allowed), temperature)
+            logits = _probable(bounds.applied(self.step(heard, state)), temperature)
             total = logits.view(batch, beam_size, -1) + score[..., None]
             ranks = _perturbed(total, rank, generators) if stochastic else total
             rank, chosen = ranks.flatten(1).topk(beam_size)  # [batch, beam]
@@ -196,8 +303,8 @@ class Player:
             parents.append(parent)
             lineage = (rows + parent).flatten()
             state = state.of(lineage)
-            allowed = None if allowed is None else allowed[lineage]
-            allowed = _after(allowed, heard, playable)
+            bounds.follow(lineage)
+            bounds.after(heard)
         return _traced(choices, parents)
 
 
@@ -225,31 +332,10 @@ def _has_small_products(device: torch.device) -> bool:
         return False
 
 
-def _restricted(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-
-
-def _after(allowed: Tensor | None, said: Tensor, playable: Playable | None) -> Tensor | None:
-    """What is possible [batch, events] once `said` [batch] has happened."""
-    if allowed is None or playable is None:
-        return None
-    _, opens, closes = playable
-    return (allowed | opens[said]) & ~closes[said]
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities in the widest type of the device, at any temperature above 0."""
+def _probable(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities in the widest type of the device."""
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    below_top = (logits - logits.max(dim=-1, keepdim=True).values).to(wide)
-    return (below_top / temperature).log_softmax(dim=-1)
-
-
-def _sample(logits: Tensor, temperature: float, dice: Tensor) -> Tensor:
-    """Events [batch] by inverting the distribution function at `dice` [batch], in [0, 1)."""
-    reached = _tempered(logits, temperature).exp().cumsum(dim=-1)
-    target = dice.to(reached.dtype) * reached[:, -1]
-    found = torch.searchsorted(reached, target[:, None], right=True)[:, 0]
-    return found.clamp(max=logits.shape[-1] - 1)
+    return tempered(logits.to(wide), temperature).log_softmax(dim=-1)
 
 
 def _perturbed(total: Tensor, parent: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

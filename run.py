@@ -20,7 +20,7 @@ from config import ModelConfig, TrainConfig
 from data import SUFFIX, Batch, Corpus, Windows, held_out
 from judge import Judgement, judge
 from learner import ALONE, TYPES, Learner, pick_precision
-from model import PerformanceRNN, Session, pick_device
+from model import OPTION, PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
 from team import Team
 
@@ -31,7 +31,6 @@ RECIPE = (
 )
 # those of them that decide which windows follow one another in the columns of the batches
 COURSE = ("window_size", "stride_size", "carry", "use_transposition", "seed")
-OPTION = "option "  # before the names of the options that a session was last trained with
 SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
 EXCERPT = 1000  # events of each performance that are judged during training
 

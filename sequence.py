@@ -172,12 +172,25 @@ class EventSeq:
         return np.where(given[latest] > 0, given[latest], DEFAULT_VELOCITY)
 
     @staticmethod
-    def playable() -> tuple[Array, Array, Array]:
+    def groups() -> Array:
+        """The kind of each event [240], as its place in `feat_ranges`."""
+        return np.repeat(np.arange(len(EventSeq._ROWS)), list(EventSeq._DIMS.values()))
+
+    @staticmethod
+    def lengths(encoding: Encoding) -> Array:
+        """How long each event lasts [240], in whole milliseconds; 0 but for time shifts."""
+        lengths = np.zeros(EventSeq.dim(), np.int64)
+        milliseconds = 1000 / encoding.per_second * encoding.shifts
+        lengths[EventSeq._RANGES["time_shift"]] = np.rint(milliseconds)
+        return lengths
+
+    @staticmethod
+    def playable() -> tuple[Array, Array, Array, Array]:
         """What can be played, for a sampler that knows no music.
 
-        Returns start [240], opens and closes [240, 240], all bool: the events that are
-        possible at first (no off for a silent key), and for each event the events that
-        become possible and impossible after it.
+        Returns start [240], opens and closes [240, 240], and struck [240], all bool: the
+        events that are possible at first (no off for a silent key), for each event the
+        events that become possible and impossible after it, and which are note ons.
         """
         on, off = (np.array(EventSeq._RANGES[kind]) for kind in ("note_on", "note_off"))
         start = np.ones(EventSeq.dim(), bool)
@@ -186,7 +199,7 @@ class EventSeq:
         closes = opens.copy()
         opens[on, off] = opens[off, on] = True
         closes[on, on] = closes[off, off] = True
-        return start, opens, closes
+        return start, opens, closes, np.isin(np.arange(EventSeq.dim()), on)
 
 
 def room_to_transpose(events: Array) -> tuple[Array, Array]:

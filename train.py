@@ -19,9 +19,10 @@ from torch import Tensor
 
 import config
 import utils
-from adherence import SCALES, adherence, play
+from adherence import adherence, play
 from board import Board, Reached
 from config import TrainConfig
+from control import named
 from data import Corpus
 from judge import judge
 from model import Session, pick_device
@@ -41,7 +42,7 @@ from run import (
 from sequence import Control
 from team import Team, end
 
-SAMPLE = Control(np.isin(np.arange(12), SCALES["C major"]), 3)  # what the log's music is asked for
+SAMPLE = Control(named("C major"), 3)  # what the log's music is asked for
 SAMPLE_EVENTS = 400
 
 

@@ -22,19 +22,22 @@ FLOORS: dict[str, set[str]] = {
     "sequence": {"encoding", "notes", "quantise"},
     "gru": set(),
     "model": {"config", "gru", "tensorfile", "utils"},
-    "player": {"model", "utils"},
+    "sampling": set(),
+    "player": {"model", "sampling", "utils"},
     "data": {"tensorfile", "sequence"},
-    "adherence": {"model", "player", "sequence", "utils"},
+    "control": {"data", "sequence", "utils"},
+    "adherence": {"control", "model", "player", "sampling", "sequence"},
+    "composer": {"config", "control", "model", "player", "sampling", "sequence"},
     "learner": {"data", "model", "team", "utils"},
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge", "learner"},
     "run": {"board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"},
     "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
     "train": {
-        *("adherence", "board", "config", "data", "judge", "model", "run", "sequence"),
+        *("adherence", "board", "config", "control", "data", "judge", "model", "run", "sequence"),
         *("team", "utils"),
     },
-    "generate": {"config", "utils", "data", "model", "player", "sequence"},
+    "generate": {"adherence", "composer", "config", "control", "model", "sequence", "utils"},
 }
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from torch import nn
 
 from config import ModelConfig
 from model import PerformanceRNN, Session, pick_device
-from player import Player
+from player import Player, Schedule
+from sampling import Rules, Sampling
 
 SIZES = ModelConfig(
     init_dim=4, event_dim=11, control_dim=5, hidden_dim=8, gru_layers=3, gru_dropout=0.3
@@ -178,12 +180,23 @@ def sources(count: int, seed: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(100 * seed + row) for row in range(count)]
 
 
-def sampled(model: PerformanceRNN, init: torch.Tensor, steps: int, **how: object) -> torch.Tensor:
-    seed = int(how.pop("seed", 0))  # type: ignore[call-overload]
-    controls = how.pop("controls", None)
+def sampled(
+    model: PerformanceRNN,
+    init: torch.Tensor,
+    steps: int,
+    seed: int = 0,
+    controls: torch.Tensor | None = None,
+    rules: Rules | None = None,
+    **how: Any,
+) -> torch.Tensor:
     said = Player(model, exact=True).generate(
-        init, steps, controls, sources(len(init), seed), **how
-    )  # type: ignore[arg-type]
+        init,
+        steps,
+        Schedule(controls),
+        sources(len(init), seed),
+        sampling=Sampling(**how),
+        rules=rules,
+    )
     return torch.stack(list(said))
 
 
@@ -239,12 +252,11 @@ def test_the_control_of_each_step_is_the_one_heard_then() -> None:
     assert not torch.equal(held, said)
 
 
-def alternating() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def alternating() -> Rules:
     """0 and 1 must alternate, 0 first; 2 and 3 are free."""
-    start = torch.tensor([True, False, True, True])
-    opens, closes = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    opens, closes = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     opens[0, 1] = opens[1, 0] = closes[0, 0] = closes[1, 1] = True
-    return start, opens, closes
+    return Rules(np.array([True, False, True, True]), opens, closes, np.zeros(4, bool))
 
 
 @pytest.mark.parametrize("beam", [0, 3])
@@ -252,10 +264,10 @@ def test_what_can_not_be_played_is_not(beam: int) -> None:
     model, init = network(TINY), torch.randn(3, 2)
     if beam:
         said = Player(model, exact=True).beam_search(
-            init, 40, None, sources(3), beam_size=beam, stochastic=True, playable=alternating()
+            init, 40, Schedule(), sources(3), beam_size=beam, stochastic=True, rules=alternating()
         )
     else:
-        said = sampled(model, init, 200, playable=alternating())
+        said = sampled(model, init, 200, rules=alternating())
     for row in said.T.tolist():
         steps = [event for event in row if event < 2]
         assert steps == [k % 2 for k in range(len(steps))]
@@ -274,7 +286,7 @@ def log_probability(model: PerformanceRNN, path: tuple[int, ...], init: torch.Te
 
 def test_a_beam_of_one_is_greedy() -> None:
     model, init = network(), torch.randn(3, 4)
-    beam = Player(model, exact=True).beam_search(init, 25, None, sources(3), beam_size=1)
+    beam = Player(model, exact=True).beam_search(init, 25, Schedule(), sources(3), beam_size=1)
     assert torch.equal(beam, sampled(model, init, 25, greedy_ratio=1.0))
 
 
@@ -283,7 +295,7 @@ def test_a_beam_as_wide_as_all_paths_finds_the_likeliest() -> None:
     for scale in (2.0, 3.0, 4.0, 5.0):
         model, init = network(TINY, scale), 3 * torch.randn(8, 2)
         found = Player(model, exact=True).beam_search(
-            init, 5, None, sources(8), beam_size=paths.shape[1]
+            init, 5, Schedule(), sources(8), beam_size=paths.shape[1]
         )
         for row, path in enumerate(found.T.tolist()):
             with torch.no_grad():
@@ -310,7 +322,7 @@ def plain_beam_search(
 
 def test_each_beam_goes_on_from_its_own_past() -> None:
     model, init = network(scale=3.0), 2 * torch.randn(8, 4)
-    found = Player(model, exact=True).beam_search(init, 10, None, sources(8), beam_size=3)
+    found = Player(model, exact=True).beam_search(init, 10, Schedule(), sources(8), beam_size=3)
     plain = [plain_beam_search(model, 10, 3, row[None]) for row in init]
     assert found.T.tolist() == plain
 
@@ -320,7 +332,7 @@ def test_a_stochastic_beam_gives_true_samples() -> None:
     model, steps, count = network(TINY, 3.0), 2, 3000
     init = torch.zeros(count, 2)
     found = Player(model, exact=True).beam_search(
-        init, steps, None, sources(count), beam_size=3, stochastic=True
+        init, steps, Schedule(), sources(count), beam_size=3, stochastic=True
     )
     paths = list(itertools.product(range(4), repeat=steps))
     expected = [math.exp(log_probability(model, path, init[:1])) * count for path in paths]

@@ -9,7 +9,8 @@ import torch
 import player as player_module
 from config import ModelConfig
 from model import PerformanceRNN, Session
-from player import Player
+from player import Player, Primer, Schedule
+from sampling import Sampling
 
 CPU = torch.device("cpu")
 SESSION = Path(__file__).parent.parent / "pretrained.sess"
@@ -38,7 +39,7 @@ def sources(count: int) -> list[torch.Generator]:
 def logits(player: Player, heard: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
     """What the player thinks after each of `heard` [steps, batch]."""
     with torch.inference_mode():
-        state = player.start(torch.zeros(heard.shape[1], 32), asked)
+        state = player.start(torch.zeros(heard.shape[1], 32), Schedule(asked))
         return torch.stack([player.step(row, state) for row in heard])
 
 
@@ -64,7 +65,9 @@ def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
     model: PerformanceRNN, steps: int
 ) -> None:
     asked = controls(steps, 4)
-    events = list(Player(model, exact=True).generate(torch.zeros(4, 32), 150, asked, sources(4)))
+    events = list(
+        Player(model, exact=True).generate(torch.zeros(4, 32), 150, Schedule(asked), sources(4))
+    )
     heard = torch.stack(events)
     exact, rough = (
         logits(Player(model, exact=exact), heard, asked).softmax(dim=-1) for exact in (True, False)
@@ -78,10 +81,13 @@ def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
 def test_with_8_bits_a_sequence_does_not_depend_on_its_neighbours(model: PerformanceRNN) -> None:
     init, asked = torch.randn(5, 32, generator=sources(1)[0]), controls(60, 5)
     player = Player(model)
-    all_of_them = torch.stack(list(player.generate(init, 60, asked, sources(5))))
+    all_of_them = torch.stack(list(player.generate(init, 60, Schedule(asked), sources(5))))
     for row in (0, 3):
         alone = player.generate(
-            init[row : row + 1], 60, asked[:, row : row + 1], sources(5)[row : row + 1]
+            init[row : row + 1],
+            60,
+            Schedule(asked[:, row : row + 1]),
+            sources(5)[row : row + 1],
         )
         assert torch.equal(torch.stack(list(alone))[:, 0], all_of_them[:, row])
 
@@ -104,5 +110,77 @@ def test_where_there_are_no_products_of_8_bits_float32_is_taken(
 @small
 @pytest.mark.parametrize("sizes", [ModelConfig(hidden_dim=1, gru_layers=1, init_dim=32)])
 def test_a_network_of_any_size_plays_with_8_bits(sizes: ModelConfig) -> None:
-    said = Player(PerformanceRNN(sizes)).generate(torch.zeros(2, 32), 5, None, sources(2))
+    said = Player(PerformanceRNN(sizes)).generate(torch.zeros(2, 32), 5, Schedule(), sources(2))
     assert torch.stack(list(said)).shape == (5, 2)
+
+
+# ------------------------------------------------------------- controls by the clock, primers
+
+
+def plain(model: PerformanceRNN, heard: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
+    """Logits after each of `heard` [steps, batch], by the network's own way through a row."""
+    with torch.inference_mode():
+        return model(heard, model.starts(torch.zeros(heard.shape[1], 32)), asked)[0]
+
+
+@pytest.mark.parametrize("kinds", [2, 50])
+def test_by_the_clock_each_sequence_meets_a_row_when_it_gets_there(
+    model: PerformanceRNN, kinds: int
+) -> None:
+    random = torch.Generator().manual_seed(3)
+    heard = torch.randint(0, 240, (60, 3), generator=random)
+    heard[0] = model.primary_event  # it is before the piece, and takes no time
+    clock = torch.arange(240) % 7
+    rows = controls(kinds, 1)
+    after = clock[heard]
+    after[0] = 0
+    at = [[min(int(t) // 5, kinds - 1) for t in row] for row in after.cumsum(dim=0)]
+    asked = torch.stack([rows[row, 0] for row in at])
+    player = Player(model, exact=True)
+    with torch.inference_mode():
+        state = player.start(torch.zeros(3, 32), Schedule(rows, clock, 5))
+        found = torch.stack([player.step(row, state) for row in heard])
+    torch.testing.assert_close(found, plain(model, heard, asked), atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.5])
+def test_guidance_goes_on_in_the_direction_of_the_control(
+    model: PerformanceRNN, weight: float
+) -> None:
+    heard, asked = torch.randint(0, 240, (20, 2), generator=sources(1)[0]), controls(1, 1)
+    player = Player(model, exact=True, guidance=weight)
+    led, free = plain(model, heard, asked.expand(20, 2, -1)), plain(model, heard, None)
+    expected = free + weight * (led - free)
+    torch.testing.assert_close(logits(player, heard, asked), expected, atol=1e-4, rtol=0)
+
+
+def test_what_follows_a_primer_is_what_the_network_says_after_hearing_it(
+    model: PerformanceRNN,
+) -> None:
+    player = Player(model, exact=True, guidance=1.0)
+    events = torch.randint(0, 240, (30,), generator=sources(1)[0])
+    known, then = controls(30, 1), controls(1, 1)
+    said = player.generate(
+        torch.zeros(2, 32),
+        25,
+        Schedule(then),
+        sources(2),
+        sampling=Sampling(greedy_ratio=1.0),
+        primer=Primer(events, Schedule(known)),
+    )
+    played = torch.stack(list(said))
+    whole = torch.cat([events[:, None].expand(-1, 2), played])
+    asked = torch.cat([known, then.expand(25, 1, -1)]).expand(-1, 2, -1)
+    expected = plain(model, model.shifted(whole), asked)[30:]
+    assert torch.equal(expected.argmax(dim=-1), played)
+
+
+def test_a_beam_goes_on_from_a_primer_and_by_the_clock(model: PerformanceRNN) -> None:
+    player = Player(model, exact=True, guidance=1.5)
+    plan = Schedule(controls(3, 1), torch.arange(240) % 7, 20)
+    primer = Primer(torch.tensor([3, 220, 91]), Schedule())
+    how = {"primer": primer}
+    beam = player.beam_search(torch.zeros(1, 32), 30, plan, sources(1), beam_size=1, **how)
+    greedy = Sampling(greedy_ratio=1.0)
+    said = player.generate(torch.zeros(1, 32), 30, plan, sources(1), sampling=greedy, **how)
+    assert torch.equal(beam, torch.stack(list(said)))

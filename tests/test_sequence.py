@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequence import (
+    ENCODINGS,
     Control,
     ControlSeq,
     EventSeq,
@@ -963,7 +964,8 @@ def test_transposed_controls_are_those_of_the_transposed_events(where: str) -> N
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_playable_is_what_the_keys_allow(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    possible, opens, closes = EventSeq.playable()
+    possible, opens, closes, struck = EventSeq.playable()
+    assert np.flatnonzero(struck).tolist() == list(range(88))
     sounding: set[int] = set()
     for _ in range(400):
         keys = set(range(88))
@@ -974,3 +976,12 @@ def test_what_is_playable_is_what_the_keys_allow(seed: int) -> None:
         if event < VELOCITY:
             sounding ^= {event % OFF}
     assert len(sounding) > 5
+
+
+def test_each_event_has_its_kind_and_its_length_in_milliseconds() -> None:
+    kinds = EventSeq.groups()
+    assert [kinds[k] for k in (0, 87, 88, 175, 176, 207, 208, 239)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    for encoding in ENCODINGS.values():
+        lengths = EventSeq.lengths(encoding)
+        assert not lengths[:208].any()
+        assert (lengths[208], lengths[239]) == (15, 1171)

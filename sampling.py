@@ -1,0 +1,181 @@
+"""How the next event is chosen from what a network says: filters, rules, and the dice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+CHUNK = 64  # steps for which random numbers are drawn at once
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How events are chosen from their probabilities.
+
+    temperature: probabilities are raised to its inverse. temperatures: of the events of some
+    groups, among themselves; how likely a group is as a whole stays as `temperature` makes
+    it. groups: int [events], the group of each event. Then only those events are left that
+    are among the `top_k` likeliest (0: all), among the likeliest that together have
+    `top_p` of the probability (Holtzman et al. 2020), and at least `min_p` times as
+    likely as the likeliest (Nguyen et al. 2024). greedy_ratio: share of events that are
+    the likeliest instead of a sample, drawn for each sequence by itself.
+    """
+
+    temperature: float = 1.0
+    greedy_ratio: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    temperatures: dict[int, float] = field(default_factory=dict)
+    groups: Array = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def shaped(self, logits: Tensor) -> Tensor:
+        """Log-weights [..., events] to sample from; -inf for what is left out."""
+        if self.temperatures:
+            logits = self._by_group(logits)
+        elif self.temperature != 1:
+            logits = tempered(logits, self.temperature)
+        if 0 < self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        if self.top_p < 1:
+            logits = logits.masked_fill(_beyond(logits, self.top_p), -torch.inf)
+        if self.min_p > 0:
+            least = logits.amax(dim=-1, keepdim=True) + math.log(self.min_p)
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        return logits
+
+    def _by_group(self, logits: Tensor) -> Tensor:
+        """Each group at its own temperature, with its whole probability at the common one."""
+        common = tempered(logits, self.temperature)
+        result = common.clone()
+        for group, temperature in self.temperatures.items():
+            chosen = torch.as_tensor(self.groups == group, device=logits.device)
+            inside = tempered(logits[..., chosen], temperature)
+            whole = common[..., chosen].logsumexp(dim=-1, keepdim=True)
+            share = whole + inside - inside.logsumexp(dim=-1, keepdim=True)
+            result[..., chosen] = share.nan_to_num(-torch.inf, neginf=-torch.inf)
+        return result
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits with their maximum at 0, divided by any temperature above 0."""
+    return (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)
+
+
+def _beyond(logits: Tensor, share: float) -> Tensor:
+    """Whether an event is less likely than all of the fewest that have `share` together."""
+    sizes, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    beyond = sizes.cumsum(dim=-1) - sizes >= share  # the likeliest is never
+    return torch.zeros_like(beyond).scatter(-1, order, beyond)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What can be played, known to a sampler that knows no music.
+
+    start: bool [events], what is possible at first; opens, closes: bool [events, events],
+    what each event makes possible and impossible; struck: bool [events], the events of
+    which one alone may not come more than `repeats` times in a row, not counting events
+    that are not struck (0: as often as it likes).
+    """
+
+    start: Array
+    opens: Array
+    closes: Array
+    struck: Array
+    repeats: int = 0
+
+    def free(self) -> Rules:
+        """These with everything possible always, but for repeats."""
+        nothing = np.zeros_like(self.opens)
+        return Rules(np.ones_like(self.start), nothing, nothing, self.struck, self.repeats)
+
+    @staticmethod
+    def none(events: int) -> Rules:
+        """No rules for so many events."""
+        nothing = np.zeros((events, events), bool)
+        return Rules(~nothing[0], nothing, nothing, nothing[0])
+
+
+class Bounds:
+    """What the rules allow each of some sequences now."""
+
+    def __init__(self, rules: Rules, batch: int, device: torch.device) -> None:
+        self._repeats = rules.repeats
+        eye = np.eye(len(rules.start))
+        self._table = torch.as_tensor(  # what each event does: [events, 4, events]
+            np.stack(
+                [
+                    np.where(rules.opens, 0.0, -np.inf),  # the least log-weight after it
+                    np.where(rules.closes, -np.inf, 0.0),  # and the greatest
+                    np.where(rules.struck[:, None], eye, 1.0),  # how often things came in a
+                    np.where(rules.struck[:, None], eye, 0.0),  # row, is multiplied and added to
+                ],
+                axis=1,
+            ),
+            dtype=torch.float32,
+            device=device,
+        )
+        start = torch.as_tensor(np.where(rules.start, 0.0, -np.inf), dtype=torch.float32)
+        self._mask = start.to(device).repeat(batch, 1)  # [batch, events]
+        self._runs = torch.zeros_like(self._mask)
+
+    def applied(self, logits: Tensor) -> Tensor:
+        """Logits [batch, events], -inf where an event is not allowed."""
+        logits = logits + self._mask
+        if self._repeats:
+            logits = logits.masked_fill_(self._runs >= self._repeats, -torch.inf)
+        return logits
+
+    def after(self, said: Tensor) -> None:
+        """Go on by an event of each sequence [batch]."""
+        least, greatest, times, plus = self._table[said].unbind(1)
+        self._mask = torch.clamp(self._mask, least, greatest)
+        if self._repeats:
+            self._runs = torch.addcmul(plus, self._runs, times)
+
+    def follow(self, rows: Tensor) -> None:
+        """Go on as these of the sequences; they may come several times."""
+        self._mask, self._runs = self._mask[rows], self._runs[rows]
+
+
+class Dice:
+    """Gumbel noise for some sequences, of each one's own random numbers.
+
+    The index of the greatest sum of log-weight and noise is a sample (Gumbel 1954); without
+    noise it is the likeliest.
+    """
+
+    def __init__(
+        self, generators: Sequence[torch.Generator], events: int, greedy: float, to: torch.device
+    ) -> None:
+        self._generators, self._events, self._greedy, self._device = generators, events, greedy, to
+        self._chunk: list[Tensor] = []
+
+    def noise(self) -> Tensor:
+        """That of the next step [batch, events]."""
+        if not self._chunk:
+            drawn = torch.stack([self._drawn(source) for source in self._generators], dim=1)
+            self._chunk = list(drawn.to(self._device))[::-1]
+        return self._chunk.pop()
+
+    def _drawn(self, source: torch.Generator) -> Tensor:
+        """The noise of some steps of one sequence [CHUNK, events]; zeros in greedy steps."""
+        uniform = torch.rand(CHUNK, self._events, generator=source).clamp_(min=1e-30)
+        greedy = torch.rand(CHUNK, 1, generator=source) < self._greedy
+        return uniform.log_().neg_().log_().neg_().masked_fill_(greedy, 0.0)
+
+
+def sampled(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
+    """Events [batch] from logits [batch, events]."""
+    return (sampling.shaped(logits) + noise).argmax(dim=-1)
