@@ -86,12 +86,12 @@ def named(text: str) -> Array:
     """
     match = re.fullmatch(r"\s*([A-Ga-g])([#♯b♭]?)\s*(.*?)\s*", text)
     if not match:
-        raise ValueError(f"{text.strip()!r} does not begin with a note name, such as C, F# or Bb")
+        raise ValueError(f"{_short(text)} does not begin with a note name, such as C, F# or Bb")
     letter, sign, kind = match.groups()
     kind = " ".join(kind.split())
     kind = kind if kind in SCALES else kind.lower() or "maj"
     if kind not in SCALES:
-        raise ValueError(f"{kind!r} in {text.strip()!r} is none of {', '.join(SCALES)}")
+        raise ValueError(f"{_short(kind)} in {_short(text)} is none of {', '.join(SCALES)}")
     weights = np.zeros(12)
     weights[list(SCALES[kind])] = 1
     weights[0] = ROOT
