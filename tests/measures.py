@@ -53,14 +53,14 @@ def stops(notes: NoteSeq, seconds: float) -> bool:
 
 
 def held(notes: NoteSeq, seconds: float) -> float:
-    """The share of notes that sound for 10 s or longer, of those that begin early enough."""
+    """The share of notes held till generate.py lets go, of those that begin early enough for it."""
     lengths = (notes.ends - notes.starts)[notes.starts <= seconds - RELEASE]
     return float((lengths >= RELEASE - 1e-6).sum() / max(1, len(lengths)))
 
 
 # --------------------------------------------------------------------------- distributions
 
-LENGTHS = np.geomspace(0.02, RELEASE, 25)  # seconds, edges of bins; one more at either end
+LENGTHS = np.geomspace(0.02, 10.0, 25)  # seconds, edges of bins; one more at either end
 GAPS = np.geomspace(0.01, SILENCE, 25)  # the same
 MOST = 40  # notes at once, and in a second; more count as so many
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from generate import RELEASE
 from model import Session
 from sequence import ENCODINGS, Encoding, NoteSeq
 from tests.measures import (
@@ -83,7 +84,7 @@ FAULTS: dict[str, Callable[[NoteSeq, float], float]] = {
 def faults(music: Music, seconds: float) -> Iterator[str]:
     """How many pieces of each setting have which fault, and how many there are."""
     sums = np.zeros(len(FAULTS), np.int64)
-    yield row("pieces with a fault", *FAULTS, "keys held 10 s", "pieces")
+    yield row("pieces with a fault", *FAULTS, f"keys held {RELEASE:g} s", "pieces")
     for name, pieces in music.items():
         counts = [sum(bool(fault(piece, seconds)) for piece in pieces) for fault in FAULTS.values()]
         forgotten = np.mean([held(piece, seconds) for piece in pieces])
