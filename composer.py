@@ -19,7 +19,7 @@ from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 
 Array = npt.NDArray[Any]
 
-RELEASE = 10.0  # seconds after which a key is let go that the network forgot to let go
+RELEASE = 5.0  # seconds after which a key is let go that the network forgot to let go
 MARGIN = 2.0  # seconds by which a piece may miss the length that was asked for
 BUSIEST = 400  # events in a second of music that is not stopped by --seconds
 GROUPS = {kind: number for number, kind in enumerate(EventSeq.feat_dims())}

@@ -30,7 +30,9 @@ class PerformanceRNN(nn.Module):
         self.primary_event = event_dim - 1
         # the order of these lines is the order of the parameters in session files
         self.inithid_fc = nn.Linear(config.init_dim, layers * hidden_dim)
-        self.event_embedding = nn.Embedding(event_dim, event_dim)
+        # a weight of its own making would load libraries for a second, where it is not filled
+        weight = torch.empty(event_dim, event_dim).uniform_(-(3**0.5), 3**0.5)
+        self.event_embedding = nn.Embedding(event_dim, event_dim, _weight=weight)
         self.concat_input_fc = nn.Linear(event_dim + config.control_dim + 1, hidden_dim)
         self.gru = nn.GRU(hidden_dim, hidden_dim, layers)  # run layer by layer, see forward
         self.output_fc = nn.Linear(layers * hidden_dim, event_dim)

@@ -190,15 +190,15 @@ class EventSeq:
 
         Returns start [240], opens and closes [240, 240], and struck [240], all bool: the
         events that are possible at first (no off for a silent key), for each event the
-        events that become possible and impossible after it, and which are note ons.
+        events that become possible and impossible after it, and which are note ons. A
+        sounding key may be struck again: a network that forgot it shall have it back.
         """
         on, off = (np.array(EventSeq._RANGES[kind]) for kind in ("note_on", "note_off"))
         start = np.ones(EventSeq.dim(), bool)
         start[off] = False
         opens = np.zeros((EventSeq.dim(), EventSeq.dim()), bool)
         closes = opens.copy()
-        opens[on, off] = opens[off, on] = True
-        closes[on, on] = closes[off, off] = True
+        opens[on, off] = closes[off, off] = True
         return start, opens, closes, np.isin(np.arange(EventSeq.dim()), on)
 
 

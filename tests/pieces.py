@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+import composer
 import utils
+from composer import RELEASE, Takes
+from config import GenerateConfig
 from data import SUFFIX, Performance
-from generate import RELEASE
 from model import PerformanceRNN
-from player import Player, sources
+from player import Player, Schedule, sources
 from preprocess import MIDI_SUFFIXES
 from sequence import Control, ControlSeq, Encoding, EventSeq, NoteSeq
 from tests.measures import DENSITIES
@@ -132,26 +134,23 @@ def play(
 ) -> list[NoteSeq]:
     """Pieces of some seconds from their first onset, to controls [steps or 1, pieces, 24].
 
-    As generate.py plays: only what can be played, keys let go after 10 s; `sampling` are
-    options of `Player.generate`. A piece that takes too many events ends early: more than the
-    controls, if they change, or than 150 a second.
+    As generate.py plays; `sampling` are its options. A piece that takes too many events ends
+    early: more than the controls, if they change, or than 150 a second.
     """
+    options = GenerateConfig(**sampling)
     dice = sources(seed, pieces)
     init = torch.stack([torch.randn(model.config.init_dim, generator=one) for one in dice])
-    asked = None if controls is None else torch.from_numpy(controls)
-    steps = len(asked) if asked is not None and len(asked) > 1 else round(EVENTS * seconds)
-    playable = EventSeq.playable()
-    shifts = np.zeros(EventSeq.dim())
-    shifts[EventSeq.feat_ranges()["time_shift"]] = encoding.shifts / encoding.per_second
-    heard, begun, elapsed = [], np.zeros(pieces, bool), np.zeros(pieces)
-    for said in Player(model).generate(init, steps, asked, dice, playable=playable, **sampling):
-        events = said.numpy()
-        heard.append(events)
-        begun |= events < EventSeq.feat_ranges()["note_on"].stop
-        elapsed += shifts[events] * begun
-        if elapsed.min() >= seconds:
+    asked = Schedule(None if controls is None else torch.from_numpy(controls))
+    changing = controls is not None and len(controls) > 1
+    steps = len(controls) if changing else round(EVENTS * seconds)  # type: ignore[arg-type]
+    player = Player(model, options.exact, options.guidance)
+    how = {"sampling": composer.sampling(options), "rules": composer.rules(options)}
+    takes = Takes(pieces, encoding)
+    for events in player.generate(init, steps, asked, dice, **how):  # type: ignore[arg-type]
+        takes.add(events.numpy())
+        if takes.elapsed.min() >= 1000 * seconds:
             break
-    return [finished(EventSeq.from_array(row, encoding), seconds) for row in np.stack(heard, 1)]
+    return [finished(EventSeq.from_array(takes.of(k), encoding), seconds) for k in range(pieces)]
 
 
 def finished(events: EventSeq, seconds: float) -> NoteSeq:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from generate import RELEASE
+from composer import RELEASE
 from model import Session
 from sequence import ENCODINGS, Encoding, NoteSeq
 from tests.measures import (

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pretty_midi
 import pytest
 import torch
 
+import composer
 import generate
 from config import ModelConfig
+from control import EXAMPLE, read
 from data import Performance
 from model import PerformanceRNN, Session
-from player import Player
-from sequence import ControlSeq
-from tests.music import TINY_SIZES, write_data
+from player import Player, Schedule
+from sequence import CURRENT, ControlSeq, NoteSeq
+from tests.music import TINY_SIZES, write_data, write_midi
 
 CARD = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 
@@ -45,7 +48,7 @@ def test_the_command_of_the_card_writes_music(
     told = capsys.readouterr().out.splitlines()
     assert "sampling at temperature 1" in told[0]
     assert "seed 5" in told[0]
-    for number, line in enumerate(told[1:]):
+    for number, line in enumerate(told[1::2]):
         found = re.fullmatch(rf"out/output-00{number}\.mid: (\d+) notes, ([\d.]+) s", line)
         assert found is not None, line
         (piano,) = pretty_midi.PrettyMIDI(f"out/output-00{number}.mid").instruments
@@ -56,7 +59,8 @@ def test_the_command_of_the_card_writes_music(
         assert mido.MidiFile(f"out/output-00{number}.mid").length == pytest.approx(
             float(found[2]), abs=0.1
         )
-    assert len(told) == 3
+    assert len(told) == 5
+    assert all(f"asked for {CARD}: histogram" in line for line in told[2::2])
 
 
 def test_the_same_seed_makes_the_same_files_and_a_piece_keeps_its_music_in_a_larger_batch(
@@ -116,11 +120,9 @@ def test_greedy_from_zeros_does_not_depend_on_the_seed(here: Path) -> None:
 def test_a_written_control_is_density_then_histogram(
     text: str, density: int, histogram: np.ndarray
 ) -> None:
-    controls, from_file = generate.read_control(text, 0)
-    assert controls.shape == (1, 24)
-    assert not from_file
-    assert controls[0, :12].tolist() == np.eye(12)[density].tolist()
-    np.testing.assert_allclose(controls[0, 12:], histogram, atol=1e-7)
+    (row,) = read(text, 0).rows
+    assert row[:12].tolist() == np.eye(12)[density].tolist()
+    np.testing.assert_allclose(row[12:], histogram, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -128,15 +130,15 @@ def test_a_written_control_is_density_then_histogram(
     [
         (";12", "12"),
         ("1,2;3", "12 weights"),
-        (CARD[:-2], "';'"),
+        (CARD[:-4], "12 weights"),
         (CARD + ";1", "density"),
         ("1,0,1,0,1,1,0,1,0,1,0,x;3", "'x'"),
         ("1,-1,1,0,1,1,0,1,0,1,0,1;3", "-1"),
         ("nan,0,1,0,1,1,0,1,0,1,0,1;3", "nan"),
         (";-1", "-1"),
         ("missing.data", "missing.data"),
-        ("", "';'"),
-        ("x" * 5000, "';'"),
+        ("", "empty"),
+        ("x" * 5000, "note name"),
     ],
 )
 def test_a_wrong_control_is_a_sentence_with_an_example(
@@ -147,7 +149,7 @@ def test_a_wrong_control_is_a_sentence_with_an_example(
     (last,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert word in last
-    assert generate.EXAMPLE in last
+    assert (EXAMPLE in last) == (".data" not in text)
     assert not Path("out").exists()
 
 
@@ -157,14 +159,15 @@ def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
 
     def stand_in(beam: bool) -> Callable[..., Any]:
         def record(
-            model: PerformanceRNN,
+            player: Player,
             init: torch.Tensor,
             steps: int,
-            controls: torch.Tensor | None,
+            schedule: Schedule,
             generators: list[torch.Generator],
             **how: object,
         ) -> Any:
-            heard.update(how, steps=steps, controls=controls, beam=beam, init=init)
+            heard.update(how, steps=steps, controls=schedule.controls, beam=beam, init=init)
+            heard.update(schedule=schedule, player=player)
             silence = torch.zeros(steps, len(init), dtype=torch.long)
             return silence if beam else iter(silence)
 
@@ -177,30 +180,37 @@ def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
 
 
 def test_the_flags_reach_the_network(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = played(monkeypatch, "-l", "7", "-T", "0.5", "-g", "0.25")
-    assert (heard["beam"], heard["steps"], heard["temperature"]) == (False, 7, 0.5)
-    assert heard["greedy_ratio"] == 0.25
-    assert heard["playable"] is not None
+    heard = played(monkeypatch, "-l", "7", "-T", "0.5", "-g", "0.25", "--repeats", "4")
+    assert (heard["beam"], heard["steps"]) == (False, 7)
+    assert (heard["sampling"].temperature, heard["sampling"].greedy_ratio) == (0.5, 0.25)
+    assert heard["rules"].start.sum() == 240 - 88, "no off for a silent key"
+    assert heard["rules"].repeats == 4
     assert heard["controls"] is None
+    assert heard["primer"] is None
+    assert heard["player"].guidance == 1
     assert heard["init"].shape == (8, 4)
     assert heard["init"].std() > 0.5
+    filters = ["--top-k", "9", "--top-p", "0.9", "--min-p", "0.1", "--velocity-temperature", "2"]
+    chosen = played(monkeypatch, *filters, "--pitch-temperature", "3", "-l", "1")["sampling"]
+    assert (chosen.top_k, chosen.top_p, chosen.min_p) == (9, 0.9, 0.1)
+    assert chosen.temperatures == {0: 3.0, 2: 2.0}
     heard = played(monkeypatch, "-l", "7", "-B", "4", "-S", "-T", "2", "--free", "-z")
     assert (heard["beam"], heard["beam_size"], heard["temperature"]) == (True, 4, 2.0)
     assert heard["stochastic"] is True
-    assert heard["playable"] is None
+    assert heard["rules"].start.all()
     assert not heard["init"].any()
     assert played(monkeypatch, "-l", "7", "-B", "4")["stochastic"] is False
     assert played(monkeypatch)["steps"] == generate.LENGTH
 
 
-def test_a_key_that_the_network_forgets_is_let_go_after_ten_seconds(
+def test_a_key_that_the_network_forgets_is_let_go_after_five_seconds(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten = torch.tensor([40, *[239] * 20])[:, None]  # a note on, and 20 times 1.171 s
     monkeypatch.setattr(Player, "generate", lambda *_, **__: iter(forgotten))
     assert run("-b", "1", "-l", "21") == 0
     (note,) = pretty_midi.PrettyMIDI("out/output-000.mid").instruments[0].notes
-    assert (note.pitch, note.end - note.start) == (61, pytest.approx(10.0, abs=0.001))
+    assert (note.pitch, note.end - note.start) == (61, pytest.approx(5.0, abs=0.001))
 
 
 def test_two_runs_into_one_folder_do_not_take_the_same_name(tmp_path: Path) -> None:
@@ -214,8 +224,7 @@ def test_a_data_file_controls_every_step_and_gives_the_length(
 ) -> None:
     path = write_data(here / "d", count=1, notes=30) / "0.mid.data"
     made = Performance.load(path)
-    controls, from_file = generate.read_control(str(path), 0)
-    assert from_file
+    controls = read(str(path), 0).rows
     np.testing.assert_array_equal(controls, ControlSeq.recover_compressed_array(made.controls))
     size = len(made)
     for more, steps in (
@@ -226,17 +235,128 @@ def test_a_data_file_controls_every_step_and_gives_the_length(
     ):
         heard = played(monkeypatch, "-c", str(path), "-b", "2", *more)
         assert heard["steps"] == steps
-        given = heard["controls"][:steps, 1].numpy()
-        np.testing.assert_array_equal(given[:size], controls[:steps])
-        assert (given[size:] == controls[-1]).all(), "the last control is held"
+        np.testing.assert_array_equal(heard["controls"][:, 0].numpy(), controls)
+        assert heard["schedule"].clock is None, "a row is for an event"
 
 
 def test_a_folder_gives_one_of_its_files_chosen_by_the_seed(here: Path) -> None:
     folder = write_data(here / "d", count=4, notes=20)
     lengths = {len(Performance.load(path)) for path in folder.iterdir()}
-    found = [len(generate.read_control(str(folder), seed)[0]) for seed in range(20)]
+    found = [read(str(folder), seed).events for seed in range(20)]
     assert set(found) == lengths
-    assert found == [len(generate.read_control(str(folder), seed)[0]) for seed in range(20)]
+    assert found == [read(str(folder), seed).events for seed in range(20)]
+
+
+def test_a_plan_is_followed_by_the_clock_of_the_music(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = played(monkeypatch, "-c", "C major;3 | G7;9 @2", "-l", "9")
+    rows, clock = heard["controls"], heard["schedule"].clock
+    assert clock[[0, 90, 200, 208, 239]].tolist() == [0, 0, 0, 15, 1171]  # milliseconds
+    at = 1990 // heard["schedule"].row, 2000 // heard["schedule"].row
+    assert rows[list(at), 0, :12].argmax(dim=1).tolist() == [3, 9]
+
+
+# ------------------------------------------------------------------------ lengths and primers
+
+
+def notes_of(path: str) -> list[pretty_midi.Note]:
+    (piano,) = pretty_midi.PrettyMIDI(path).instruments
+    return sorted(piano.notes, key=lambda note: (note.start, note.pitch))
+
+
+@pytest.mark.parametrize("seconds", [4, 11])
+def test_a_piece_ends_on_time_with_all_its_notes(here: Path, seconds: int) -> None:
+    assert run("--seconds", str(seconds), "-b", "6") == 0
+    for number in range(6):
+        length = max(note.end for note in notes_of(f"out/output-00{number}.mid"))
+        assert abs(length - seconds) <= 2
+
+
+def test_a_piece_goes_on_from_its_primer_note_by_note(here: Path) -> None:
+    path = write_midi(here / "song.mid", 100, 3)
+    primer = NoteSeq.from_midi_file(path).trimmed()
+    assert run("-i", "song.mid", "--primer-seconds", "4", "-l", "200", "-b", "2") == 0
+    pieces = [notes_of(f"out/output-00{number}.mid") for number in range(2)]
+    end = primer.starts[primer.starts > 4][0]
+    count = int((primer.starts < end).sum())
+    for piece in pieces:
+        for k in range(count):
+            assert piece[k].pitch == primer.pitches[k]
+            assert piece[k].start == pytest.approx(primer.starts[k], abs=0.009)
+        assert len(piece) > count
+        assert piece[count].start >= end - 0.009
+    assert pieces[0][count:] != pieces[1][count:]
+    assert run("-i", "song.mid", "--primer-seconds", "4", "-l", "200", "-b", "2", "-o", "new",
+               "--continuation-only") == 0  # fmt: skip
+    for number, whole in enumerate(pieces):
+        alone = notes_of(f"new/output-00{number}.mid")
+        shift = whole[-1].start - alone[-1].start
+        later = [note for note in whole if note.start >= end - 0.009]
+        assert [n.pitch for n in alone] == [n.pitch for n in later]
+        assert [n.start + shift for n in alone] == pytest.approx(
+            [n.start for n in later], abs=0.003
+        )
+
+
+def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pitches = [60, 62, 110, 64, 65, 110, 110, 67]
+    notes = NoteSeq(np.arange(8.0), np.arange(8.0) + 0.5, pitches, [64] * 8)
+    notes.to_midi_file(here / "song.mid")
+    heard = composer.read_primer("song.mid", 1.0, 5.5, CURRENT)
+    assert [e for e in heard.events.to_array() if e < 88] == [62 - 21, 64 - 21, 65 - 21]
+    assert heard.seconds == pytest.approx(6.0, abs=0.008), "it ends before the next note"
+    assert heard.left_out == 3
+    assert len(heard.controls) == len(heard.events)
+    assert run("-i", "song.mid", "--primer-start", "1", "-l", "9", "-b", "1") == 0
+    told = capsys.readouterr().out.splitlines()[1]
+    assert "4 notes; 3 outside the piano" in told
+    assert "song.mid: there is no note to begin with from second 9 on" in refusal(
+        capsys, "-i", "song.mid", "--primer-start", "9"
+    )
+
+
+def test_a_growing_piece_is_there_while_it_is_played(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    compose = generate.compose
+
+    def watched(*given: Any) -> Any:
+        for events in compose(*given):
+            sizes.append(sum(path.stat().st_size for path in Path("out").glob("*.mid")))
+            yield events
+
+    monkeypatch.setattr(generate, "compose", watched)
+    monkeypatch.setattr(generate, "GROWN", 0.0)
+    assert run("-l", "400", "-b", "2", "--stream") == 0
+    assert sizes[0] == 0
+    assert 0 < sizes[110] < sizes[210] < sizes[310]
+    streamed = music()
+    assert run("-l", "400", "-b", "2", "-o", "new") == 0
+    assert music("new") == streamed
+
+
+def test_a_piece_takes_a_byte_of_memory_for_each_event() -> None:
+    takes = composer.Takes(3, CURRENT)
+    for _ in range(5000):
+        takes.add(np.array([1, 2, 239]))
+    assert takes.of(2).tolist() == [239] * 5000
+    assert takes._events.nbytes <= 2 * 3 * 5000
+
+
+def test_each_piece_is_compared_with_what_was_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("-c", "C major;3 | G7;8/s @4", "-b", "1", "-l", "300") == 0
+    told = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(":")[0] for line in told] == [
+        "  asked for C major;3",
+        "  asked for G7;8/s @4",
+    ]
+    assert "16-18 asked for" in told[1]
 
 
 # ---------------------------------------------------------------------------------- refusals
@@ -255,6 +375,46 @@ def test_no_length_without_a_file_is_a_sentence(
     with pytest.raises(SystemExit):
         run("-l", "0")
     assert "--max-length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["--seconds", "9", "-l", "9"], "--seconds"),
+        (["--guidance", "2"], "--guidance"),
+        (["--continuation-only"], "--continuation-only"),
+        (["-B", "3", "--stream"], "--stream"),
+        (["-B", "3", "--top-k", "3"], "--top-k"),
+        (["--min-p", "1.1"], "--min-p"),
+        (["--time-temperature", "0"], "--time-temperature"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_a_sentence(
+    here: Path, argv: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(*argv)
+    (last,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert word in last
+
+
+def test_guidance_needs_a_session_that_knows_music_without_control(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "-c below 1" in refusal(capsys, "-c", ";3", "--guidance", "2")
+    session = Session.load("m.sess")
+    for ratio, status in ((1.0, 1), (0.9, 0)):
+        replace(session, training={"option control_ratio": ratio}).save("m.sess")
+        assert run("-c", ";3", "--guidance", "2", "-l", "9", "-b", "1") == status
+
+
+def test_a_primer_that_is_no_midi_is_a_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("text.mid").write_text("no music")
+    assert "text.mid" in refusal(capsys, "-i", "text.mid")
+    assert "none.mid" in refusal(capsys, "-i", "none.mid")
 
 
 def test_a_session_that_is_not_there_or_damaged_is_a_sentence(
