@@ -16,6 +16,7 @@ import progress.bar
 import torch
 
 import config
+import render
 import utils
 from config import GenerateConfig
 from data import SUFFIX, Performance
@@ -146,10 +147,10 @@ def write(path: Path, notes: NoteSeq, options: GenerateConfig, title: str) -> st
     """Write one piece, and what else was asked for; the line that tells of it."""
     notes.to_midi_file(path)
     if options.png:
-        picture = utils.piano_roll(*notes.columns, title)
+        picture = render.piano_roll(*notes.columns, title)
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if options.wav:
-        utils.render_audio(path, path.with_suffix(".wav"))
+        render.render_audio(path, path.with_suffix(".wav"))
     return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
 
 

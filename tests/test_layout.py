@@ -16,6 +16,7 @@ FLOORS: dict[str, set[str]] = {
     "quantise": set(),
     "encoding": {"quantise"},
     "notes": {"utils"},
+    "render": {"utils"},
     "tensorfile": set(),
     "team": set(),
     "workers": set(),
@@ -31,10 +32,12 @@ FLOORS: dict[str, set[str]] = {
     "run": {"board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"},
     "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
     "train": {
-        *("adherence", "board", "config", "data", "judge", "model", "run", "sequence"),
-        *("team", "utils"),
+        *("adherence", "board", "config", "data", "judge", "model", "render", "run"),
+        *("sequence", "team", "utils"),
     },
-    "generate": {"config", "utils", "data", "model", "player", "sequence"},
+    "generate": {
+        *("config", "utils", "data", "model", "player", "render", "sequence"),
+    },
 }
 
 
