@@ -17,6 +17,7 @@ FLOORS: dict[str, set[str]] = {
     "encoding": {"quantise"},
     "notes": {"utils"},
     "render": {"utils"},
+    "page": {"notes", "render", "utils"},
     "tensorfile": set(),
     "team": set(),
     "workers": set(),
