@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ import progress.bar
 import torch
 
 import config
+import page
 import render
 import utils
 from config import GenerateConfig
@@ -28,6 +32,7 @@ Controls = npt.NDArray[np.float32]
 
 LENGTH = 1500  # events; about a minute
 RELEASE = 10.0  # seconds after which a key is let go that the network forgot to let go
+BESIDES = ("png", "wav", "soundfont", "html", "force")  # options that change no note
 EXAMPLE = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 
 
@@ -143,14 +148,59 @@ def free_paths(folder: Path) -> Iterator[Path]:
         number += 1
 
 
-def write(path: Path, notes: NoteSeq, options: GenerateConfig, title: str) -> str:
+def over_paths(folder: Path) -> Iterator[Path]:
+    """output-000.mid and so on, whatever is there; old pictures and audio beside them go."""
+    for number in itertools.count():
+        path = folder / f"output-{number:03d}.mid"
+        for suffix in (".png", ".wav"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        yield path
+
+
+def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
+    """What a piece's file says of it; with that it can be made again."""
+    plain = GenerateConfig()
+    kept = {name: getattr(plain, name) for name in ("output_dir", *BESIDES)}
+    line = config.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
+    return {
+        "session": Path(options.session).name,
+        "seed": str(seed),
+        "piece": str(piece),
+        "control": options.control or "none",
+        "made with": f"python3 generate.py {shlex.join(line)}"
+        + ("  # the last that it writes" if piece else ""),
+    }
+
+
+def asked_for(controls: Controls | None, events: EventSeq) -> render.Asked | None:
+    """What a piece was asked for, from the time of its first note on, as it is written."""
+    if controls is None:
+        return None
+    first = np.argmax(events.to_array() < EventSeq.feat_ranges()["note_off"].start)
+    seconds = (events.times - events.times[first]) / events.encoding.per_second
+    times = np.maximum(seconds, 0) if len(controls) > 1 else np.zeros(1)
+    density, histogram = (
+        controls[: len(times), part] for part in ControlSeq.feat_ranges().values()
+    )
+    return render.Asked(times, density.argmax(axis=1), histogram)
+
+
+def write(
+    path: Path,
+    notes: NoteSeq,
+    options: GenerateConfig,
+    said: dict[str, str],
+    asked: render.Asked | None = None,
+) -> str:
     """Write one piece, and what else was asked for; the line that tells of it."""
-    notes.to_midi_file(path)
+    notes.to_midi_file(path, texts=page.to_texts(said, asked))
     if options.png:
-        picture = render.piano_roll(*notes.columns, title)
+        title = f"{path.stem}   {page.title_of(said)}"
+        told = page.figures(notes, asked)
+        picture = render.piano_roll(*notes.columns, title, asked, told, [said["made with"]])
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if options.wav:
-        render.render_audio(path, path.with_suffix(".wav"))
+        render.render_audio(path, path.with_suffix(".wav"), options.soundfont)
     return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
 
 
@@ -181,16 +231,22 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         utils.optional("matplotlib", "--png")  # better missed now than after playing
     if options.wav:
         utils.optional("midirenderer", "--wav")
+        render.soundfont_path(options.soundfont)
+    if options.html and not options.force:
+        page.check_page(folder)
     yield f"{_manner(options)}, seed {seed}, {options.session} on {model.device}"
     if controls is not None and 1 < len(controls) < steps:
         held = controls[-1:].repeat(steps - len(controls), axis=0)  # the last control is held
         controls = np.concatenate([controls, held])
     events = compose(model, options, seed, controls, steps).cpu().numpy()
-    for piece, path in zip(range(options.batch_size), free_paths(folder), strict=False):
-        played = EventSeq.from_array(events[:, piece], encoding).to_note_seq()
-        notes = played.trimmed().released(RELEASE)
-        title = f"{path.stem}   {Path(options.session).name}, seed {seed}, piece {piece}"
-        yield write(path, notes, options, title)
+    paths = over_paths(folder) if options.force else free_paths(folder)
+    for piece, path in zip(range(options.batch_size), paths, strict=False):
+        played = EventSeq.from_array(events[:, piece], encoding)
+        notes = played.to_note_seq().trimmed().released(RELEASE)
+        asked = asked_for(controls, played)
+        yield write(path, notes, options, said_of(options, seed, piece), asked)
+    if options.html:
+        yield from page.write_page(folder)
 
 
 def _controls(
@@ -222,6 +278,8 @@ def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
     from_file = options.control is not None and os.path.exists(options.control)
     try:
         pick_device(options.device)
+        if options.soundfont is not None and not options.wav:
+            raise ValueError("argument --soundfont: it is for --wav")
         if options.max_length == 0 and not from_file:
             raise ValueError("argument -l/--max-length: 0 needs a control file, for its length")
     except ValueError as error:

@@ -105,9 +105,8 @@ def figures(notes: NoteSeq, asked: Asked | None = None) -> dict[str, str]:
 
 def title_of(said: Mapping[str, str]) -> str:
     """Session, seed and number of a piece, as far as they are known."""
-    parts = (f"seed {said['seed']}" if "seed" in said else "",)
-    parts += (f"piece {said['piece']}" if "piece" in said else "",)
-    return ", ".join(part for part in (said.get("session", ""), *parts) if part)
+    numbers = [f"{label} {said[label]}" for label in ("seed", "piece") if label in said]
+    return ", ".join(filter(None, [said.get("session", ""), *numbers]))
 
 
 def read_piece(path: Path) -> Piece:
@@ -119,8 +118,8 @@ def read_piece(path: Path) -> Piece:
         raise ValueError(f"{path}: {error}") from error
     said, asked = from_texts(midi_texts(content))
     made_with = [said["made with"]] if "made with" in said else []
-    name = path.stem
-    return Piece(name, notes, content, title_of(said), asked, figures(notes, asked), made_with)
+    told = figures(notes, asked) | {key: said[key] for key in ("control",) if key in said}
+    return Piece(path.stem, notes, content, title_of(said), asked, told, made_with)
 
 
 def read_folder(folder: Path) -> tuple[list[Piece], list[str]]:

@@ -37,7 +37,7 @@ FLOORS: dict[str, set[str]] = {
         *("sequence", "team", "utils"),
     },
     "generate": {
-        *("config", "utils", "data", "model", "player", "render", "sequence"),
+        *("config", "utils", "data", "model", "page", "player", "render", "sequence"),
     },
 }
 

@@ -157,6 +157,7 @@ def test_the_page_holds_the_notes_the_control_and_the_file_of_each_piece(tmp_pat
     found = page_of(tmp_path)
     assert found.words["h2"] == ["output-010", "output-009", "Mine"]
     assert found.words["pre"] == [SAID["made with"]] * 2
+    assert found.words["dd"].count(SAID["control"]) == 2
     assert any("a.sess, seed 7, piece 10" in words for words in found.words["p"])
     for name, link, data in zip(
         ("output-010.mid", "output-009.mid", "Mine.MID"),
