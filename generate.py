@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import secrets
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -167,8 +166,7 @@ def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
         "seed": str(seed),
         "piece": str(piece),
         "control": options.control or "none",
-        "made with": f"python3 generate.py {shlex.join(line)}"
-        + ("  # the last that it writes" if piece else ""),
+        "made with": page.to_command(line, many=piece > 0),
     }
 
 

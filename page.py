@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ MARK = "performance-rnn-page"  # stands in every page that is written here
 NAME = "index.html"
 MIDI = (".mid", ".midi")
 ROWS = 240  # of a control that a file holds, at most
+PROGRAM = ("python3", "generate.py")
+LAST = "  # the last that it writes"
 LABELS = ("session", "seed", "piece", "control", "made with")
 
 
@@ -40,6 +43,21 @@ class Piece:
 
 
 # ------------------------------------------------------------------- what a file says of itself
+
+
+def to_command(argv: Sequence[str], many: bool = False) -> str:
+    """The line that makes a piece again; of `many` that the command writes it is the last."""
+    return shlex.join([*PROGRAM, *argv]) + (LAST if many else "")
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is such a command and no more: a file by other hands may hold anything."""
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    argv = words[len(PROGRAM) :]
+    return line in (to_command(argv), to_command(argv, many=True))
 
 
 def to_texts(said: Mapping[str, str], asked: Asked | None = None) -> list[str]:
@@ -68,6 +86,8 @@ def from_texts(texts: Sequence[str]) -> tuple[dict[str, str], Asked | None]:
         label, colon, rest = text.partition(": ")
         if colon and label in (*LABELS, "asked"):
             found.setdefault(label, rest)
+    if not is_command(found.get("made with", "")):
+        found.pop("made with", None)
     return found, _asked(found.pop("asked", ""))
 
 
@@ -77,7 +97,8 @@ def _asked(text: str) -> Asked | None:
         times, density, weights = (
             np.array(rows[name], np.float64) for name in ("times", "density", "histogram")
         )
-        if not ((np.abs(weights) <= 1e6).all() and np.isin(density, range(12)).all()):
+        sound = (np.abs(weights) <= 1e6).all() and np.isin(density, range(12)).all()
+        if not sound or len(times) > 10 * ROWS:
             return None
         share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
         return Asked(times, density.astype(np.int64), share)

@@ -101,7 +101,16 @@ def test_a_piece_is_made_again_by_what_its_file_says(here: Path, manner: list[st
     assert (python, script) == ("python3", "generate.py")
     assert not set(argv) & {"--force", "-o"}
     assert generate.main(argv) == 0
+    assert list(music("generated")) == [f"output-00{number}.mid" for number in range(3)]
     assert Path("generated/output-002.mid").read_bytes() == path.read_bytes()
+
+
+def test_a_piece_of_a_seed_by_chance_is_made_again_too(here: Path) -> None:
+    assert generate.main("-s m.sess -o out -l 60 -b 1 --device cpu".split()) == 0
+    path = Path("out/output-000.mid")
+    said, _ = page.from_texts(midi_texts(path.read_bytes()))
+    assert generate.main(shlex.split(said["made with"])[2:]) == 0
+    assert Path("generated/output-000.mid").read_bytes() == path.read_bytes()
 
 
 def test_the_control_of_a_file_is_known_at_the_times_it_was_asked_for(here: Path) -> None:

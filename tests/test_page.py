@@ -128,6 +128,24 @@ def test_texts_by_other_hands_say_nothing_of_a_control() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "rm -rf ~", "python3 generate.py; rm -rf ~", "python3 generate.py $(reboot)"),
+        *("python3 generate.py -s 'a", "python3 generate.py\nreboot", "python3 generate.py > a"),
+        *("python3 generate.py # a\nreboot", "python3 other.py", "python3 generate.py `a`"),
+        "python3 generate.py  # the last that it writes\nreboot",
+    ],
+)
+def test_a_line_that_would_do_something_else_is_not_shown(line: str) -> None:
+    assert page.from_texts([f"made with: {line}"]) == ({}, None)
+
+
+@given(st.lists(st.text(max_size=20), max_size=5), st.booleans())
+def test_a_command_that_makes_a_piece_is_known(argv: list[str], many: bool) -> None:
+    assert page.is_command(page.to_command(argv, many))
+
+
 @given(st.lists(st.text(max_size=20), max_size=5))
 def test_any_texts_are_read(texts: list[str]) -> None:
     said, _ = page.from_texts(texts)
@@ -151,16 +169,16 @@ def test_the_figures_compare_what_came_with_what_was_asked_for() -> None:
 
 
 def test_the_page_holds_the_notes_the_control_and_the_file_of_each_piece(tmp_path: Path) -> None:
-    for number in (9, 10):
+    for number in (999, 1000):
         write_piece(tmp_path / f"output-{number:03d}.mid", seed=number)
     write_midi(tmp_path / "Mine.MID", 30)  # without any text
     found = page_of(tmp_path)
-    assert found.words["h2"] == ["output-010", "output-009", "Mine"]
+    assert found.words["h2"] == ["output-1000", "output-999", "Mine"]
     assert found.words["pre"] == [SAID["made with"]] * 2
     assert found.words["dd"].count(SAID["control"]) == 2
-    assert any("a.sess, seed 7, piece 10" in words for words in found.words["p"])
+    assert any("a.sess, seed 7, piece 1000" in words for words in found.words["p"])
     for name, link, data in zip(
-        ("output-010.mid", "output-009.mid", "Mine.MID"),
+        ("output-1000.mid", "output-999.mid", "Mine.MID"),
         found.all("a"),
         found.data["pieces"],
         strict=True,
@@ -174,7 +192,9 @@ def test_the_page_holds_the_notes_the_control_and_the_file_of_each_piece(tmp_pat
         starts, ends, pitches, velocities = data["notes"]
         shown = sorted(zip(starts, pitches, ends, velocities, strict=True))
         assert [(p, v) for _, p, _, v in shown] == [(p, v) for _, p, _, v in played]
-        np.testing.assert_allclose([s for s, *_ in shown], [1000 * s for s, *_ in played], atol=0.6)
+        for column in (0, 2) if "asked" in data else (0,):  # starts, and ends if none overlap
+            milliseconds = [1000 * row[column] for row in played]
+            np.testing.assert_allclose([row[column] for row in shown], milliseconds, atol=0.6)
         assert ("asked" in data) == name.startswith("output")
     asked = found.data["pieces"][0]["asked"]
     assert asked["times"] == [0, 4, 8]
@@ -202,6 +222,7 @@ def test_nothing_comes_from_outside_and_only_the_pages_own_script_runs(tmp_path:
 def test_hostile_names_and_texts_are_only_text(tmp_path: Path) -> None:
     notes = NoteSeq([0], [1], [60], [64])
     said = dict.fromkeys(page.LABELS, HOSTILE)
+    said["made with"] = page.to_command(["-c", HOSTILE])
     notes.to_midi_file(tmp_path / "x.mid", texts=page.to_texts(said))
     name = "<script>alert(1)<\u2028script>\"' onclick='alert(1)' {{DATA}}"
     (tmp_path / "x.mid").rename(tmp_path / f"{name}.mid")
@@ -212,7 +233,8 @@ def test_hostile_names_and_texts_are_only_text(tmp_path: Path) -> None:
     ]
     assert not found.all("img")
     assert found.words["h2"] == [name]
-    assert "".join(found.words["pre"]) == HOSTILE
+    assert "".join(found.words["pre"]) == said["made with"]
+    assert "".join(found.words["dd"]).endswith(HOSTILE)
     (article,) = found.all("article")
     assert set(article) == {"data-piece", "aria-label"}
     assert len(found.data["pieces"]) == 1
@@ -325,7 +347,7 @@ def test_a_piece_plays_in_a_browser(tmp_path: Path) -> None:
 @needs_browser
 @pytest.mark.slow
 def test_the_browsers_piano_sounds_at_the_pitch_and_time_of_the_note(tmp_path: Path) -> None:
-    NoteSeq([0.0, 0.5], [0.1, 1.5], [100, 57], [1, 90]).to_midi_file(tmp_path / "a.mid")
+    NoteSeq([0.0, 0.5], [0.1, 1.5], [100, 58], [1, 90]).to_midi_file(tmp_path / "a.mid")
     list(page.write_page(tmp_path))
     with browser.opened(tmp_path / "profile") as window:
         window.call("Page.addScriptToEvaluateOnNewDocument", source=RECORD)
@@ -341,7 +363,7 @@ def test_the_browsers_piano_sounds_at_the_pitch_and_time_of_the_note(tmp_path: P
     assert begins == pytest.approx(0.62, abs=0.03)  # it starts 0.12 s after the click
     note = sound[int(0.7 * 44100) : int(1.5 * 44100)]
     strengths = np.abs(np.fft.rfft(note * np.hanning(len(note))))
-    assert strengths.argmax() * 44100 / len(note) == pytest.approx(220, abs=2)
+    assert strengths.argmax() * 44100 / len(note) == pytest.approx(233.1, abs=2)
     assert np.abs(sound[int(1.95 * 44100) :]).max() < 0.1 * np.abs(sound).max(), "it is let go"
 
 
