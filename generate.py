@@ -176,7 +176,9 @@ def asked_for(controls: Controls | None, events: EventSeq) -> render.Asked | Non
         return None
     first = np.argmax(events.to_array() < EventSeq.feat_ranges()["note_off"].start)
     seconds = (events.times - events.times[first]) / events.encoding.per_second
-    times = np.maximum(seconds, 0) if len(controls) > 1 else np.zeros(1)
+    # in encoding 1 sums of seconds may step back by their rounding
+    rising = np.maximum.accumulate(np.maximum(seconds, 0))
+    times = rising if len(controls) > 1 else np.zeros(1)
     density, histogram = (
         controls[: len(times), part] for part in ControlSeq.feat_ranges().values()
     )

@@ -120,7 +120,8 @@ def figures(notes: NoteSeq, asked: Asked | None = None) -> dict[str, str]:
     inside = asked.histogram[row, notes.pitches % 12] > 0
     fewest, most = asked.notes
     told["notes in 2 s"] += f" (asked for {fewest.min()}-{most.max()})"
-    told["on asked-for pitch classes"] = f"{inside.mean():.1%}"
+    if (asked.histogram == 0).any():  # else every note would be
+        told["on asked-for pitch classes"] = f"{inside.mean():.1%}"
     return told
 
 

@@ -268,8 +268,8 @@ def _draw_density(numbers: Any, axes: Any, asked: Asked, starts: Array, seconds:
     axes.set(xlim=(0, seconds), ylim=(0, top))
     axes.axhline(0, color="#c6c6d0", lw=0.8)
     numbers.set(xlim=(0, 1), ylim=(0, top), xticks=[])
-    ticks = [0, 10, 20, 30, 40, 60, 80, 120, 160]
-    numbers.set_yticks([tick for tick in ticks if tick <= top][-3:])
+    unit = next(unit for unit in (5, 10, 20, 40, 100, 1000) if top <= 3 * unit or unit == 1000)
+    numbers.set_yticks(np.arange(0, top, unit))
     numbers.tick_params(labelsize=7, direction="in", pad=-22)
     _beside(axes, "notes in 2 s:\n▬ asked for\n— played")
 

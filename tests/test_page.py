@@ -162,6 +162,8 @@ def test_the_figures_compare_what_came_with_what_was_asked_for() -> None:
     assert told["on asked-for pitch classes"] == "70.0%"  # 5 of the first half, 2 of the second
     assert told["notes in 2 s"].endswith("(asked for 1-6)")
     assert 1.9 < float(told["notes in 2 s"].split()[0]) < 2.1
+    every = Asked(np.zeros(1), np.zeros(1), np.full((1, 12), 1 / 12))
+    assert "on asked-for pitch classes" not in page.figures(notes, every)
     assert page.figures(NoteSeq(), asked) == {"notes": "0", "length": "0.0 s"}
 
 
