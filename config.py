@@ -428,6 +428,21 @@ class GenerateConfig(_Checked):
     )
     png: bool = option(False, "--png", help="also draw each piece as a piano roll", type=bool)
     wav: bool = option(False, "--wav", help="also render each piece to audio", type=bool)
+    soundfont: str | None = option(
+        None, "--soundfont", help="soundfont (.sf2) to render with (pretty_midi's)"
+    )
+    html: bool = option(
+        False,
+        "--html",
+        help="also write index.html, a page to see and hear all pieces of the folder",
+        type=bool,
+    )
+    force: bool = option(
+        False,
+        "--force",
+        help="write from output-000 on over what is there, instead of numbering on",
+        type=bool,
+    )
     device: str = option(
         "auto", "--device", help="where the network runs: auto, cpu, cuda, mps", choices=DEVICES
     )
@@ -480,6 +495,25 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[Config]) -> None:
             parser.add_argument(
                 entry.name, nargs="?", type=rule["type"], default=entry.default, help=text
             )
+
+
+def to_argv(options: Any) -> list[str]:
+    """The arguments of which `parse` makes `options`: those that are not the defaults.
+
+    For options that all have flags.
+    """
+    argv = []
+    for entry in fields(options):
+        value, flags = getattr(options, entry.name), entry.metadata["flags"]
+        if value == entry.default:
+            continue
+        if entry.metadata["type"] is bool:
+            argv.append(flags[-1] if value else f"--no-{flags[-1][2:]}")
+        elif str(value).startswith("-"):
+            argv.append(f"{flags[-1]}={value}")
+        else:
+            argv += [flags[0], str(value)]
+    return argv
 
 
 def parse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -11,14 +12,18 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import progress.bar
 import torch
 
 import config
 import control
+import page
+import render
 import utils
 from adherence import followed
 from composer import BUSIEST, MARGIN, Heard, Order, Takes, compose, performed, read_primer
@@ -28,6 +33,7 @@ from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq, NoteSeq
 
 LENGTH = 1500  # events; about a minute
+BESIDES = ("png", "wav", "soundfont", "html", "force", "stream")  # options that change no note
 GROWN = 5.0  # seconds between two times that a growing piece is written
 
 
@@ -46,14 +52,63 @@ def free_paths(folder: Path) -> Iterator[Path]:
         number += 1
 
 
-def write(path: Path, notes: NoteSeq, options: GenerateConfig, title: str) -> str:
+def over_paths(folder: Path) -> Iterator[Path]:
+    """output-000.mid and so on, whatever is there; old pictures and audio beside them go."""
+    for number in itertools.count():
+        path = folder / f"output-{number:03d}.mid"
+        for suffix in (".png", ".wav"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        yield path
+
+
+def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
+    """What a piece's file says of it; with that it can be made again."""
+    plain = GenerateConfig()
+    kept = {name: getattr(plain, name) for name in ("output_dir", *BESIDES)}
+    line = config.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
+    return {
+        "session": Path(options.session).name,
+        "seed": str(seed),
+        "piece": str(piece),
+        "control": options.control or "none",
+        "made with": page.to_command(line, many=piece > 0),
+    }
+
+
+def asked_for(order: Order, played: EventSeq, options: GenerateConfig) -> render.Asked | None:
+    """What a piece was asked for, by the time in its file; of its primer nothing."""
+    if order.asked is None:
+        return None
+    seconds = played.times / played.encoding.per_second
+    controls = order.asked.during(seconds, np.arange(len(seconds)))
+    struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
+    begin = -seconds[np.argmax(struck)] if len(seconds) else 0.0  # the first note is at 0
+    if order.heard is not None and not options.continuation_only:
+        begin = order.heard.seconds
+    # in encoding 1 sums of seconds may step back by their rounding
+    times = np.maximum.accumulate(np.maximum(seconds + begin, 0))
+    if len(order.asked.rows) == 1:
+        times, controls = times[:1], order.asked.rows
+    density, histogram = (controls[:, part] for part in ControlSeq.feat_ranges().values())
+    return render.Asked(times, density.argmax(axis=1), histogram)
+
+
+def write(
+    path: Path,
+    notes: NoteSeq,
+    options: GenerateConfig,
+    said: dict[str, str],
+    asked: render.Asked | None = None,
+) -> str:
     """Write one piece, and what else was asked for; the line that tells of it."""
-    notes.to_midi_file(path)
+    notes.to_midi_file(path, texts=page.to_texts(said, asked))
     if options.png:
-        picture = utils.piano_roll(*notes.columns, title)
+        title = f"{path.stem}   {page.title_of(said)}"
+        told = page.figures(notes, asked)
+        picture = render.piano_roll(*notes.columns, title, asked, told, [said["made with"]])
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if options.wav:
-        utils.render_audio(path, path.with_suffix(".wav"))
+        render.render_audio(path, path.with_suffix(".wav"), options.soundfont)
     return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
 
 
@@ -109,12 +164,15 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         utils.optional("matplotlib", "--png")  # better missed now than after playing
     if options.wav:
         utils.optional("midirenderer", "--wav")
+        render.soundfont_path(options.soundfont)
+    if options.html and not options.force:
+        page.check_page(folder)
     yield f"{_manner(options)}, seed {order.seed}, {options.session} on {order.model.device}"
     if order.heard is not None:
         yield _told_primer(options, order.heard)
     takes = Takes(options.batch_size, order.encoding, order.heard is not None)
-    free = free_paths(folder)
-    paths = list(islice(free, options.batch_size)) if options.stream else []
+    named = over_paths(folder) if options.force else free_paths(folder)
+    paths = list(islice(named, options.batch_size)) if options.stream else []
     yield from (f"{path}: grows while it is played" for path in paths)
 
     def grow() -> None:
@@ -122,14 +180,15 @@ def generate(options: GenerateConfig) -> Iterator[str]:
             performed(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
 
     _play(order, options, takes, grow if options.stream else None)
-    for piece, path in enumerate(paths or islice(free, options.batch_size)):
-        played = takes.of(piece)
-        notes = performed(played, options, order.encoding, order.heard)
-        title = f"{path.stem}   {Path(options.session).name}, seed {order.seed}, piece {piece}"
-        yield write(path, notes, options, title)
+    for piece, path in enumerate(paths or islice(named, options.batch_size)):
+        played = EventSeq.from_array(takes.of(piece), order.encoding)
+        notes = performed(takes.of(piece), options, order.encoding, order.heard)
+        asked = asked_for(order, played, options)
+        yield write(path, notes, options, said_of(options, order.seed, piece), asked)
         if order.asked is not None:
-            events = EventSeq.from_array(played, order.encoding)
-            yield from ("  " + line for line in followed(events, order.asked))
+            yield from ("  " + line for line in followed(played, order.asked))
+    if options.html:
+        yield from page.write_page(folder)
 
 
 def _told_primer(options: GenerateConfig, heard: Heard) -> str:
@@ -197,6 +256,8 @@ def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
 def _check(options: GenerateConfig) -> None:
     """Raise ValueError for options that do not go together, or a wrong written control."""
     from_file = options.control is not None and os.path.exists(options.control)
+    if options.soundfont is not None and not options.wav:
+        raise ValueError("argument --soundfont: it is for --wav")
     if options.max_length == 0 and not from_file:
         raise ValueError("argument -l/--max-length: 0 needs a control file, for its length")
     if options.seconds is not None and options.max_length is not None:

@@ -112,14 +112,25 @@ class NoteSeq:
         """Notes of a MIDI file's content; see `from_midi_file`."""
         return _joined(_from_bytes(content, set(programs)), sustain)
 
-    def to_midi(self, program: int = 0, tempo: float = 120.0) -> pretty_midi.PrettyMIDI:
-        """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond."""
-        return _to_pretty_midi(self.columns, program, tempo)
+    def to_midi(
+        self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
+    ) -> pretty_midi.PrettyMIDI:
+        """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond.
 
-    def to_midi_file(self, path: str | os.PathLike[str], program: int = 0) -> None:
+        `texts` become text events at its start, in their order and in UTF-8; `midi_texts` is
+        the inverse.
+        """
+        midi = _to_pretty_midi(self.columns, program, tempo)
+        written = (text.encode("utf-8", "backslashreplace").decode("latin-1") for text in texts)
+        midi.text_events = [pretty_midi.Text(text, 0.0) for text in written]
+        return midi
+
+    def to_midi_file(
+        self, path: str | os.PathLike[str], program: int = 0, texts: Iterable[str] = ()
+    ) -> None:
         """Write a MIDI file; the file appears whole or not at all."""
         content = io.BytesIO()
-        self.to_midi(program).write(content)
+        self.to_midi(program, texts=texts).write(content)
         utils.atomic_write(path, content.getvalue())
 
     @staticmethod
@@ -226,6 +237,31 @@ def only_drums(content: bytes) -> bool:
     """Whether the notes of a MIDI file, if any, are all of drum sets, and there are some."""
     sounding = {track.is_drum for track in _score(content).tracks if len(track.notes)}
     return sounding == {True}
+
+
+def midi_texts(content: bytes) -> list[str]:
+    """The text events at the start of a MIDI file, before all else but its like.
+
+    Nothing is raised whatever the bytes are: what is not there or damaged says nothing.
+    """
+    at, texts = content.find(b"MTrk") + 8, []
+    while content[at : at + 2] == b"\x00\xff":  # a meta event at time 0
+        is_text = content[at + 2 : at + 3] == b"\x01"
+        size, at = _number(content, at + 3)
+        if is_text and at + size <= len(content):
+            texts.append(content[at : at + size].decode("utf-8", "replace"))
+        at += size
+    return texts
+
+
+def _number(content: bytes, at: int) -> tuple[int, int]:
+    """A number of MIDI's variable length, and where it ends."""
+    number = 0
+    for byte in content[at : at + 4]:
+        number, at = number << 7 | byte & 127, at + 1
+        if byte < 128:
+            break
+    return number, at
 
 
 def _score(content: bytes) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import config
+import render
 import utils
 from adherence import adherence, play
 from board import Board, Reached
@@ -165,7 +166,7 @@ def _picture(run: Run) -> bytes:
         return b""
     encoding = run.windows.corpus.encoding
     (notes,) = play(run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0)
-    return utils.piano_roll(*notes.columns, f"step {run.reached.step}, C major, density 3")
+    return render.piano_roll(*notes.columns, f"step {run.reached.step}, C major, density 3")
 
 
 def _last_words(run: Run) -> Iterator[str]:

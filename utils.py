@@ -1,4 +1,4 @@
-"""The disk and the page: finding and writing files, drawing and sounding notes."""
+"""The disk and the terminal: finding and writing files, running a command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import os
 import sys
 import tempfile
-import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,83 +116,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def piano_roll(starts: Any, ends: Any, pitches: Any, velocities: Any, title: str) -> bytes:
-    """Draw notes as a PNG picture: keys at the side, seconds below, velocity as colour.
-
-    starts, ends: seconds; pitches and velocities: MIDI numbers; all [notes].
-    """
-    collections = optional("matplotlib.collections", "a piano roll")
-    figures = optional("matplotlib.figure", "a piano roll")
-    seconds = max(5.0, float(ends.max(initial=0.0)))
-    low, high = int(pitches.min(initial=48)) - 3, int(pitches.max(initial=72)) + 4
-    figure = figures.Figure(
-        figsize=(min(60.0, max(9.0, 0.22 * seconds)), 5.2), layout="constrained"
-    )
-    keyboard, roll = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(30.0, 0.75 * seconds)])
-    _draw_keys(keyboard, low, high)
-    for pitch in range(low, high):
-        if pitch % 12 in BLACK_KEYS:
-            roll.axhspan(pitch - 0.5, pitch + 0.5, color="#f1f1f4", zorder=0, lw=0)
-        elif pitch % 12 == 0:
-            roll.axhline(pitch - 0.5, color="#c9c9d2", lw=0.6, zorder=1)
-    boxes = [
-        [(a, p - 0.42), (b, p - 0.42), (b, p + 0.42), (a, p + 0.42)]
-        for a, b, p in zip(starts, ends, pitches, strict=True)
-    ]
-    notes = collections.PolyCollection(
-        boxes, cmap="plasma_r", edgecolors="#ffffff", linewidths=0.25, zorder=2
-    )
-    notes.set_array(velocities)
-    notes.set_clim(0, 127)
-    roll.add_collection(notes)
-    roll.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5), xlabel="seconds")
-    roll.set_title(title, loc="left", fontsize=10, parse_math=False)
-    roll.tick_params(left=False, labelleft=False)
-    roll.spines[["top", "right", "left"]].set_visible(False)
-    figure.colorbar(notes, ax=roll, label="velocity", pad=0.01, fraction=0.03, aspect=35)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
-
-
-BLACK_KEYS = (1, 3, 6, 8, 10)
-
-
-def _draw_keys(axes: Any, low: int, high: int) -> None:
-    for pitch in range(low, high):
-        black = pitch % 12 in BLACK_KEYS
-        color = "#33333b" if black else "#ffffff"
-        axes.barh(pitch, 0.62 if black else 1, 1, color=color, edgecolor="#b5b5bd", linewidth=0.4)
-    octaves = [pitch for pitch in range(low, high) if pitch % 12 == 0]
-    axes.set(xlim=(0, 1), xticks=[], yticks=octaves)
-    axes.set_yticklabels([f"C{pitch // 12 - 1}" for pitch in octaves], fontsize=8)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(left=False)
-
-
-def render_audio(midi_path: Name, path: Name) -> None:
-    """Play a MIDI file into a WAV file, with the soundfont that pretty_midi brings."""
-    renderer, home = optional("midirenderer", "audio"), optional("pretty_midi", "audio")
-    soundfont = Path(str(home.__file__)).with_name("TimGM6mb.sf2").read_bytes()
-    sound = renderer.render_wave_from(soundfont, Path(midi_path).read_bytes())
-    atomic_write(path, _loud(sound), durable=False)
-
-
-def _loud(sound: bytes) -> bytes:
-    """16-bit WAV content with its peak at nine tenths of the range, faded out at the end."""
-    with wave.open(io.BytesIO(sound)) as quiet:
-        shape, samples = quiet.getparams(), np.frombuffer(quiet.readframes(-1), "<i2")
-    scaled = samples * (0.9 * 32767 / max(1, np.abs(samples.astype(np.int32)).max(initial=0)))
-    scaled = scaled.reshape(-1, shape.nchannels)
-    fade = np.linspace(1, 0, min(len(scaled), shape.framerate // 4))[:, None]
-    scaled[len(scaled) - len(fade) :] *= fade
-    content = io.BytesIO()
-    with wave.open(content, "wb") as loud:
-        loud.setparams(shape)
-        loud.writeframes(np.rint(scaled).astype("<i2").tobytes())
-    return content.getvalue()
 
 
 def check_writable(folder: Name) -> None:

@@ -55,6 +55,22 @@ def test_no_argument_gives_the_defaults() -> None:
     assert parse(PreprocessConfig) == PreprocessConfig("dataset/midi", "dataset/processed")
 
 
+@pytest.mark.parametrize(
+    ("kind", "argv"),
+    [
+        (GenerateConfig, "-c 1,0,1;3 -b 3 -s a b.sess --seed 7 --png --force -T 0.25"),
+        (GenerateConfig, "-s=-x.sess -S -B 4 --max-length 0 --soundfont 'a.sf2"),
+        (TrainConfig, "--no-enable-logging -t --use-transposition -l 0.1 --init-from=--x"),
+        (GenerateConfig, ""),
+    ],
+)
+def test_options_become_the_arguments_that_make_them(kind: type, argv: str) -> None:
+    options = parse(kind, *argv.replace("a b", "a\0b").split())
+    assert parse(kind, *config.to_argv(options)) == options
+    if not argv:
+        assert config.to_argv(options) == []
+
+
 def test_long_options_may_be_abbreviated() -> None:
     assert parse(TrainConfig, "--batch", "3", "--no-enable").batch_size == 3  # type: ignore[attr-defined]
 

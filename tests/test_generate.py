@@ -1,6 +1,7 @@
 """The command that plays: controls, output files, manners and refusals."""
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ import torch
 
 import composer
 import generate
-from config import ModelConfig
-from control import EXAMPLE, read
+import page
+from config import GenerateConfig, ModelConfig
+from control import EXAMPLE, Asked, read
 from data import Performance
 from model import PerformanceRNN, Session
+from notes import midi_texts
 from player import Player, Schedule
-from sequence import CURRENT, ControlSeq, NoteSeq
+from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
 from tests.music import TINY_SIZES, write_data, write_midi
 
 CARD = "1,0,1,0,1,1,0,1,0,1,0,1;3"
@@ -89,6 +92,99 @@ def test_pictures_and_audio_lie_beside_the_music(here: Path) -> None:
     assert [Path(name).suffix for name in music()] == [".mid", ".png", ".wav"]
 
 
+@pytest.mark.parametrize("manner", [[], ["-B", "2", "-S"], ["-c", "d/0.mid.data", "-g", "0.5"]])
+def test_a_piece_is_made_again_by_what_its_file_says(here: Path, manner: list[str]) -> None:
+    write_data(here / "d", count=1, notes=30)
+    assert run("-l", "120", "-b", "3", *manner, "--force") == 0
+    path = Path("out/output-002.mid")
+    said, asked = page.from_texts(midi_texts(path.read_bytes()))
+    assert (said["session"], said["seed"], said["piece"]) == ("m.sess", "5", "2")
+    assert said["control"] == (manner[1] if "-c" in manner else "none")
+    assert (asked is not None) == ("-c" in manner)
+    python, script, *argv = shlex.split(said["made with"], comments=True)
+    assert (python, script) == ("python3", "generate.py")
+    assert not set(argv) & {"--force", "-o"}
+    assert generate.main(argv) == 0
+    assert list(music("generated")) == [f"output-00{number}.mid" for number in range(3)]
+    assert Path("generated/output-002.mid").read_bytes() == path.read_bytes()
+
+
+def test_a_piece_of_a_seed_by_chance_is_made_again_too(here: Path) -> None:
+    assert generate.main("-s m.sess -o out -l 60 -b 1 --device cpu".split()) == 0
+    path = Path("out/output-000.mid")
+    said, _ = page.from_texts(midi_texts(path.read_bytes()))
+    assert generate.main(shlex.split(said["made with"])[2:]) == 0
+    assert Path("generated/output-000.mid").read_bytes() == path.read_bytes()
+
+
+def test_the_control_of_a_file_is_known_at_the_times_it_was_asked_for(here: Path) -> None:
+    path = write_data(here / "d", count=1, notes=60) / "0.mid.data"
+    assert run("-c", str(path), "-b", "1") == 0
+    _, asked = page.from_texts(midi_texts(Path("out/output-000.mid").read_bytes()))
+    controls = read(str(path), 0).rows
+    assert asked is not None
+    assert asked.density[0] == controls[0, :12].argmax()
+    assert asked.density[-1] == controls[-1, :12].argmax()
+    np.testing.assert_allclose(asked.histogram[-1], controls[-1, 12:], atol=2e-3)
+    assert (
+        0
+        == asked.times[0]
+        < asked.times[-1]
+        <= NoteSeq.from_midi_file("out/output-000.mid").seconds + 2
+    )
+
+
+def test_times_of_a_control_count_from_the_first_note() -> None:
+    events = EventSeq([239, 40, 239, 41])  # the first note on comes after 1.171 s
+    rows = ControlSeq([1, 2, 3, 4], np.eye(12)[:4]).to_array()
+    model = PerformanceRNN(TINY_SIZES)
+    order = composer.Order(model, CURRENT, 0, Asked(rows, None, "a file"), None, 4)
+    asked = generate.asked_for(order, events, GenerateConfig())
+    assert asked is not None
+    assert asked.times.tolist() == [0, 0, 0, 1.171]
+    assert asked.density.tolist() == [1, 2, 3, 4]
+    assert asked.histogram.argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+def test_times_of_a_plan_count_from_the_end_of_the_primer() -> None:
+    heard = composer.Heard(EventSeq([40, 239, 239]), np.zeros((3, 24)), 0)
+    order = composer.Order(
+        PerformanceRNN(TINY_SIZES), CURRENT, 0, read("C;1 | G;9 @2", 0), heard, 4
+    )
+    asked = generate.asked_for(order, EventSeq([239, 41, 239, 42]), GenerateConfig())
+    assert asked is not None
+    assert asked.times.tolist() == [2.342, 3.513, 3.513, 4.684]
+    assert asked.density.tolist() == [1, 1, 1, 9]
+
+
+def test_force_writes_over_what_is_there_from_the_first_number_on(here: Path) -> None:
+    run("-l", "50", "-b", "3", "--wav")
+    before = music()
+    run("-l", "50", "-b", "2", "--seed", "6", "--force")
+    assert set(music()) == {"output-000.mid", "output-001.mid", "output-002.mid", "output-002.wav"}
+    assert music()["output-000.mid"] != before["output-000.mid"]
+    assert music()["output-002.mid"] == before["output-002.mid"]
+
+
+def test_the_page_has_the_pieces_of_earlier_runs_too(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("-l", "50", "-b", "1")
+    assert run("-l", "50", "-b", "2", "--seed", "6", "-c", CARD, "--html") == 0
+    content = Path("out/index.html").read_text()
+    assert [content.count(word) for word in ("<article", "seed 5, piece", "seed 6, piece")] == [
+        3,
+        1,
+        2,
+    ]
+    assert re.search(r"out/index\.html: 3 pieces, \d:\d\d of music", capsys.readouterr().out)
+    Path("out/index.html").write_text("something else")
+    assert "--force" in refusal(capsys, "-l", "50", "--html")
+    assert len(music()) == 4
+    assert run("-l", "50", "-b", "1", "--html", "--force") == 0
+    assert "<article" in Path("out/index.html").read_text()
+
+
 @pytest.mark.parametrize(
     "manner", [["-g", "1"], ["-g", "0.5"], ["-B", "3"], ["-B", "3", "-S"], ["-z"], ["--free"]]
 )
@@ -102,7 +198,8 @@ def test_every_manner_of_playing_gives_music(
 def test_greedy_from_zeros_does_not_depend_on_the_seed(here: Path) -> None:
     run("-l", "80", "-b", "1", "-g", "1", "-z")
     run("-l", "80", "-b", "1", "-g", "1", "-z", "--seed", "77", "-o", "other")
-    assert music() == music("other")
+    one, other = (NoteSeq.from_midi_file(f"{name}/output-000.mid") for name in ("out", "other"))
+    assert one == other
 
 
 # ---------------------------------------------------------------------------------- controls
@@ -423,6 +520,17 @@ def test_a_session_that_is_not_there_or_damaged_is_a_sentence(
     assert "none.sess" in refusal(capsys, "-s", "none.sess")
     Path("cut.sess").write_bytes(Path("m.sess").read_bytes()[:-100])
     assert "cut.sess" in refusal(capsys, "-s", "cut.sess")
+
+
+def test_a_soundfont_that_is_none_is_said_before_playing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "compose", lambda *_: pytest.fail("it played first"))
+    assert "m.sess: not a soundfont" in refusal(capsys, "--wav", "--soundfont", "m.sess")
+    assert "none.sf2" in refusal(capsys, "--wav", "--soundfont", "none.sf2")
+    with pytest.raises(SystemExit):
+        run("--soundfont", "m.sess")
+    assert "it is for --wav" in capsys.readouterr().err
 
 
 def test_a_network_of_another_code_is_a_sentence(

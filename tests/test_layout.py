@@ -16,6 +16,8 @@ FLOORS: dict[str, set[str]] = {
     "quantise": set(),
     "encoding": {"quantise"},
     "notes": {"utils"},
+    "render": {"utils"},
+    "page": {"notes", "render", "utils"},
     "tensorfile": set(),
     "team": set(),
     "workers": set(),
@@ -34,10 +36,13 @@ FLOORS: dict[str, set[str]] = {
     "run": {"board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"},
     "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
     "train": {
-        *("adherence", "board", "config", "control", "data", "judge", "model", "run", "sequence"),
-        *("team", "utils"),
+        *("adherence", "board", "config", "control", "data", "judge", "model", "render"),
+        *("run", "sequence", "team", "utils"),
     },
-    "generate": {"adherence", "composer", "config", "control", "model", "sequence", "utils"},
+    "generate": {
+        *("adherence", "composer", "config", "control", "model", "page", "render", "sequence"),
+        "utils",
+    },
 }
 
 

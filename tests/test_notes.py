@@ -14,10 +14,11 @@ import mido
 import numpy as np
 import pretty_midi
 import pytest
+import symusic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notes import only_drums
+from notes import midi_texts, only_drums
 from sequence import NoteSeq
 
 Timed = tuple[int, "mido.Message | mido.MetaMessage"]
@@ -564,3 +565,55 @@ def test_no_note_is_too_short_at_any_tempo(tempo_: float) -> None:
 def test_a_tempo_that_can_not_be_written_is_refused(tempo_: float) -> None:
     with pytest.raises(ValueError, match="tempo"):
         NoteSeq([0], [1], [60], [64]).to_midi(tempo=tempo_)
+
+
+# ----------------------------------------------------------------------------------- text events
+
+TEXTS = ["seed: 7", "session: Übung 中.sess", "", "control: 1,0;3\nand more", "x" * 40_000]
+A_FEW = NoteSeq([0, 0.5, 0.5], [1, 2, 3], [60, 64, 67], [50, 60, 70])
+
+
+def text(tick: int, words: str) -> Timed:
+    return tick, mido.MetaMessage("text", text=words)
+
+
+def test_text_events_are_read_by_all_and_change_no_note(tmp_path: Path) -> None:
+    path, plain = tmp_path / "a.mid", tmp_path / "plain.mid"
+    A_FEW.to_midi_file(path, texts=TEXTS)
+    A_FEW.to_midi_file(plain)
+    first, *_ = mido.MidiFile(path, charset="utf-8").tracks
+    assert [message.text for message in first if message.type == "text"] == TEXTS
+    read = pretty_midi.PrettyMIDI(str(path)).text_events
+    assert [(event.text, event.time) for event in read if event.text.isascii()] == [
+        (words, 0.0) for words in TEXTS if words.isascii()
+    ]
+    assert symusic.Score(str(path)).note_num() == len(A_FEW)
+    assert NoteSeq.from_midi_file(path) == NoteSeq.from_midi_file(plain) == A_FEW
+    assert by_pretty_midi(path.read_bytes()) == A_FEW
+    assert midi_texts(path.read_bytes()) == TEXTS
+    assert midi_texts(plain.read_bytes()) == []
+
+
+def test_the_same_texts_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        A_FEW.to_midi_file(tmp_path / name, texts=iter(TEXTS))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_name_that_is_no_unicode_is_written_with_backslashes(tmp_path: Path) -> None:
+    A_FEW.to_midi_file(tmp_path / "a.mid", texts=["session: \udcff.sess"])
+    assert midi_texts((tmp_path / "a.mid").read_bytes()) == ["session: \\udcff.sess"]
+
+
+def test_only_the_texts_at_the_start_are_found() -> None:
+    named = (0, mido.MetaMessage("track_name", name="n"))
+    assert midi_texts(midi_bytes([named, text(0, "a"), tempo(0, 9), text(0, "b")])) == ["a", "b"]
+    assert midi_texts(midi_bytes([text(0, "a"), text(9, "late")])) == ["a"]
+    assert midi_texts(midi_bytes([note_on(0, 60), text(0, "after a note")])) == []
+
+
+@given(st.integers(0, 60), st.binary(max_size=60))
+def test_texts_are_looked_for_in_any_bytes(kept: int, more: bytes) -> None:
+    whole = midi_bytes([text(0, "a" * 20)])
+    assert set(midi_texts(whole[:kept])) <= {"a" * 20}
+    assert all(isinstance(words, str) for words in midi_texts(whole[:kept] + more))

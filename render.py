@@ -1,0 +1,323 @@
+"""Seen and heard: the picture of a piece, and its audio."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+import wave
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from utils import Name, atomic_write, optional
+
+Array = npt.NDArray[Any]
+Columns = tuple[Array, Array, Array, Array]  # starts, ends in seconds, pitches, velocities
+
+BLACK_KEYS = (1, 3, 6, 8, 10)
+CLASSES = "C C♯ D D♯ E F F♯ G G♯ A A♯ B".split()
+WINDOW = 2.0  # seconds a density speaks of
+SOFT, LOUD = 16, 112  # velocities at the ends of the colours
+COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
+GRID = 0.25  # seconds between two points of a curve
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a piece was asked for: each row holds from its time to that of the next.
+
+    times: seconds [rows], rising; density: [rows], index k for 1 + 3k to 3 + 3k note ons in
+    two seconds; histogram: [rows, 12], weights of the pitch classes from C that sum to 1.
+    The first row holds from the start, whatever its time. Raises ValueError for other shapes
+    or values.
+    """
+
+    times: Array
+    density: Array
+    histogram: Array
+
+    def __post_init__(self) -> None:
+        rows = len(self.times)
+        shapes = [np.shape(part) for part in (self.times, self.density, self.histogram)]
+        if not rows or shapes != [(rows,), (rows,), (rows, 12)]:
+            raise ValueError(f"times, densities and histograms of a control have shapes {shapes}")
+        values = np.column_stack([self.times, self.density, self.histogram])
+        if not (np.isfinite(values).all() and (values[:, 1:] >= 0).all()):
+            raise ValueError("a control holds what is not finite, or below 0")
+        if (np.diff(self.times) < 0).any() or (np.asarray(self.density) > 11).any():
+            raise ValueError("a control goes back in time, or its density is over 11")
+
+    @property
+    def changes(self) -> Asked:
+        """The same without the rows that repeat the one before."""
+        rows = np.column_stack([self.density, self.histogram])
+        fresh = np.append(True, (np.diff(rows, axis=0) != 0).any(axis=1))
+        return Asked(*(np.asarray(part)[fresh] for part in self.columns))
+
+    @property
+    def columns(self) -> tuple[Array, Array, Array]:
+        """Times, density, histogram."""
+        return self.times, self.density, self.histogram
+
+    @property
+    def notes(self) -> tuple[Array, Array]:
+        """The fewest and the most note ons in two seconds that were asked for [rows]."""
+        return 3 * np.asarray(self.density) + 1, 3 * np.asarray(self.density) + 3
+
+
+def delivered_density(starts: Array, seconds: float) -> tuple[Array, Array]:
+    """Times, and the note ons within two seconds from each; the last two seconds are whole."""
+    times = np.arange(0.0, max(seconds - WINDOW, 0.0) + GRID, GRID)
+    ordered = np.sort(starts)
+    return times, np.searchsorted(ordered, times + WINDOW) - np.searchsorted(ordered, times)
+
+
+# --------------------------------------------------------------------------------- pictures
+
+
+def piano_roll(
+    starts: Any,
+    ends: Any,
+    pitches: Any,
+    velocities: Any,
+    title: str,
+    asked: Asked | None = None,
+    figures: Mapping[str, str] | None = None,
+    made_with: Sequence[str] = (),
+) -> bytes:
+    """Draw notes as a PNG picture: keys at the side, seconds below, velocity as colour.
+
+    starts, ends: seconds; pitches and velocities: MIDI numbers; all [notes]. Above the roll
+    lie the pitch classes and the density that were asked for, and the density that came;
+    above these the title and the figures, and at the foot what makes the piece again.
+    """
+    seconds = max(5.0, float(ends.max(initial=0.0)))
+    low, high = int(pitches.min(initial=50)) - 3, int(pitches.max(initial=70)) + 4
+    sheet = _Sheet(seconds, (high - low) * 0.072, asked is not None, len(made_with))
+    sheet.write(title, figures or {}, made_with)
+    keyboard, roll = sheet.axes("roll")
+    _draw_keys(keyboard, low, high)
+    shown = _draw_notes(roll, (starts, ends, pitches, velocities), low, high)
+    roll.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5))
+    roll.set_xlabel("seconds", labelpad=1)
+    bar = sheet.figure.colorbar(shown, cax=sheet.side(), label="velocity", extend="both")
+    bar.outline.set_visible(False)
+    if asked is not None:
+        _draw_classes(*sheet.axes("classes"), asked, seconds)
+        _draw_density(*sheet.axes("density"), asked, starts, seconds)
+    return sheet.png()
+
+
+class _Sheet:
+    """A figure on which rows are laid out in inches, each with a column of keys at its left."""
+
+    GREY, RULE = "#5d5d68", "#dcdce3"
+    LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09
+
+    def __init__(self, seconds: float, roll: float, asked: bool, footnotes: int) -> None:
+        self.rows = {"roll": roll} | ({"density": 0.62, "classes": 0.98} if asked else {})
+        self.foot = 0.5 + 0.16 * footnotes + (0.06 if footnotes else 0)
+        self.width = min(60.0, max(9.0, 0.22 * seconds))
+        self.height = self.foot + sum(self.rows.values()) + self.GAP * len(self.rows) + 0.62
+        figures = optional("matplotlib.figure", "a piano roll")
+        self.figure = figures.Figure(figsize=(self.width, self.height), facecolor="white")
+
+    def write(self, title: str, figures: Mapping[str, str], made_with: Sequence[str]) -> None:
+        """Title and figures at the head, what makes the piece again at the foot."""
+        plain = {"parse_math": False, "ha": "left"}
+        left, inch = self.LEFT / self.width, 1 / self.height
+        self.figure.text(left, 1 - 0.3 * inch, title, fontsize=11.5, weight="bold", **plain)
+        told = "    ".join(f"{label} {text}" for label, text in figures.items())
+        self.figure.text(left, 1 - 0.53 * inch, told, fontsize=8.5, color=self.GREY, **plain)
+        wide = int((self.width - self.LEFT) / 0.062)
+        lines = [textwrap.shorten(line, wide, placeholder=" ...") for line in made_with]
+        for number, line in enumerate(reversed(lines)):
+            place = (0.09 + 0.16 * number) * inch
+            style = {"fontsize": 7, "family": "monospace", "color": self.GREY}
+            self.figure.text(left, place, line, **style, **plain)
+
+    def axes(self, row: str) -> tuple[Any, Any]:
+        """The keys and the plot of a row."""
+        names = list(self.rows)
+        below = sum(self.rows[name] + self.GAP for name in names[: names.index(row)])
+        bottom, height = (self.foot + below) / self.height, self.rows[row] / self.height
+        left, keys = self.LEFT / self.width, self.KEYS / self.width
+        plot = 1 - left - keys - self.RIGHT / self.width
+        pair = (
+            self.figure.add_axes((left, bottom, keys, height)),
+            self.figure.add_axes((left + keys, bottom, plot, height)),
+        )
+        for axes in pair:
+            axes.spines[:].set_visible(False)
+            axes.tick_params(left=False, labelsize=8, color=self.RULE, labelcolor=self.GREY)
+            axes.xaxis.label.set(color=self.GREY, fontsize=8)
+            if axes is pair[0] or row != "roll":
+                axes.set(xticks=[])
+        pair[1].tick_params(labelleft=False)
+        return pair
+
+    def side(self) -> Any:
+        """A place beside the roll."""
+        left = 1 - (self.RIGHT - 0.14) / self.width
+        axes = self.figure.add_axes(
+            (left, self.foot / self.height, 0.12 / self.width, self.rows["roll"] / self.height)
+        )
+        axes.tick_params(labelsize=7, labelcolor=self.GREY, color=self.RULE)
+        axes.yaxis.label.set(color=self.GREY, fontsize=8)
+        return axes
+
+    def png(self) -> bytes:
+        """The picture; a letter that the font lacks is drawn as a box."""
+        picture = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+            self.figure.savefig(picture, format="png", dpi=110)
+        return picture.getvalue()
+
+
+def _draw_keys(axes: Any, low: int, high: int) -> None:
+    """A keyboard from `low` to before `high`, lying on its side."""
+    for pitch in range(low - 1, high + 1):
+        if pitch % 12 not in BLACK_KEYS:  # a white key reaches to the middle of its neighbours
+            bottom, top = (
+                pitch + side * (1.0 if (pitch + side) % 12 in BLACK_KEYS else 0.5)
+                for side in (-1, 1)
+            )
+            axes.barh(bottom, 1, top - bottom, align="edge", color="#fdfdfd", ec="#a4a4b0", lw=0.6)
+    for pitch in range(low, high):
+        if pitch % 12 in BLACK_KEYS:
+            axes.barh(pitch, 0.62, 0.84, color="#26262e", zorder=3)
+    octaves = [pitch for pitch in range(low, high) if pitch % 12 == 0]
+    names = [f"C{pitch // 12 - 1}" for pitch in octaves]
+    axes.axvline(1, color="#a4a4b0", lw=1)
+    axes.set(xlim=(0, 1), ylim=(low - 0.5, high - 0.5))
+    axes.set_yticks(octaves, names, fontsize=7.5)
+
+
+def _draw_notes(axes: Any, columns: Columns, low: int, high: int) -> Any:
+    colors = optional("matplotlib.colors", "a piano roll")
+    collections = optional("matplotlib.collections", "a piano roll")
+    for pitch in range(low, high):
+        if pitch % 12 in BLACK_KEYS:
+            axes.axhspan(pitch - 0.5, pitch + 0.5, color="#f3f3f6", zorder=0, lw=0)
+        elif pitch % 12 in (0, 5):
+            strong = pitch % 12 == 0
+            axes.axhline(pitch - 0.5, color="#c6c6d0" if strong else "#e6e6ec", lw=0.6, zorder=1)
+    axes.grid(axis="x", color="#e3e3ea", lw=0.5, zorder=0)
+    axes.set_axisbelow(True)
+    starts, ends, pitches, velocities = columns
+    boxes = [
+        [(a, p - 0.43), (b, p - 0.43), (b, p + 0.43), (a, p + 0.43)]
+        for a, b, p in zip(starts, ends, pitches, strict=True)
+    ]
+    ramp = colors.LinearSegmentedColormap.from_list("velocity", COLORS)
+    notes = collections.PolyCollection(boxes, cmap=ramp, edgecolors="white", lw=0.3, zorder=2)
+    notes.set_array(np.asarray(velocities, float))
+    notes.set_clim(SOFT, LOUD)
+    axes.add_collection(notes)
+    return notes
+
+
+def _draw_classes(names: Any, axes: Any, asked: Asked, seconds: float) -> None:
+    """The asked-for pitch classes over time, C below as in the roll."""
+    colors = optional("matplotlib.colors", "a piano roll")
+    changes = asked.changes
+    edges = np.append(np.append(0.0, np.clip(changes.times[1:], 0, seconds)), seconds)
+    ramp = colors.LinearSegmentedColormap.from_list("asked", ("#f6f7f9", "#7fb8a8", "#0b5c4d"))
+    strongest = max(0.25, float(changes.histogram.max()))
+    axes.pcolormesh(
+        edges, np.arange(13) - 0.5, changes.histogram.T, cmap=ramp, vmin=0, vmax=strongest
+    )
+    axes.hlines(np.arange(11) + 0.5, 0, seconds, color="white", lw=0.6)
+    axes.set(xlim=(0, seconds), ylim=(-0.5, 11.5))
+    names.set(xlim=(0, 1), ylim=(-0.5, 11.5), yticks=[])
+    for place, name in enumerate(CLASSES):
+        black = place in BLACK_KEYS
+        names.text(
+            0.5 if black else 0.8,
+            place,
+            name,
+            ha="center",
+            va="center_baseline",
+            fontsize=5.6,
+            color="#8b8b96" if black else "#33333b",
+        )
+    _beside(axes, "asked for:\npitch classes")
+
+
+def _draw_density(numbers: Any, axes: Any, asked: Asked, starts: Array, seconds: float) -> None:
+    """The asked-for density over time as a band, and that of the notes as a line."""
+    fewest, most = asked.notes
+    times = np.append(np.append(0.0, asked.times[1:]), max(seconds, asked.times[-1]))
+    times_came, came = delivered_density(np.asarray(starts), float(np.max(starts, initial=0.0)))
+    top = max(float(most.max()), float(came.max(initial=0))) + 2
+    axes.fill_between(
+        times,
+        np.append(fewest, fewest[-1]) - 0.5,
+        np.append(most, most[-1]) + 0.5,
+        step="post",
+        color="#7fb8a8",
+        lw=0,
+    )
+    axes.plot(times_came, came, color="#33333b", lw=0.9)
+    axes.set(xlim=(0, seconds), ylim=(0, top))
+    axes.axhline(0, color="#c6c6d0", lw=0.8)
+    numbers.set(xlim=(0, 1), ylim=(0, top), xticks=[])
+    unit = next(unit for unit in (5, 10, 20, 40, 100, 1000) if top <= 3 * unit or unit == 1000)
+    numbers.set_yticks(np.arange(0, top, unit))
+    numbers.tick_params(labelsize=7, direction="in", pad=-22)
+    _beside(axes, "notes in 2 s:\n▬ asked for\n— played")
+
+
+def _beside(axes: Any, text: str) -> None:
+    style = {"fontsize": 7, "color": _Sheet.GREY, "va": "center", "linespacing": 1.3}
+    axes.annotate(
+        text, (1, 0.5), (7, 0), xycoords="axes fraction", textcoords="offset points", **style
+    )
+
+
+# ------------------------------------------------------------------------------------ audio
+
+
+def soundfont_path(path: Name | None = None) -> Path:
+    """A soundfont of your own, or pretty_midi's; ValueError if it is none, OSError if missing."""
+    home = optional("pretty_midi", "audio")
+    found = Path(str(home.__file__)).with_name("TimGM6mb.sf2") if path is None else Path(path)
+    with found.open("rb") as file:
+        start = file.read(12)
+    if start[:4] != b"RIFF" or start[8:] != b"sfbk":
+        raise ValueError(f"{found}: not a soundfont (.sf2)")
+    return found
+
+
+def render_audio(midi_path: Name, path: Name, soundfont: Name | None = None) -> None:
+    """Play a MIDI file into a WAV file, with a soundfont of your own or pretty_midi's.
+
+    Raises ValueError, naming both, if they can not be played.
+    """
+    renderer, font = optional("midirenderer", "audio"), soundfont_path(soundfont)
+    try:
+        sound = renderer.render_wave_from(font.read_bytes(), Path(midi_path).read_bytes())
+    except RuntimeError as error:
+        raise ValueError(f"{midi_path} can not be played with {font}: {error}") from error
+    atomic_write(path, _loud(sound), durable=False)
+
+
+def _loud(sound: bytes) -> bytes:
+    """16-bit WAV content with its peak at nine tenths of the range, faded out at the end."""
+    with wave.open(io.BytesIO(sound)) as quiet:
+        shape, samples = quiet.getparams(), np.frombuffer(quiet.readframes(-1), "<i2")
+    scaled = samples * (0.9 * 32767 / max(1, np.abs(samples.astype(np.int32)).max(initial=0)))
+    scaled = scaled.reshape(-1, shape.nchannels)
+    fade = np.linspace(1, 0, min(len(scaled), shape.framerate // 4))[:, None]
+    scaled[len(scaled) - len(fade) :] *= fade
+    content = io.BytesIO()
+    with wave.open(content, "wb") as loud:
+        loud.setparams(shape)
+        loud.writeframes(np.rint(scaled).astype("<i2").tobytes())
+    return content.getvalue()
