@@ -65,7 +65,7 @@ begin() {
     WORK="$(mktemp -d)" || fail "no folder for notes can be made"
     trap 'rm -rf -- "$WORK"' EXIT
     trap 'exit 130' INT
-    trap 'exit 143' TERM
+    trap 'exit 143' TERM HUP
     : >"$WORK/sources"
     : >"$WORK/failed"
 }
@@ -92,8 +92,10 @@ tools() {
     python3 -E -s -S -B -X utf8 "$HERE/$1" "${@:2}"
 }
 
-size_of() {
-    if [ -s "$1" ]; then echo $(($(wc -c <"$1"))); else echo 0; fi
+# measure FILE: sets `size`, in bytes; 0 if there is no such file.
+measure() {
+    size=0
+    if [ -s "$1" ]; then size="$(wc -c <"$1")" && size=$((size)); fi
 }
 
 # check KIND FILE: 0 if it is whole; 1 if it is something else, 2 if it is cut short, with `reason`.
@@ -108,16 +110,16 @@ check() {
     return "$found"
 }
 
-# back_off TRY: wait before this try, longer each time, and as long as the site asked for (to 2 minutes).
+# back_off TRY: wait before this try, longer each time and at least as the site asked, to 2 minutes.
 back_off() {
     sleep "$(LC_ALL=C awk -v first="$BACKOFF" -v try="$1" -v asked="${retry_after:-0}" '
         BEGIN { w = first * 2 ^ (try - 2); if (asked + 0 > w) w = asked; print (w > 120 ? 120 : w) }')"
 }
 
-# request URL FILE: ask once, going on at the end of FILE; sets `code` (of the tool), `status`, `retry_after`.
+# request URL FILE FROM: ask once for what comes after the FROM bytes that FILE has; sets `code` (of
+# the tool), `status` and `retry_after`.
 request() {
-    local url="$1" file="$2" from key value
-    from="$(size_of "$file")"
+    local url="$1" file="$2" from="$3" key value
     if [ -n "$asked" ]; then sleep "$DELAY"; fi
     asked=yes
     code=0
@@ -159,7 +161,7 @@ why() {
         curl:28) echo "too slow" ;;
         curl:35 | curl:60 | wget:5) echo "no secure connection" ;;
         wget:4) echo "no connection, or it broke" ;;
-        *) echo "$FETCHER ended with $1" ;;
+        *) echo "$FETCHER ended with $1: $(cat -- "$WORK/headers" "$WORK/said" | tail -n 1)" ;;
     esac
 }
 
@@ -181,14 +183,17 @@ fetch() {
         land "$file"
         return
     fi
-    [ "$(size_of "$part")" -lt "$limit" ] || rm -f -- "$part"
+    measure "$part"
+    [ "$size" -lt "$limit" ] || rm -f -- "$part"
     retry_after=0
     while [ "$try" -le "$TRIES" ]; do
         [ -z "$wait_first" ] || back_off "$try"
         wait_first=""
-        before="$(size_of "$part")"
-        request "$url" "$part"
-        if [ "$(size_of "$part")" -ge "$limit" ] || [ "$FETCHER:$code" = curl:63 ]; then
+        measure "$part"
+        before="$size"
+        request "$url" "$part" "$before"
+        measure "$part"
+        if [ "$size" -ge "$limit" ] || [ "$FETCHER:$code" = curl:63 ]; then
             rm -f -- "$part"
             reason="larger than $MAX_MB MB"
             return 1
@@ -204,11 +209,11 @@ fetch() {
                 check "$kind" "$part" || found=$?
                 [ "$found" -ne 0 ] || { land "$file"; return; }
                 if [ "$before" -eq 0 ]; then
-                    if [ "$found" -eq 1 ] || [ "$whole_once" = "$(size_of "$part")" ]; then
+                    if [ "$found" -eq 1 ] || [ "$size" = "$whole_once" ]; then
                         rm -f -- "$part"
                         return 1
                     fi
-                    whole_once="$(size_of "$part")"
+                    whole_once="$size"
                 elif [ "$found" -eq 1 ]; then
                     rm -f -- "$part"
                 fi
@@ -286,7 +291,10 @@ fetch_links() {
     while IFS=$'\t' read -r state url name; do
         if [ "$state" = bare ]; then miss_page 1 "$url"; else total=$((total + 1)); fi
     done <"$WORK/plan"
-    [ "$total" -gt 0 ] || fail "${incomplete:-$1 has changed: no links to MIDI files}"
+    if [ "$total" -eq 0 ]; then
+        incomplete="${incomplete:-there are no links to MIDI files${1:+: $1 has changed}}"
+        finish 0 0
+    fi
     printf '%s files to have in %s, at most one request in %s s\n' "$total" "$DIR" "$DELAY"
     while IFS=$'\t' read -r state url name <&3; do
         [ "$state" != bare ] || continue
@@ -331,7 +339,7 @@ finish() {
     fi
     printf 'done: %s new, %s already here, %s not to be had\n' \
         "$1" "$2" "$(wc -l <"$WORK/failed" | tr -d ' ')"
-    [ "$(($1 + $2))" -gt 0 ] || fail "there is no music in $DIR: nothing could be had"
+    [ "$(($1 + $2))" -gt 0 ] || fail "no music could be had${incomplete:+: $incomplete}"
     [ -z "$incomplete" ] || fail "$incomplete"
     echo "music is in $DIR; now: python3 preprocess.py"
     exit 0
@@ -345,7 +353,7 @@ fetch_archive() {
         echo "$2 is here already"
         return
     fi
-    echo "fetching $1"
+    echo "fetching $1; meanwhile $2.part grows"
     fetch "$1" "$2" "$3" || found=$?
     case "$found" in
         1) fail "could not fetch $1: $reason; has the address or the file changed?" ;;

@@ -15,10 +15,11 @@ END
 # shellcheck source=common.sh
 source "${BASH_SOURCE[0]%/*}/common.sh"
 MAX_MB="${MAX_MB:-16}"
+page="${BASE_URL:-}"
 begin 1000 "$@"
 [ "$1" != -- ] || shift
 shift
-[ "$#" -gt 0 ] || set -- "${BASE_URL:-}"
+[ "$#" -gt 0 ] || set -- "$page"
 [ -n "$1" ] || fail "say a page to fetch from; -h says more" 2
 
 for from in "$@"; do

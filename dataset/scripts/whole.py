@@ -76,4 +76,7 @@ def main(kind: str, path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    try:
+        sys.exit(main(sys.argv[1], sys.argv[2]))
+    except KeyboardInterrupt:
+        sys.exit(130)
