@@ -47,7 +47,6 @@ begin() {
     [ -n "${1-}" ] || fail "say the folder to fetch into; -h says more" 2
     [ "$#" -le "$((more + 1))" ] || fail "too many words after $1: $2 (a name with spaces wants quotes)" 2
     DIR="$1"
-    case "$DIR" in -*) DIR="./$DIR" ;; esac
     DELAY="${DELAY:-1}" TRIES="${TRIES:-5}" BACKOFF="${BACKOFF:-2}"
     whole TRIES "$TRIES"
     whole MAX_MB "$MAX_MB"
@@ -141,7 +140,6 @@ request() {
         fi
         exec "$FETCHER" "$@" </dev/null 2>"$WORK/said"
     ) || code=$?
-    case "$code" in 130 | 143) exit "$code" ;; esac
     status=0 retry_after=0
     while read -r key value _; do
         value="${value%$'\r'}"

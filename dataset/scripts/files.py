@@ -11,7 +11,6 @@ The standard library only; nothing is run or followed that a page or an archive 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -142,9 +141,8 @@ def plain(part: str) -> str:
 
 def marked(name: str, key: str) -> str:
     """The name with a mark of the key before its ending."""
-    mark = hashlib.sha256(key.encode()).hexdigest()[:8]
     path = PurePosixPath(name)
-    return str(path.with_name(f"{path.stem}-{mark}{path.suffix}"))
+    return str(path.with_name(f"{path.stem}-{zlib.crc32(key.encode()):08x}{path.suffix}"))
 
 
 def host_of(url: str) -> str:
