@@ -12,7 +12,7 @@ END
 }
 
 # shellcheck source=common.sh
-source "${BASH_SOURCE[0]%/*}/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 MAX_MB="${MAX_MB:-1000}"
 begin 0 "$@"
 

@@ -1,5 +1,5 @@
 # What the download scripts share. Sourced by them, not run; made for bash 3.2 and newer.
-# A script says usage(), then calls begin "$@", which sets DIR.
+# A script says usage(), then calls begin, which sets DIR.
 # shellcheck shell=bash
 
 ME="${0##*/}"
@@ -35,7 +35,8 @@ Settings, from the environment:
 END
 }
 
-# begin WORDS [-h] [--] DIR [...]: at most so many words after DIR; look at the words and the settings, before anything is asked for.
+# begin MORE [-h] [--] DIR [...]: look at the words, at most MORE of them after DIR, and at the
+# settings, before anything is asked for.
 begin() {
     local more="$1"
     shift

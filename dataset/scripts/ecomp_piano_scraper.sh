@@ -11,7 +11,7 @@ END
 }
 
 # shellcheck source=common.sh
-source "${BASH_SOURCE[0]%/*}/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 MAX_MB="${MAX_MB:-16}"
 begin 0 "$@"
 

@@ -13,7 +13,7 @@ END
 }
 
 # shellcheck source=common.sh
-source "${BASH_SOURCE[0]%/*}/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 MAX_MB="${MAX_MB:-16}"
 page="${BASE_URL:-}"
 begin 1000 "$@"
