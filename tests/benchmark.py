@@ -23,16 +23,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import generate
 import preprocess
 import train
 import utils
+from composer import Order, compose
 from config import ORIGINAL_RECIPE, GenerateConfig, ModelConfig
+from control import read
 from data import Corpus, Windows
 from judge import judge
 from learner import TYPES, pick_precision
 from model import PerformanceRNN
 from run import EXCERPT
+from sequence import CURRENT
 from tests.music import performance, write_midi
 
 ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
@@ -187,11 +189,11 @@ def generation() -> Iterator[str]:
             logits, hidden = plain(heard, hidden, control)
             heard = torch.distributions.Categorical(logits=logits).sample()
 
-    control = np.concatenate([np.eye(12)[3], np.full(12, 1 / 12)])[None].astype(np.float32)
+    order = Order(model, CURRENT, 0, read(";3", 0), None, steps)
     for batch in (1, 8, 64):
         options = GenerateConfig(batch_size=batch)
         slow = seconds(lambda batch=batch: sampled(batch), 3)  # type: ignore[misc]
-        fast = seconds(lambda o=options: generate.compose(model, o, 0, control, steps), 3)  # type: ignore[misc]
+        fast = seconds(lambda o=options: list(compose(order, o)), 3)  # type: ignore[misc]
         yield (
             f"batch {batch}: plain {batch * steps / slow:,.0f} events/s, "
             f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f} x"
