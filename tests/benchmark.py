@@ -179,7 +179,7 @@ def generation() -> Iterator[str]:
     torch.set_num_threads(1)  # as generate.py does
     model = PerformanceRNN(ModelConfig()).eval()
     plain = Plain(model).eval()
-    steps = 200
+    steps = 1000
 
     @torch.inference_mode()
     def sampled(batch: int) -> None:
