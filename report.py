@@ -1,0 +1,5 @@
+"""stub"""
+
+
+def page(ledger, midi_dir):
+    return ""
