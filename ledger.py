@@ -43,6 +43,32 @@ class Row:
     error_max: float
 
 
+@dataclass(frozen=True)
+class Would:
+    """What a filter that is off would refuse at its usual value."""
+
+    name: str
+    option: str
+    reason: str
+    detail: str
+
+
+def flag(option: str) -> str:
+    """A filter as one would switch it on, at its usual value."""
+    value = "" if option == "expressive" else f" {USUAL[option]:g}"
+    return f"--{option.replace('_', '-')}{value}"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is on one side of a split."""
+
+    name: str
+    pieces: int
+    performances: int
+    hours: float
+
+
 @dataclass
 class Ledger:
     """What became of the files, and what is in the data."""
@@ -59,13 +85,14 @@ class Ledger:
     error_sum: float = 0.0
     error_max: float = 0.0
     measured: int = 0
-    would: Counter[tuple[str, str]] = field(default_factory=Counter)
+    would: list[Would] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     pitches: Array = field(default_factory=lambda: np.zeros(128, np.int64))
     velocities: Array = field(default_factory=lambda: np.zeros(128, np.int64))
     remarks: list[str] = field(default_factory=list)
     same: list[list[str]] = field(default_factory=list)  # performances of one piece, by name
     nearly: list[tuple[str, str, float]] = field(default_factory=list)
+    sides: list[Side] = field(default_factory=list)
 
     def count(self, name: str, performance: Performance, traits: Traits | None) -> None:
         """Add a performance to the totals."""
@@ -80,7 +107,7 @@ class Ledger:
     def _measure(self, name: str, performance: Performance, traits: Traits) -> None:
         self.measured += 1
         off = {option: usual for option, usual in USUAL.items() if option not in self.wanted}
-        self.would.update((option, reason) for option, reason, _ in refusals(traits, off))
+        self.would += [Would(name, *refusal) for refusal in refusals(traits, off)]
         self.pitches += traits.pitches
         self.velocities += traits.velocities
         self.rows.append(
@@ -118,10 +145,14 @@ class Ledger:
         if folder.before and folder.before != shares:
             tell(f"the folder was split {folder.before} before: {shares} is for new pieces alone")
         tell(f"split {shares}, by piece ({folder.root / MARK} names them):")
-        for side, files in self._by_side(assignment, pieces).items():
-            count = assignment.sides.count(side)
+        for name in SIDES:
+            own = [
+                piece for side, piece in zip(assignment.sides, pieces, strict=True) if side == name
+            ]
+            files = [number for piece in own for number in piece.members]
             hours = sum(times[number] for number in files) / 3.6e6
-            tell(f"  {side}: {count} pieces, {len(files)} performances, {hours:.2f} hours")
+            self.sides.append(Side(name, len(own), len(files), hours))
+            tell(f"  {name}: {len(own)} pieces, {len(files)} performances, {hours:.2f} hours")
         if assignment.kept:
             tell(f"kept where they were: {len(assignment.kept)} pieces that {shares} would move")
         for number in assignment.gathered:
@@ -130,13 +161,6 @@ class Ledger:
                 f"found to be one piece, and now all on {assignment.sides[number]}: "
                 f"{name} and {others} more"
             )
-
-    @staticmethod
-    def _by_side(assignment: Assignment, pieces: Sequence[Piece]) -> dict[str, list[int]]:
-        files: dict[str, list[int]] = {side: [] for side in SIDES}
-        for side, piece in zip(assignment.sides, pieces, strict=True):
-            files[side] += piece.members
-        return files
 
     def lines(self) -> Iterator[str]:
         """The report, as sentences and lists."""
@@ -172,10 +196,9 @@ class Ledger:
 
     def would_told(self) -> str:
         """What the filters that are off would refuse, at their usual values."""
+        counts = Counter((one.option, one.reason) for one in self.would)
         by_flag: dict[str, list[str]] = {}
-        for (option, reason), count in sorted(self.would.items()):
-            value = "" if option == "expressive" else f" {USUAL[option]:g}"
-            flag = f"--{option.replace('_', '-')}{value}"
-            by_flag.setdefault(flag, []).append(f"{count} {reason}")
-        told = (f"{', '.join(counts)} ({flag})" for flag, counts in by_flag.items())
+        for (option, reason), count in sorted(counts.items()):
+            by_flag.setdefault(flag(option), []).append(f"{count} {reason}")
+        told = (f"{', '.join(reasons)} ({name})" for name, reasons in by_flag.items())
         return ", ".join(told) or "none"

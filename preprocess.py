@@ -150,7 +150,7 @@ def preprocess(options: PreprocessConfig) -> Ledger:
             pieces, links, [path.relative_to(save).as_posix()[: -len(SUFFIX)] for path in heard]
         )
     if options.report:
-        utils.atomic_write(save / "report.html", page(ledger, options.midi_dir).encode())
+        utils.atomic_write(save / "report.html", page(ledger, options.midi_dir))
         ledger.remarks.append(f"the page: {save / 'report.html'}")
     return ledger
 

@@ -22,7 +22,7 @@ ONE_VELOCITY = 0.9  # share of the notes that have the commonest velocity
 TELLING = 40  # onsets and notes; of fewer chance may make anything
 
 BIN = 0.008  # seconds
-SPAN = 60  # seconds of a performance in which a grid is looked for
+SPAN = 60, 100  # seconds and notes of a performance, the longer of them, that are looked at
 GRIDS = (4, 32)  # lines of a grid in a second; a coarser one is part of one of these
 
 
@@ -87,12 +87,13 @@ class Traits:
 
 
 def grid_share(starts: Array) -> float:
-    """How well onsets, in seconds, of the first minute keep to the best grid: 0-1.
+    """How well the first onsets, in seconds, keep to the best grid: 0-1.
 
     It is the length of the mean of the onsets as directions on a circle, that turns once from
     a line of the grid to the next; 0.0 for too few onsets.
     """
-    heard = starts[starts <= starts[:1] + SPAN] - starts[:1]
+    seconds, notes = SPAN
+    heard = starts[(starts <= starts[:1] + seconds) | (np.arange(len(starts)) < notes)] - starts[:1]
     places = np.rint(heard / BIN).astype(np.int64)
     places = places[np.append(True, np.diff(places) > 0)[: len(places)]]
     if len(places) < TELLING:

@@ -33,7 +33,8 @@ FLOORS: dict[str, set[str]] = {
     "pieces": {"data", "sequence"},
     "split": {"config", "pieces", "utils"},
     "ledger": {"config", "data", "pieces", "split", "traits"},
-    "report": {"ledger"},
+    "chart": set(),
+    "report": {"chart", "ledger", "sequence"},
     "preprocess": {
         *("config", "data", "ledger", "notes", "pieces", "report", "sequence", "split", "traits"),
         *("utils", "workers"),

@@ -200,18 +200,21 @@ def sides(save: Path) -> dict[str, str]:
     return found
 
 
-@pytest.fixture
-def midi(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight pieces, each by two pianists, with names that tell nothing."""
+    folder = tmp_path_factory.mktemp("written")
     for seed in range(8):
         for pianist in (1, 2):
             name = f"{(7 * seed + pianist) % 5}/{seed * 37 % 100}-{pianist}.mid"
-            write(tmp_path / "midi" / name, played(tune(seed, 150), seed=pianist, wrong=0.02))
-    return tmp_path / "midi"
+            write(folder / name, played(tune(seed, 150), seed=pianist, wrong=0.02))
+    return folder
 
 
-def partner(name: str) -> str:
-    return re.sub(r"-(\d)\.", lambda match: f"-{3 - int(match[1])}.", name)
+@pytest.fixture
+def midi(written: Path, tmp_path: Path) -> Path:
+    """The same, to take files from."""
+    return Path(shutil.copytree(written, tmp_path / "midi"))
 
 
 def of_pieces(found: dict[str, str]) -> dict[str, set[str]]:
