@@ -85,20 +85,19 @@ def test_another_key_and_chords_struck_in_another_order_change_no_word() -> None
     assert np.array_equal(sketch(played((starts, pitches))), sketch(played((rolled, pitches))))
 
 
-def test_scales_trills_and_repeated_notes_join_nothing() -> None:
+@pytest.mark.parametrize("run", [np.arange(300) % 40, np.arange(300) % 2, np.zeros(300, int)])
+def test_scales_trills_and_repeated_notes_say_nothing(run: np.ndarray) -> None:
     time = 0.11 * np.arange(300)
-    runs = [
-        (time, 40 + np.arange(300) % 40),
-        (time, 40 + np.arange(300) % 40),
-        (time, 60 + np.arange(300) % 2),
-        (time, 60 + np.arange(300) % 2),
-        (time, np.full(300, 50)),
-    ]
-    with_runs = [
-        played((np.append(tune(n)[0], 99 + time), np.append(tune(n)[1], run[1])))
-        for n, run in enumerate(runs)
-    ]
-    assert members(heard(*with_runs)) == [(0,), (1,), (2,), (3,), (4,)]
+    assert not len(sketch(played((time, 40 + run))))
+    longer = played((np.append(tune(1)[0], 99 + time), np.append(tune(1)[1], 40 + run)))
+    assert len(sketch(longer)) <= len(sketch(played(tune(1)))) + 4
+
+
+def test_a_flourish_that_many_short_pieces_share_does_not_join_them() -> None:
+    flourish = tune(99, 16)[1]
+    short = [np.append(tune(seed, 44)[1], flourish) for seed in range(40)]
+    time = 0.15 * np.arange(60)
+    assert len(members(heard(*(played((time, pitches)) for pitches in short)))) == 40
 
 
 def test_a_medley_joins_what_it_is_made_of_and_nothing_else() -> None:
@@ -128,7 +127,12 @@ def test_an_identity_knows_neither_order_nor_most_newcomers() -> None:
     (all_of_them,), _ = find_pieces(pianists)
     (backwards,), _ = find_pieces(pianists[::-1])
     without = [find_pieces(pianists[:n] + pianists[n + 1 :])[0][0].identity for n in range(8)]
+    least = min(int(performance.words.min()) for performance in pianists)
     assert backwards.identity == all_of_them.identity
+    assert (
+        all_of_them.identity
+        == find_pieces([Heard(b"", np.array([least], np.uint64), 0)])[0][0].identity
+    )
     assert without.count(all_of_them.identity) >= 6
 
 
