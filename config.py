@@ -138,6 +138,7 @@ def _number(part: str, text: str, kind: type) -> Any:
 
 
 SIDES = ("train", "validation", "test")
+SPLIT_MARK = "split.json"  # in a folder of .data files that is split into these
 
 
 def split_shares(text: str) -> tuple[float, ...]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from config import SIDES
+from config import SIDES, SPLIT_MARK
 from data import Performance
 from pieces import NEARLY, Link, Piece
-from split import MARK, Assignment, Folder
+from split import Assignment, Folder
 from traits import FILTERS, USUAL, Traits, refusals
 
 Array = npt.NDArray[Any]
@@ -144,7 +144,7 @@ class Ledger:
         shares, tell = folder.shares, self.remarks.append
         if folder.before and folder.before != shares:
             tell(f"the folder was split {folder.before} before: {shares} is for new pieces alone")
-        tell(f"split {shares}, by piece ({folder.root / MARK} names them):")
+        tell(f"split {shares}, by piece ({folder.root / SPLIT_MARK} names them):")
         for name in SIDES:
             own = [
                 piece for side, piece in zip(assignment.sides, pieces, strict=True) if side == name

@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from config import SIDES, split_shares
+from config import SIDES, SPLIT_MARK, split_shares
 from pieces import Piece
 
-MARK = "split.json"
 WAITING = ".waiting"
 
 
@@ -44,7 +43,7 @@ class Folder:
         Raises ValueError for a mark that is damaged, or if the folder has other data that
         would seem to be on a side.
         """
-        before = _marked(root / MARK)
+        before = _marked(root / SPLIT_MARK)
         folder = Folder(root, suffix, shares or before, before)
         if shares and not before:
             flat = Folder(root, suffix)
@@ -90,7 +89,7 @@ class Folder:
             "  " + json.dumps({"side": side, "performances": list(names)}) for side, names in pieces
         )
         text = f'{{"version": 1, "split": {json.dumps(self.shares)}, "pieces": [\n{lines}\n]}}\n'
-        utils.atomic_write(self.root / MARK, text.encode())
+        utils.atomic_write(self.root / SPLIT_MARK, text.encode())
 
 
 def _marked(path: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import preprocess
+import train
 from config import PreprocessConfig, split_shares
 from pieces import Heard, Piece, find_pieces, sketch
 from sequence import NoteSeq
@@ -289,6 +290,34 @@ def test_a_folder_that_was_not_split_is_split_without_doing_the_work_again(
     assert "0 done, 17 skipped" in capsys.readouterr().out
     assert {path.read_bytes() for path in (tmp_path / "data").rglob("*.data")} == flat
     assert len(sides(tmp_path / "data")) == 17
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    midi: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocess, "_settle", stopped)
+        assert run(midi, tmp_path / "data", "--split", "50,25,25") == 130
+    assert set(sides(tmp_path / "data").values()) == {".waiting"}
+    assert run(midi, tmp_path / "data") == 0
+    assert "0 done, 16 skipped" in capsys.readouterr().out
+    assert set(sides(tmp_path / "data").values()) == {"train", "validation", "test"}
+
+
+def test_training_on_a_split_folder_as_a_whole_is_refused(
+    midi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(midi, tmp_path / "data", "--split", "50,25,25")
+    assert train.main(["-d", str(tmp_path / "data"), "-s", str(tmp_path / "m.sess"), "-L"]) == 1
+    told = capsys.readouterr().err
+    assert f"use -d {tmp_path / 'data' / 'train'} -v {tmp_path / 'data' / 'validation'}" in told
+    assert not (tmp_path / "m.sess").exists()
 
 
 def test_data_whose_midi_file_is_gone_still_holds_its_piece(midi: Path, tmp_path: Path) -> None:
