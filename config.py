@@ -137,6 +137,28 @@ def _number(part: str, text: str, kind: type) -> Any:
     return value
 
 
+SIDES = ("train", "validation", "test")
+SPLIT_MARK = "split.json"  # in a folder of .data files that is split into these
+
+
+def split_shares(text: str) -> tuple[float, ...]:
+    """Read `80,10,10` into the shares of train, validation and test, which sum to 1.
+
+    Raises ValueError for other than three numbers from 0 on, or none above it.
+    """
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        parts = []
+    total = sum(parts)
+    if len(parts) != len(SIDES) or min(parts) < 0 or not 0 < total < math.inf:
+        raise ValueError(
+            f"argument --split: {text!r} is not allowed, it must be three shares, of "
+            f"{', '.join(SIDES)}, as in 80,10,10"
+        )
+    return tuple(part / total for part in parts)
+
+
 @dataclass(frozen=True)
 class PreprocessConfig(_Checked):
     """Options of preprocess.py."""
@@ -155,6 +177,45 @@ class PreprocessConfig(_Checked):
         help="write data in the original's encoding, to train its sessions on",
         type=bool,
     )
+    split: str = option(
+        "",
+        "--split",
+        help="shares of train,validation,test, as 80,10,10: folders below SAVE_DIR, by piece",
+    )
+    report: bool = option(
+        False, "--report", help="also write SAVE_DIR/report.html, a page on the files", type=bool
+    )
+    min_seconds: float | None = option(
+        None, "--min-seconds", help="refuse shorter performances (off)", type=float, low=0.0
+    )
+    max_seconds: float | None = option(
+        None, "--max-seconds", help="refuse longer performances (off)", type=float, above=0.0
+    )
+    min_density: float | None = option(
+        None, "--min-density", help="refuse fewer notes a second (off)", type=float, low=0.0
+    )
+    max_density: float | None = option(
+        None, "--max-density", help="refuse more notes a second (off)", type=float, above=0.0
+    )
+    max_outside: float | None = option(
+        None,
+        "--max-outside",
+        help="refuse a larger share of notes that no piano has (off)",
+        type=float,
+        low=0.0,
+        high=1.0,
+    )
+    expressive: bool = option(
+        False,
+        "--expressive",
+        help="refuse what is on a grid in time, or of one velocity, as scores are (off)",
+        type=bool,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split:
+            split_shares(self.split)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class NoteSeq:
         content: bytes, programs: Iterable[int] = range(128), sustain: bool = True
     ) -> NoteSeq:
         """Notes of a MIDI file's content; see `from_midi_file`."""
-        return _joined(_from_bytes(content, set(programs)), sustain)
+        return _joined(_from_score(_score(content), set(programs)), sustain)
 
     def to_midi(
         self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
@@ -220,13 +220,8 @@ def _from_pretty_midi(
             yield np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T
 
 
-def _from_bytes(content: bytes, programs: set[int]) -> Iterator[tuple[Array, Array]]:
-    """The same from the content of a MIDI file.
-
-    A move of the pedal belongs to the program in force. Raises ValueError for content that
-    is not readable as MIDI.
-    """
-    score = _score(content)
+def _from_score(score: Any, programs: set[int]) -> Iterator[tuple[Array, Array]]:
+    """The same from a symusic score; a move of the pedal belongs to the program in force."""
     seconds = _clock(score)
     for track in score.tracks:
         if not track.is_drum and track.program in programs:
@@ -262,6 +257,58 @@ def _number(content: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             break
     return number, at
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a MIDI file says beside its notes; drums left out.
+
+    on_beat: share of the note ons that are on eighths or twelfths of a quarter note, by the
+    file's own beat; 0.0 if its ticks are too coarse to tell. presses: how often the pedal
+    goes down; pedalled: seconds for which it is down.
+    """
+
+    on_beat: float
+    presses: int
+    pedalled: float
+
+
+def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, Beside]:
+    """Notes of a MIDI file's content, by the rules of `from_midi_file`, and what is beside."""
+    score = _score(content)
+    parts = list(_from_score(score, set(range(128))))
+    ticks = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
+    pedals = [_presses(notes, pedal) for notes, pedal in parts]
+    beside = Beside(
+        on_beat=_on_beat(np.concatenate([[0], *ticks])[1:], score.ticks_per_quarter),
+        presses=sum(presses for presses, _ in pedals),
+        pedalled=max((pedalled for _, pedalled in pedals), default=0.0),
+    )
+    return _joined(parts, sustain), beside
+
+
+FINEST = 6  # ticks in a twelfth of a quarter note; with fewer, chance puts too much on it
+
+
+def _on_beat(ticks: Array, per_quarter: int) -> float:
+    if not len(ticks) or per_quarter < 12 * FINEST:
+        return 0.0
+    near = np.zeros(len(ticks), bool)
+    for parts in (8, 12):
+        past = ticks.astype(np.int64) * parts % per_quarter
+        near |= np.minimum(past, per_quarter - past) < parts  # a tick is lost in rounding
+    return float(near.mean())
+
+
+def _presses(notes: Array, pedal: Array) -> tuple[int, float]:
+    """How often the pedal goes down in a track, and for how many seconds it is down."""
+    if not pedal.size:
+        return 0, 0.0
+    times, values = pedal[:, np.argsort(pedal[0], kind="stable")]
+    down = values >= SUSTAIN
+    lengths = np.diff(times, append=max(times[-1], notes[1].max(initial=0.0)))
+    fresh = down & ~np.append(False, down[:-1])
+    return int(fresh.sum()), float(lengths[down].sum())
 
 
 def _score(content: bytes) -> Any:

@@ -6,10 +6,10 @@ import errno
 import hashlib
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import progress.bar
@@ -18,8 +18,13 @@ import config
 import utils
 from config import PreprocessConfig
 from data import SUFFIX, Performance
-from notes import only_drums
+from ledger import Ledger, Refused
+from notes import only_drums, read_midi
+from pieces import Heard, find_pieces, fingerprint
+from report import page
 from sequence import CURRENT, ORIGINAL, ControlSeq, Encoding, EventSeq, NoteSeq, onset_errors
+from split import Folder, assign
+from traits import Traits, refusals, wishes
 from workers import Crew, Lost
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
@@ -27,32 +32,49 @@ FEWEST_NOTES = 10
 LARGEST_FILE = 64 << 20  # bytes
 
 
-class Refused(Exception):
-    """A file that is not made into data; the two texts are the reason and the detail."""
+@dataclass(frozen=True)
+class Job:
+    """A MIDI file, and what is known of it and asked about it.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    data: its `.data` file, there or not; known_source: the hash of what that was made from;
+    wanted: filters that are on; measured, sketched: whether that is asked of a file that is
+    unchanged.
+    """
+
+    path: Path
+    data: Path
+    known_source: str | None
+    encoding: Encoding
+    wanted: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = False
+    sketched: bool = False
 
 
 @dataclass(frozen=True)
-class Job:
-    """A MIDI file, and the hash of what its `.data` file was made from, if there is one."""
+class Converted:
+    """What a worker found: the performance, unless unchanged, and what was asked for."""
 
-    path: Path
-    known_source: str | None
-    encoding: Encoding
+    performance: Performance | None = None
+    traits: Traits | None = None
+    heard: Heard | None = None
 
 
-Outcome = Performance | Refused | None  # None: unchanged
+Outcome = Converted | Refused
 
 
 def convert(job: Job) -> Outcome:
     """Encode one file, or say why not."""
     try:
-        content = _content(job.path)
+        content, performance, traits = _content(job.path), None, None
         source = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return None if source == job.known_source else encode(content, source, job.encoding)
+        if source != job.known_source or job.measured:
+            notes, traits = _played(content, job.encoding)
+            for _, reason, detail in refusals(traits, job.wanted):
+                raise Refused(reason, detail)
+        if source != job.known_source:
+            performance = _encoded(notes, source, job.encoding)
+        heard = Heard.of(performance or Performance.load(job.data)) if job.sketched else None
+        return Converted(performance, traits, heard)
     except Refused as refusal:
         return refusal
 
@@ -70,12 +92,22 @@ def _content(path: Path) -> bytes:
 
 def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Performance:
     """Make a performance, starting at its first note, of a MIDI file's content; or Refused."""
+    return _encoded(_played(content, encoding)[0], source, encoding)
+
+
+def _played(content: bytes, encoding: Encoding) -> tuple[NoteSeq, Traits]:
+    """The notes, from the first one on, and what they are like."""
     try:
-        notes = NoteSeq.from_midi_bytes(content, sustain=not encoding.floored).trimmed()
+        notes, beside = read_midi(content, sustain=not encoding.floored)
         if not len(notes):
             raise Refused("only drums" if only_drums(content) else "no notes")
     except ValueError as error:
         raise Refused("unreadable", str(error)) from error
+    notes = notes.trimmed()
+    return notes, Traits.of(notes, beside)
+
+
+def _encoded(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
     try:
         events = EventSeq.from_note_seq(notes, encoding)
     except ValueError as error:
@@ -96,96 +128,116 @@ def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Perform
     )
 
 
-# ----------------------------------------------------------------------------------- report
+# ------------------------------------------------------------------------------ the folder
 
 
-@dataclass
-class Report:
-    """What became of the files, and what is in the data."""
-
-    found: int
-    done: int = 0
-    skipped: int = 0
-    refused: list[tuple[str, Refused]] = field(default_factory=list)
-    twins: list[tuple[str, str]] = field(default_factory=list)
-    milliseconds: int = 0
-    notes: int = 0
-    events: int = 0
-    error_sum: float = 0.0
-    error_max: float = 0.0
-
-    def count(self, performance: Performance) -> None:
-        """Add a performance to the totals."""
-        self.milliseconds += performance.milliseconds
-        self.notes += performance.notes
-        self.events += len(performance)
-        self.error_sum += performance.onset_error_mean * performance.notes
-        self.error_max = max(self.error_max, performance.onset_error_max)
-
-    def lines(self) -> Iterator[str]:
-        """The report, as sentences and lists."""
-        for name, refusal in self.refused:
-            yield f"refused, {refusal.reason}: {name}" + (
-                f" ({refusal.detail})" if refusal.detail else ""
-            )
-        for name, first in self.twins:
-            yield f"the same performance, kept once: {name} is {first}"
-        reasons = Counter(refusal.reason for _, refusal in self.refused)
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        yield (
-            f"files: {self.done} done, {self.skipped} skipped (unchanged), "
-            f"{len(self.twins)} twins, {len(self.refused)} refused" + (f" ({told})" if told else "")
-        )
-        if self.notes:
-            yield (
-                f"music: {self.milliseconds / 3.6e6:.2f} hours, {self.notes:,} notes, "
-                f"{self.events:,} events, {self.events / self.notes:.3f} events a note"
-            )
-        if self.error_max:
-            yield (
-                f"onsets: {1000 * self.error_sum / self.notes:.2f} ms off on average, "
-                f"{1000 * self.error_max:.2f} ms at worst"
-            )
-
-
-def preprocess(options: PreprocessConfig) -> Report:
+def preprocess(options: PreprocessConfig) -> Ledger:
     """Convert what is new or changed; OSError if the folder for the data can not be used."""
     root, save = Path(options.midi_dir), Path(options.save_dir)
     closed: list[OSError] = []
     paths = list(utils.find_files(root, MIDI_SUFFIXES, closed)) if root.is_dir() else []
     utils.check_writable(save)
     names = [path.relative_to(root).as_posix() for path in paths]
-    targets = [save / (name + SUFFIX) for name in names]
-    encoding = ORIGINAL if options.original else CURRENT
-    jobs = (
-        Job(path, _source(target, encoding), encoding)
-        for path, target in zip(paths, targets, strict=True)
-    )
-    workers = min(options.workers or os.cpu_count() or 1, max(1, len(paths)))
-    report = Report(len(paths) + len(closed))
-    report.refused += [(str(e.filename), Refused("closed folder", str(e.strerror))) for e in closed]
-    seen: dict[bytes, str] = {}
+    folder = Folder.open(save, SUFFIX, options.split, names)
+    ledger = Ledger(len(paths) + len(closed), wishes(options))
+    ledger.refused += [(str(e.filename), Refused("closed folder", str(e.strerror))) for e in closed]
+    heard = _convert_all(dict(zip(names, paths, strict=True)), folder, options, ledger)
+    if folder.shares:
+        _settle(folder, heard, options, ledger)
+    elif options.report:
+        pieces, links = find_pieces(list(heard.values()))
+        ledger.note_pieces(
+            pieces, links, [path.relative_to(save).as_posix()[: -len(SUFFIX)] for path in heard]
+        )
+    if options.report:
+        utils.atomic_write(save / "report.html", page(ledger, options.midi_dir))
+        ledger.remarks.append(f"the page: {save / 'report.html'}")
+    return ledger
+
+
+def _convert_all(
+    paths: Mapping[str, Path], folder: Folder, options: PreprocessConfig, ledger: Ledger
+) -> dict[Path, Heard]:
+    """Convert the files and count them; what was heard in each that has data, if it is asked."""
+    targets = [folder.target(name) for name in paths]
+    jobs = _jobs(zip(paths.values(), targets, strict=True), folder, options, ledger)
     bar = progress.bar.Bar("preprocessing", max=len(paths), suffix="%(index)d/%(max)d  %(eta_td)s")
-    results = Crew(convert, workers, options.time_limit).outcomes(jobs)
-    for name, target, outcome in zip(names, targets, results, strict=True):
+    seen: dict[bytes, str] = {}
+    heard: dict[Path, Heard] = {}
+    outcomes = _crew(convert, len(paths), options).outcomes(jobs)
+    for name, target, outcome in zip(paths, targets, outcomes, strict=True):
         bar.next()
         if isinstance(outcome, Lost):
             outcome = Refused(outcome.reason, outcome.detail)
         if isinstance(outcome, Refused):
-            report.refused.append((name, outcome))
+            ledger.refused.append((name, _with_data(outcome, target)))
             continue
-        performance = outcome or Performance.load(target)
-        twin = seen.setdefault(_fingerprint(performance), name)
+        unchanged = outcome.performance is None
+        performance = outcome.performance or Performance.load(target)
+        twin = seen.setdefault(fingerprint(performance), name)
         if twin != name:
-            report.twins.append((name, twin + (", but has data" if outcome is None else "")))
-        elif outcome is None:
-            report.skipped += 1
-            report.count(performance)
-        elif _written(target, name, performance, report):
-            report.done += 1
-            report.count(performance)
+            ledger.twins.append((name, twin + (", but has data" if unchanged else "")))
+        elif unchanged:
+            ledger.skipped += 1
+            ledger.count(name, performance, outcome.traits)
+        elif _written(target, name, performance, ledger):
+            ledger.done += 1
+            ledger.count(name, performance, outcome.traits)
+        if outcome.heard and (unchanged or twin == name) and target.is_file():
+            heard[target] = outcome.heard
     bar.finish()
-    return report
+    return heard
+
+
+def _jobs(
+    places: Iterable[tuple[Path, Path]], folder: Folder, options: PreprocessConfig, ledger: Ledger
+) -> Iterator[Job]:
+    encoding = ORIGINAL if options.original else CURRENT
+    measured = options.report or bool(ledger.wanted)
+    sketched = options.report or bool(folder.shares)
+    for path, data in places:
+        source = _source(data, encoding)
+        yield Job(path, data, source, encoding, ledger.wanted, measured, sketched)
+
+
+def _crew(function: Callable[[Any], Any], jobs: int, options: PreprocessConfig) -> Crew[Any, Any]:
+    workers = min(options.workers or os.cpu_count() or 1, max(1, jobs))
+    return Crew(function, workers, options.time_limit)
+
+
+def _with_data(refusal: Refused, target: Path) -> Refused:
+    if not target.is_file():
+        return refusal
+    stays = "its data of an earlier run stays"
+    return Refused(refusal.reason, f"{refusal.detail}; {stays}" if refusal.detail else stays)
+
+
+def recall(path: Path) -> Heard | Refused:
+    """Listen to a `.data` file."""
+    try:
+        return Heard.of(Performance.load(path))
+    except (OSError, ValueError) as error:
+        return Refused("damaged", str(error))
+
+
+def _settle(
+    folder: Folder, heard: dict[Path, Heard], options: PreprocessConfig, ledger: Ledger
+) -> None:
+    """Bring all data to the side of its piece, with what earlier runs left on the sides."""
+    sides = dict(folder.sided())
+    others = [path for path in sides if path not in heard]
+    outcomes = _crew(recall, len(others), options).outcomes(iter(others)) if others else iter(())
+    for path, outcome in zip(others, outcomes, strict=True):
+        if isinstance(outcome, Heard):
+            heard[path] = outcome
+        else:
+            ledger.remarks.append(f"left where it is, {outcome.reason}: {path}")
+    pieces, links = find_pieces(list(heard.values()))
+    there = {number: sides[path] for number, path in enumerate(heard) if path in sides}
+    chosen = assign(pieces, there, folder.shares)
+    ledger.note_pieces(pieces, links, list(map(folder.name, heard)))
+    ledger.note_split(folder, chosen, pieces, [h.milliseconds for h in heard.values()])
+    folder.settle(list(heard), pieces, chosen)
 
 
 def _source(target: Path, encoding: Encoding) -> str | None:
@@ -196,22 +248,18 @@ def _source(target: Path, encoding: Encoding) -> str | None:
     return there.source if there.encoding is encoding else None
 
 
-def _fingerprint(performance: Performance) -> bytes:
-    return hashlib.blake2b(performance.events.tobytes(), digest_size=16).digest()
-
-
 # what is wrong with one name, not with the disk
 OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
-def _written(target: Path, name: str, performance: Performance, report: Report) -> bool:
+def _written(target: Path, name: str, performance: Performance, ledger: Ledger) -> bool:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         utils.atomic_write(target, performance.to_bytes(), durable=False)
     except OSError as error:
         if error.errno not in OF_ONE_NAME:
             raise
-        report.refused.append((name, Refused("can not be written", str(error.strerror))))
+        ledger.refused.append((name, Refused("can not be written", str(error.strerror))))
         return False
     return True
 
@@ -227,21 +275,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
 
     def verb() -> int:
-        report = preprocess(options)
-        if report.found:
-            print(*report.lines(), sep="\n")
-        if not report.done + report.skipped:
-            raise ValueError(_without_files(options, report))
+        ledger = preprocess(options)
+        if ledger.found:
+            print(*ledger.lines(), sep="\n")
+        if not ledger.done + ledger.skipped:
+            raise ValueError(_without_files(options, ledger))
         return 0
 
     return utils.run_command("preprocess.py", verb, "stopped; what is done is kept")
 
 
-def _without_files(options: PreprocessConfig, report: Report) -> str:
+def _without_files(options: PreprocessConfig, ledger: Ledger) -> str:
     if not Path(options.midi_dir).is_dir():
         found = "this is no folder:"
     else:
-        found = f"no {'usable ' if report.found else ''}MIDI file in"
+        found = f"no {'usable ' if ledger.found else ''}MIDI file in"
     return f"{found} {options.midi_dir!r}; to fetch some: {config.FETCH_COMMAND}"
 
 

@@ -255,6 +255,12 @@ def _judged_by(judges: Corpus, reached: Reached) -> Reached:
 def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
     """What to learn from, and what to judge by."""
     root = Path(options.dataset)
+    if (root / config.SPLIT_MARK).exists():
+        train, judges = (str(root / side) for side in config.SIDES[:2])
+        raise Failure(
+            f"{options.dataset!r} is split, and all of it would be learned from, the test too: "
+            f"use -d {train} -v {judges}"
+        )
     paths = list(data_files(root))
     if options.validation is not None:
         others = list(data_files(Path(options.validation)))

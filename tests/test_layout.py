@@ -34,7 +34,16 @@ FLOORS: dict[str, set[str]] = {
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge", "learner"},
     "run": {"board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"},
-    "preprocess": {"config", "utils", "notes", "workers", "data", "sequence"},
+    "traits": {"config", "notes", "sequence"},
+    "pieces": {"data", "sequence"},
+    "split": {"config", "pieces", "utils"},
+    "ledger": {"config", "data", "pieces", "split", "traits"},
+    "chart": set(),
+    "report": {"chart", "ledger", "sequence"},
+    "preprocess": {
+        *("config", "data", "ledger", "notes", "pieces", "report", "sequence", "split", "traits"),
+        *("utils", "workers"),
+    },
     "train": {
         *("adherence", "board", "config", "control", "data", "judge", "model", "render"),
         *("run", "sequence", "team", "utils"),

@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pretty_midi
 import pytest
 
 import preprocess
 from data import Performance
+from notes import read_midi
 from sequence import EventSeq, NoteSeq
 from tests.music import write_midi
+from traits import QUANTISED, Traits, grid_share
 
 
 def run(midi: Path, save: Path, *more: str) -> int:
@@ -244,3 +247,147 @@ def test_a_folder_that_can_not_be_written_is_one_sentence(
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
     assert "file" in told
+
+
+# ---------------------------------------------------------------------------------- filters
+
+
+def write_notes(path: Path, starts: np.ndarray, **columns: object) -> None:
+    """A file of notes at these times; pitches and velocities vary unless given."""
+    random = np.random.default_rng(len(starts))
+    pitches = columns.get("pitches", random.integers(40, 90, len(starts)))
+    velocities = columns.get("velocities", random.integers(30, 100, len(starts)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    NoteSeq(starts, starts + 0.1, pitches, velocities).to_midi_file(path)  # type: ignore[arg-type]
+
+
+def by_hand(seed: int, notes: int, seconds: float) -> np.ndarray:
+    """Onsets of someone who plays freely."""
+    gaps = np.random.default_rng(seed).gamma(3.0, 1.0, notes)
+    return np.cumsum(gaps) * seconds / gaps.sum()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for each filter to refuse, and one for none."""
+    folder = tmp_path_factory.mktemp("written")
+    write_notes(folder / "fine.mid", by_hand(1, 200, 30))
+    write_notes(folder / "brief.mid", by_hand(2, 30, 5))
+    write_notes(folder / "endless.mid", by_hand(3, 4200, 4000))
+    write_notes(folder / "sparse.mid", by_hand(4, 50, 100))
+    write_notes(folder / "dense.mid", by_hand(5, 1000, 20))
+    write_notes(folder / "grid.mid", np.arange(200) * 0.17)
+    write_notes(folder / "flat.mid", by_hand(6, 210, 30), velocities=np.full(210, 64))
+    high = np.where(np.arange(220) % 10, 60, 112)
+    write_notes(folder / "high.mid", by_hand(7, 220, 30), pitches=high)
+    return folder
+
+
+@pytest.fixture
+def mixed(written: Path, tmp_path: Path) -> Path:
+    """The same, to take files from."""
+    return Path(shutil.copytree(written, tmp_path / "mixed"))
+
+
+REFUSED = {
+    "brief.mid": ("--min-seconds", "10", "too short"),
+    "endless.mid": ("--max-seconds", "3600", "too long"),
+    "sparse.mid": ("--min-density", "1", "too sparse"),
+    "dense.mid": ("--max-density", "40", "too dense"),
+    "high.mid": ("--max-outside", "0.05", "outside the piano"),
+    "grid.mid": ("--expressive", "", "quantised"),
+    "flat.mid": ("--expressive", "", "one velocity"),
+}
+
+
+def test_filters_are_off_but_it_is_said_what_they_would_refuse(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(mixed, tmp_path / "data", "1") == 0
+    told = capsys.readouterr().out
+    assert "8 done, 0 skipped (unchanged), 0 twins, 0 refused" in told
+    (line,) = [line for line in told.splitlines() if line.startswith("filters that are off")]
+    assert "1 one velocity, 1 quantised (--expressive)" in line
+    for flag, value, reason in list(REFUSED.values())[:5]:
+        assert f"1 {reason} ({flag} {value})" in line
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_each_filter_refuses_what_it_names_also_when_there_is_data_already(
+    name: str, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag, value, reason = REFUSED[name]
+    for other in REFUSED:
+        if other not in (name, "grid.mid"):
+            (mixed / other).unlink()
+    command = [flag, value] if value else [flag]
+    for again in (False, True):
+        save = tmp_path / ("again" if again else "data")
+        if again:
+            run(mixed, save, "1")
+        capsys.readouterr()
+        assert run(mixed, save, "1", *command) == 0
+        told = capsys.readouterr().out
+        assert f"refused, {reason}: {name} (" in told
+        assert "fine.mid" not in told
+        assert (save / "fine.mid.data").exists()
+        assert (save / f"{name}.data").exists() == again
+        assert ("its data of an earlier run stays" in told) == again
+
+
+def on_a_grid(seed: int) -> np.ndarray:
+    """Onsets of a score played by a machine at any tempo, to the millisecond of a MIDI file."""
+    random = np.random.default_rng(seed)
+    beats = np.cumsum(random.choice([1, 1, 2, 3, 4], 80 + 10 * seed)) / random.choice(
+        [1, 2, 3, 4, 6]
+    )
+    return np.asarray(np.rint(1000 * (beats - beats[0]) * 60 / random.uniform(40, 200)) / 1000)
+
+
+def test_machines_are_told_from_hands_at_any_tempo() -> None:
+    machines = [grid_share(on_a_grid(seed)) for seed in range(60)]
+    hands = [grid_share(by_hand(seed, 60 + 10 * seed, 30 + 5 * seed)) for seed in range(60)]
+    steady = [
+        grid_share(np.sort(np.arange(300) * 0.15 + np.random.default_rng(s).normal(0, 0.03, 300)))
+        for s in range(20)
+    ]
+    assert min(machines) > QUANTISED > max(hands + steady)
+
+
+def test_a_score_with_a_changing_tempo_is_known_by_its_own_beats(tmp_path: Path) -> None:
+    tempos = [60, 75, 90, 80, 66, 50, 72, 88] * 4
+    midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=60)
+    midi._tick_scales = [(480 * n, 60.0 / (tempo * 480)) for n, tempo in enumerate(tempos)]
+    midi._update_tick_to_time(480 * 40)
+    piano = pretty_midi.Instrument(0)
+    for n in range(120):
+        times = [midi.tick_to_time(120 * (n + k)) for k in (0, 1)]
+        piano.notes.append(pretty_midi.Note(30 + n % 70, 40 + 7 * n % 40, *times))
+    midi.instruments.append(piano)
+    midi.write(str(tmp_path / "score.mid"))
+    notes, beside = read_midi((tmp_path / "score.mid").read_bytes())
+    assert len(notes) == 120
+    assert beside.on_beat == 1.0
+    assert grid_share(notes.starts) < QUANTISED
+
+
+def test_the_pedal_is_measured(tmp_path: Path) -> None:
+    midi = pretty_midi.PrettyMIDI(resolution=500)
+    piano = pretty_midi.Instrument(0)
+    piano.notes = [pretty_midi.Note(64, 60 + n, n, n + 1) for n in range(10)]
+    for at, value in ((1, 127), (2, 64), (3, 0), (5, 63), (6, 70), (8, 10)):
+        piano.control_changes.append(pretty_midi.ControlChange(64, value, at))
+    midi.instruments.append(piano)
+    midi.write(str(tmp_path / "pedal.mid"))
+    _, beside = read_midi((tmp_path / "pedal.mid").read_bytes())
+    assert beside.presses == 2
+    assert beside.pedalled == pytest.approx(4.0, abs=0.01)
+
+
+@pytest.mark.real
+def test_no_pianist_is_taken_for_a_machine(validation_paths: list[Path]) -> None:
+    for path in validation_paths:
+        notes, beside = read_midi(path.read_bytes())
+        traits = Traits.of(notes.trimmed(), beside)
+        assert not traits.quantised, path
+        assert not traits.flat, path
