@@ -250,13 +250,13 @@ def midi_texts(content: bytes) -> list[str]:
 
 
 def _number(content: bytes, at: int) -> tuple[int, int]:
-    """A number of MIDI's variable length, and where it ends."""
+    """A number of MIDI's variable length, and where it ends; more than all, if it does not."""
     number = 0
-    for byte in content[at : at + 4]:
-        number, at = number << 7 | byte & 127, at + 1
+    for place, byte in enumerate(content[at : at + 4], at + 1):
+        number = number << 7 | byte & 127
         if byte < 128:
-            break
-    return number, at
+            return number, place
+    return len(content), at
 
 
 @dataclass(frozen=True)

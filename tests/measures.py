@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from generate import RELEASE
+from composer import RELEASE
 from sequence import ControlSeq, Encoding, EventSeq, NoteSeq
 from tests.memory import chords
 

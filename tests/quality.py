@@ -42,7 +42,7 @@ from tests.measures import (
     stops,
 )
 from tests.memory import READINGS, longest_shared
-from tests.pieces import (
+from tests.playing import (
     FREE,
     LADDER,
     REAL,
