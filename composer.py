@@ -187,7 +187,7 @@ def performed(
     if heard is not None:
         begin = heard.seconds
         events = np.concatenate([heard.events.to_array(), events])
-    notes = EventSeq.from_array(events, encoding).to_note_seq().released(RELEASE).trimmed()
+    notes = EventSeq.from_array(events, encoding).to_note_seq().released(RELEASE, begin).trimmed()
     if options.seconds is not None:
         notes = ended(notes, begin + options.seconds)
     if heard is not None and options.continuation_only:

@@ -267,7 +267,7 @@ def _check(options: GenerateConfig) -> None:
     if options.primer is None and options.continuation_only:
         raise ValueError("argument --continuation-only: there is no primer, give -i")
     if options.beam_size:
-        for name in ("seconds", "stream", "top_k", "top_p", "min_p", "greedy_ratio"):
+        for name in ("seconds", "stream", "top_k", "top_p", "min_p"):
             if getattr(options, name) != getattr(GenerateConfig(), name):
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(f"argument {flag}: not together with -B/--beam-size")

@@ -151,9 +151,9 @@ class NoteSeq:
         louder = np.clip(self.velocities + offset, 1, 127)
         return NoteSeq(self.starts, self.ends, self.pitches, louder)
 
-    def released(self, seconds: float) -> NoteSeq:
-        """Notes that end `seconds` after their onset at the latest."""
-        ends = np.minimum(self.ends, self.starts + seconds)
+    def released(self, seconds: float, after: float = 0.0) -> NoteSeq:
+        """Notes that end `seconds` after their onset, or after second `after`, at the latest."""
+        ends = np.minimum(self.ends, np.maximum(self.starts, after) + seconds)
         return NoteSeq(self.starts, ends, self.pitches, self.velocities)
 
     def until(self, seconds: float) -> NoteSeq:

@@ -415,6 +415,14 @@ def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
     )
 
 
+def test_what_a_primer_holds_long_is_not_let_go_but_what_it_left_sounding_is() -> None:
+    events = [40, *[239] * 8, 128, 41]  # one key held for 9.4 s and let go, then another
+    heard = composer.Heard(EventSeq(events), np.zeros((len(events), 24)), 0)
+    silent = np.full(20, 239, np.uint8)
+    notes = composer.performed(silent, GenerateConfig(), CURRENT, heard)
+    assert notes.ends - notes.starts == pytest.approx([8 * 1.171, 5.0])
+
+
 def test_a_growing_piece_is_there_while_it_is_played(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import control
 import generate
 import preprocess
 import train
@@ -373,7 +374,7 @@ def test_music_from_its_session_has_its_velocities_and_true_lengths(
     for (start, pitch, end, velocity), wanted in zip(found, expected, strict=True):
         assert (pitch, velocity) == wanted[2:]
         assert start == pytest.approx(wanted[0], abs=0.002)
-        assert end - start == pytest.approx(min(wanted[1] - wanted[0], 10.0), abs=0.003)
+        assert end - start == pytest.approx(min(wanted[1] - wanted[0], 5.0), abs=0.003)
 
 
 @pytest.mark.parametrize("manner", [[], ["-c", ";3"], ["-c", "d.data", "-l", "0"], ["-B", "2"]])
@@ -560,19 +561,21 @@ def _weights(width: int) -> dict[str, torch.Tensor]:
 
 def test_its_data_controls_a_session_of_today(here: Path) -> None:
     """It is decoded, with its clock, and encoded anew."""
-    controls, from_file = generate.read_control(str(write_theirs(here / "a.data")), 0, CURRENT)
+    asked = control.read(str(write_theirs(here / "a.data")), 0, CURRENT)
+    controls = asked.rows
     notes = NoteSeq(*zip(*decoded_by_hand(music()), strict=True))
     anew = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes, CURRENT))
-    assert from_file
+    assert asked.seconds is None
     np.testing.assert_allclose(controls[:, 12:].sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(controls, anew.to_array(), atol=1 / 100)
 
 
 def test_data_of_today_controls_a_session_of_the_original(here: Path) -> None:
     path = write_data(here / "d", count=1, notes=50) / "0.mid.data"
-    controls, from_file = generate.read_control(str(path), 0, ORIGINAL)
+    asked = control.read(str(path), 0, ORIGINAL)
+    controls = asked.rows
     notes = EventSeq.from_array(Performance.load(path).events).to_note_seq()
-    assert from_file
+    assert asked.seconds is None
     np.testing.assert_allclose(controls, floats_of(controls_of(encoded_by_hand(notes))), atol=1e-7)
 
 
@@ -703,10 +706,10 @@ def test_the_flags_of_train_mean_what_they_meant() -> None:
 def test_the_flags_of_generate_mean_what_they_meant(here: Path) -> None:
     write_theirs(here / "d" / "a.data", notes=5)
     line = "-b 3 -s a.sess -o out -l 0 -g 0.5 -B 4 -S -T 0.7 -z"
-    for control in ("d/a.data", "d"):
-        options = generate.parse_args([*line.split(), "-c", control])
+    for text in ("d/a.data", "d"):
+        options = generate.parse_args([*line.split(), "-c", text])
         wanted = GenerateConfig(
-            control=control,
+            control=text,
             batch_size=3,
             session="a.sess",
             output_dir="out",
@@ -718,8 +721,8 @@ def test_the_flags_of_generate_mean_what_they_meant(here: Path) -> None:
             init_zero=True,
         )
         assert options == wanted
-    for control in (";3", "1,0,1,0,1,1,0,1,0,1,0,1;3", "0,0,0,0,0,0,0,0,0,0,0,0;11"):
-        assert generate.parse_args(["-c", control]).control == control
+    for text in (";3", "1,0,1,0,1,1,0,1,0,1,0,1;3", "0,0,0,0,0,0,0,0,0,0,0,0;11"):
+        assert generate.parse_args(["-c", text]).control == text
 
 
 def test_the_arguments_of_preprocess_mean_what_they_meant() -> None:

@@ -28,7 +28,7 @@ def test_it_plays_in_the_scale_that_is_asked_for(
 ) -> None:
     """In C major at least nine notes of ten are white keys; of all keys, 7 of 12 are."""
     monkeypatch.chdir(ROOT)
-    asked = ["-c", generate.EXAMPLE, "-l", "400", "-b", "2", "--seed", "1", "-o", str(tmp_path)]
+    asked = ["-c", "C major;3", "-l", "400", "-b", "2", "--seed", "1", "-o", str(tmp_path)]
     assert generate.main(asked) == 0
     for path in sorted(tmp_path.iterdir()):
         pitches = NoteSeq.from_midi_file(path).pitches
