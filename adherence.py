@@ -102,7 +102,7 @@ def play(
         steps,
         Schedule(asked.to(model.device)),
         dice,
-        rules=Rules(*EventSeq.playable()),
+        rules=Rules(*EventSeq.playable(), EventSeq.lengths(encoding)),
     )
     columns = torch.stack(list(events), dim=1).cpu().numpy()
     return [EventSeq.from_array(column, encoding).to_note_seq() for column in columns]

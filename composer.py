@@ -89,9 +89,10 @@ class Takes:
         return self._events[: self._count, piece]
 
 
-def rules(options: GenerateConfig) -> Rules:
+def rules(options: GenerateConfig, encoding: Encoding) -> Rules:
     """What may be played."""
-    bound = Rules(*EventSeq.playable(), repeats=options.repeats)
+    lengths, silence = EventSeq.lengths(encoding), 1000 * options.silence
+    bound = Rules(*EventSeq.playable(), lengths, options.repeats, silence)
     return bound.free() if options.free else bound
 
 
@@ -145,7 +146,7 @@ def compose(order: Order, options: GenerateConfig) -> Iterator[Array]:
     primer = _primer(order)
     player = Player(model, options.exact, options.guidance)
     plan = schedule(order.asked, order.encoding, model.device)
-    bound = rules(options)
+    bound = rules(options, order.encoding)
     if options.beam_size:
         found = player.beam_search(
             init,

@@ -462,12 +462,20 @@ class GenerateConfig(_Checked):
         high=1.0,
     )
     repeats: int = option(
-        16,
+        12,
         "--repeats",
         help="strikes of one key in a row, with no other between, before it has to wait; 0: any",
         type=int,
         low=0,
         high=1_000_000,
+    )
+    silence: float = option(
+        4.0,
+        "--silence",
+        help="seconds that the next note is never waited for; 0: it may be for ever",
+        type=float,
+        low=0.0,
+        high=86400.0,
     )
     init_zero: bool = option(
         False, "-z", "--init-zero", help="start from zeros, not from a random vector", type=bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 Array = npt.NDArray[Any]
 
+FULL = 1 - 1e-4  # of a limit; sums of shares are not exact
 CHUNK = 64  # steps for which random numbers are drawn at once
 
 
@@ -86,67 +87,78 @@ class Rules:
     start: bool [events], what is possible at first; opens, closes: bool [events, events],
     what each event makes possible and impossible; struck: bool [events], the events of
     which one alone may not come more than `repeats` times in a row, not counting events
-    that are not struck (0: as often as it likes).
+    that are not struck (0: as often as it likes); lengths: how long each event lasts [events],
+    and silence: what must not be reached between two that are struck (0: anything may).
     """
 
     start: Array
     opens: Array
     closes: Array
     struck: Array
+    lengths: Array
     repeats: int = 0
+    silence: float = 0.0
 
     def free(self) -> Rules:
-        """These with everything possible always, but for repeats."""
+        """These with everything possible always, but for repeats and silence."""
         nothing = np.zeros_like(self.opens)
-        return Rules(np.ones_like(self.start), nothing, nothing, self.struck, self.repeats)
+        return replace(self, start=~nothing[0], opens=nothing, closes=nothing)
 
     @staticmethod
     def none(events: int) -> Rules:
         """No rules for so many events."""
         nothing = np.zeros((events, events), bool)
-        return Rules(~nothing[0], nothing, nothing, nothing[0])
+        return Rules(~nothing[0], nothing, nothing, nothing[0], np.zeros(events))
+
+    def spending(self) -> tuple[Array, Array, Array]:
+        """How what each event has spent of its limit begins [events], and goes on.
+
+        After an event [events, events] it is multiplied by the second, and the third is added.
+        One that has spent 1 is impossible: a struck one by being repeated, one that lasts by
+        what it would add to the silence.
+        """
+        again = np.eye(len(self.start)) * self.struck
+        lasting = self.lengths > 0
+        shares = self.lengths / self.silence if self.silence else np.zeros(len(self.start))
+        times = np.where(self.struck[:, None], again, 1.0)
+        plus = again / self.repeats if self.repeats else np.zeros_like(again)
+        plus = plus + np.where(self.struck[:, None], shares, shares[:, None] * lasting)
+        return shares, times, plus
 
 
 class Bounds:
     """What the rules allow each of some sequences now."""
 
     def __init__(self, rules: Rules, batch: int, device: torch.device) -> None:
-        self._repeats = rules.repeats
-        eye = np.eye(len(rules.start))
+        self._limited = bool(rules.repeats or rules.silence)
+        spent, times, plus = rules.spending()
+        least = np.where(rules.opens, 0.0, -np.inf)  # the log-weights after an event, at least
+        greatest = np.where(rules.closes, -np.inf, 0.0)  # and at most
         self._table = torch.as_tensor(  # what each event does: [events, 4, events]
-            np.stack(
-                [
-                    np.where(rules.opens, 0.0, -np.inf),  # the least log-weight after it
-                    np.where(rules.closes, -np.inf, 0.0),  # and the greatest
-                    np.where(rules.struck[:, None], eye, 1.0),  # how often things came in a
-                    np.where(rules.struck[:, None], eye, 0.0),  # row, is multiplied and added to
-                ],
-                axis=1,
-            ),
-            dtype=torch.float32,
-            device=device,
+            np.stack([least, greatest, times, plus], axis=1), dtype=torch.float32, device=device
         )
-        start = torch.as_tensor(np.where(rules.start, 0.0, -np.inf), dtype=torch.float32)
-        self._mask = start.to(device).repeat(batch, 1)  # [batch, events]
-        self._runs = torch.zeros_like(self._mask)
+        self._mask, self._spent = (
+            torch.as_tensor(row, dtype=torch.float32).to(device).repeat(batch, 1)
+            for row in (np.where(rules.start, 0.0, -np.inf), spent)
+        )  # [batch, events]
 
     def applied(self, logits: Tensor) -> Tensor:
         """Logits [batch, events], -inf where an event is not allowed."""
         logits = logits + self._mask
-        if self._repeats:
-            logits = logits.masked_fill_(self._runs >= self._repeats, -torch.inf)
+        if self._limited:
+            logits = logits.masked_fill_(self._spent > FULL, -torch.inf)
         return logits
 
     def after(self, said: Tensor) -> None:
         """Go on by an event of each sequence [batch]."""
         least, greatest, times, plus = self._table[said].unbind(1)
         self._mask = torch.clamp(self._mask, least, greatest)
-        if self._repeats:
-            self._runs = torch.addcmul(plus, self._runs, times)
+        if self._limited:
+            self._spent = torch.addcmul(plus, self._spent, times)
 
     def follow(self, rows: Tensor) -> None:
         """Go on as these of the sequences; they may come several times."""
-        self._mask, self._runs = self._mask[rows], self._runs[rows]
+        self._mask, self._spent = self._mask[rows], self._spent[rows]
 
 
 class Dice:

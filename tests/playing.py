@@ -144,7 +144,7 @@ def play(
     changing = controls is not None and len(controls) > 1
     steps = len(controls) if changing else round(EVENTS * seconds)  # type: ignore[arg-type]
     player = Player(model, options.exact, options.guidance)
-    how = {"sampling": composer.sampling(options), "rules": composer.rules(options)}
+    how = {"sampling": composer.sampling(options), "rules": composer.rules(options, encoding)}
     takes = Takes(pieces, encoding)
     for events in player.generate(init, steps, asked, dice, **how):  # type: ignore[arg-type]
         takes.add(events.numpy())

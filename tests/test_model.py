@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,8 @@ def alternating() -> Rules:
     """0 and 1 must alternate, 0 first; 2 and 3 are free."""
     opens, closes = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     opens[0, 1] = opens[1, 0] = closes[0, 0] = closes[1, 1] = True
-    return Rules(np.array([True, False, True, True]), opens, closes, np.zeros(4, bool))
+    start = np.array([True, False, True, True])
+    return replace(Rules.none(4), start=start, opens=opens, closes=closes)
 
 
 @pytest.mark.parametrize("beam", [0, 3])

@@ -1,5 +1,7 @@
 """How events are chosen: filters, temperatures, rules and dice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_greedy_steps_are_drawn_for_each_sequence_by_itself() -> None:
 def struck(repeats: int) -> Rules:
     """Events 0 and 1 are struck, 2 is not; all are free."""
     rules = Rules.none(3)
-    return Rules(rules.start, rules.opens, rules.closes, np.array([1, 1, 0], bool), repeats)
+    return replace(rules, struck=np.array([1, 1, 0], bool), repeats=repeats)
 
 
 def test_a_key_struck_alone_too_often_has_to_wait_for_another() -> None:
@@ -118,8 +120,51 @@ def test_without_a_limit_a_key_may_repeat_for_ever() -> None:
 
 def test_free_rules_still_count_repeats() -> None:
     nothing = np.zeros((3, 3), bool)
-    closed = Rules(nothing[0], nothing, ~nothing, np.array([1, 1, 0], bool), 1).free()
+    closed = replace(struck(1), start=nothing[0], closes=~nothing).free()
     bounds = Bounds(closed, 1, CPU)
     assert bounds.applied(torch.zeros(1, 3)).isfinite().all()
     bounds.after(torch.tensor([0]))
     assert bounds.applied(torch.zeros(1, 3)).isfinite()[0].tolist() == [False, True, True]
+
+
+def test_a_silence_ends_before_its_limit() -> None:
+    """Events: 0 and 1 are struck, 2 lasts one second and 3 two; three seconds are too long."""
+    rules = replace(
+        Rules.none(4),
+        struck=np.array([1, 1, 0, 0], bool),
+        lengths=np.array([0, 0, 1.0, 2.0]),
+        silence=3.0,
+    )
+    bounds = Bounds(rules, 2, CPU)
+
+    def allowed(sequence: int) -> list[bool]:
+        return bounds.applied(torch.zeros(2, 4)).isfinite()[sequence].tolist()
+
+    assert allowed(0) == [True] * 4
+    bounds.after(torch.tensor([2, 3]))  # one second has passed, and two
+    assert (allowed(0), allowed(1)) == ([True, True, True, False], [True, True, False, False])
+    bounds.after(torch.tensor([2, 0]))
+    assert (allowed(0), allowed(1)) == ([True, True, False, False], [True] * 4)
+    bounds.follow(torch.tensor([1, 0]))
+    assert (allowed(1), allowed(0)) == ([True, True, False, False], [True] * 4)
+    for _ in range(9):
+        bounds.after(torch.tensor([0, 1]))
+    assert allowed(0) == [True] * 4, "repeats are not limited here"
+
+
+def test_repeats_and_silence_are_limited_together() -> None:
+    rules = replace(struck(2), lengths=np.array([0, 0, 1.0]), silence=1.5)
+    bounds = Bounds(rules, 1, CPU)
+
+    def allowed() -> list[bool]:
+        return bounds.applied(torch.zeros(1, 3)).isfinite()[0].tolist()
+
+    for event, expected in (
+        (0, [True, True, True]),
+        (2, [True, True, False]),
+        (0, [False, True, True]),
+        (2, [False, True, False]),
+        (1, [True, True, True]),
+    ):
+        bounds.after(torch.tensor([event]))
+        assert allowed() == expected
