@@ -92,7 +92,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        loss = self._loss(batch, taught, (seed, number))
+        loss, hidden = self._loss(batch, taught, (seed, number))
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -100,19 +100,21 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._average(number)
+        self.hidden = hidden  # not before, for an accident may end the step
         if self.scaler.is_enabled():
             norm = norm.nan_to_num(0.0, 0.0)
         return self.team.averaged(loss.detach()), norm
 
-    def _loss(self, batch: Batch, taught: float, seed: tuple[int, int]) -> Tensor:
+    def _loss(self, batch: Batch, taught: float, seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The loss, and the hidden state after the batch."""
         torch.manual_seed(utils.mixed_seed(*seed))
         size = self.team.size * batch.targets.shape[1]
         init = torch.randn(size, self.model.config.init_dim, device=self.model.device)
         if not self.team.leads:  # dropout of its own
             torch.manual_seed(utils.mixed_seed(*seed, self.team.rank))
         with self._autocast():
-            loss, self.hidden = self._lesson(batch, self.hidden, init, taught)
-        return loss
+            loss, hidden = self._lesson(batch, self.hidden, init, taught)
+            return loss, hidden
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":

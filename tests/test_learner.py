@@ -54,6 +54,23 @@ def test_the_hidden_state_is_carried_as_if_the_windows_were_one() -> None:
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_an_accident_in_a_step_leaves_the_hidden_state_of_the_step_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = learner()
+    first, second = batches(carry=40)
+    made.step(first, 0.01, 1.0, 0, SEED)
+    before = made.hidden
+
+    def accident() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(made.optimizer, "step", accident)
+    with pytest.raises(MemoryError):
+        made.step(second, 0.01, 1.0, 1, SEED)
+    assert made.hidden is before
+
+
 def test_averaged_weights_are_a_moving_average() -> None:
     made = learner(averaging=0.5)
     expected = [weight.detach().clone() for weight in made.weights]
