@@ -136,7 +136,7 @@ class Asked:
         names = [text for _, text in self.marks]
         if not self.marks or any(text.startswith("~") for text in names):
             begins = [SECTION * k for k in range(max(1, round(length / SECTION)))]
-            names = [self.text] * len(begins)
+            names = [f"{at:g} to {at + SECTION:g} s of {self.text}" for at in begins]
         return list(zip(begins, [*begins[1:], math.inf], names, strict=False))
 
     def during(self, times: Array, numbers: Array) -> Array:
