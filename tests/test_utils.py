@@ -1,6 +1,9 @@
 """Files found and written, pictures and audio that open."""
 
+import os
 import struct
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import utils
 from sequence import NoteSeq
 
+ROOT = Path(__file__).parents[1]
 SCALE = NoteSeq(np.arange(8) / 2, np.arange(8) / 2 + 0.5, 60 + np.arange(8), 40 + 10 * np.arange(8))
 
 
@@ -49,6 +53,71 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
         utils.atomic_write(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def left_behind(folder: Path, name: str) -> Path:
+    """What a killed write of a file leaves: a temporary file, here made by a process that dies."""
+    code = "import os, sys, utils; os.fsync = lambda _: os._exit(9); "
+    code += "utils.atomic_write(sys.argv[1], b'half')"
+    before = set(folder.iterdir())
+    subprocess.run([sys.executable, "-c", code, str(folder / name)], cwd=ROOT)
+    (left,) = set(folder.iterdir()) - before
+    return left
+
+
+def test_what_a_killed_write_left_is_removed_but_nothing_of_other_files(tmp_path: Path) -> None:
+    ours, other = (left_behind(tmp_path, name) for name in ("m.sess", "other.sess"))
+    plain = tmp_path / ".m.sess.tmp"
+    plain.touch()
+    with utils.claimed(tmp_path / "m.sess") as locked:
+        assert locked
+        assert not ours.exists()
+    assert set(tmp_path.iterdir()) == {other, plain}
+
+
+def test_a_file_that_is_claimed_can_not_be_claimed_again_but_another_one_can(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "link").symlink_to("m.sess")
+    with utils.claimed(tmp_path / "m.sess"):
+        with utils.claimed(tmp_path / "other"):
+            pass
+        for name in ("m.sess", "link"):
+            with pytest.raises(BlockingIOError), utils.claimed(tmp_path / name):
+                pass
+    with utils.claimed(tmp_path / "link"):
+        pass
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_the_claim_of_a_process_that_died_is_no_obstacle(tmp_path: Path) -> None:
+    code = "import os, sys, utils; c = utils.claimed(sys.argv[1]); c.__enter__(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.sess")], cwd=ROOT)
+    assert len(os.listdir(tmp_path)) == 1, "its lock file"
+    with utils.claimed(tmp_path / "m.sess"):
+        pass
+    assert not os.listdir(tmp_path)
+
+
+def test_a_name_of_255_bytes_can_be_written_and_claimed(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127 + "x")
+    with utils.claimed(path):
+        utils.atomic_write(path, b"x")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_without_locks_nothing_is_removed_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = left_behind(tmp_path, "m.sess")
+
+    def unknown(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with utils.claimed(tmp_path / "m.sess") as locked:
+        assert not locked
+    assert list(tmp_path.iterdir()) == [left]
 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
