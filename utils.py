@@ -186,6 +186,7 @@ def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
         sentence = str(error)
     except KeyboardInterrupt:
         status, sentence = 130, stopped
+    sentence = sentence.replace("\n", "\\n")  # of a name
     sys.stderr.write(f"{name}: {sentence}\n")
     return status
 

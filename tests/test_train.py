@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import board
 import config
 import train
 import utils
@@ -472,6 +473,17 @@ def test_a_second_training_of_a_session_refuses_and_reading_does_not(
         assert run(data, "--evaluate") == 0
     assert run(data, "--max-steps", "2") == 0
     assert set(os.listdir()) == {"m.sess", "m.best.sess"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_where_logs_can_not_be_written_any_more_training_says_so_once_and_goes_on(
+    here: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(board._LogFiles, "_plain", lambda *_: "/dev/full")
+    monkeypatch.setattr(os, "makedirs", lambda *_, **__: None)
+    assert run(data, "--enable-logging", "--max-steps", "60") == 0
+    assert capsys.readouterr().out.count("no more logs: No space left on device") == 1
+    assert Session.load("m.sess").training["step"] == 60
 
 
 def test_a_folder_that_can_not_be_written_is_said_before_training(
