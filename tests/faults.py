@@ -746,7 +746,8 @@ def _lasting(count: int, logging: bool) -> tuple[str, str]:
     every = max(1, count // 20)
 
     def watched(run: Run) -> Any:
-        if run.reached.step % every == 0 and run.reached.step >= count // 4:
+        begun = run.reached.step >= count // 4 and Path("m.best.sess").exists()
+        if run.reached.step % every == 0 and begun:
             seen.append((_resident(), len(os.listdir("/proc/self/fd")), _files()))
         return learn(run)
 
