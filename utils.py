@@ -167,8 +167,8 @@ def mixed_seed(*parts: int) -> int:
 def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
     """The exit status of `verb`; what the user has to put right is told in one sentence.
 
-    That is OSError, ValueError or ImportError; `stopped` is what Ctrl-C says. Names that the
-    terminal can not show are shown with backslashes.
+    That is OSError, ValueError, ImportError or want of memory; `stopped` is what Ctrl-C says.
+    Names that the terminal can not show are shown with backslashes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -184,11 +184,28 @@ def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
         sentence = f"{error.strerror or error}: {error.filename!r}"
     except (ImportError, ValueError) as error:
         sentence = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        sentence = "not enough memory: try a smaller batch, window, beam or network"
     except KeyboardInterrupt:
         status, sentence = 130, stopped
     sentence = sentence.replace("\n", "\\n")  # of a name
     sys.stderr.write(f"{name}: {sentence}\n")
     return status
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether memory is wanting; torch says so in words, or, saving, of something that follows."""
+    told = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or isinstance(error.__context__, MemoryError)
+        or any(
+            words in told
+            for words in ("can't allocate memory", "not enough memory", "out of memory")
+        )
+    )
 
 
 def _umask() -> int:

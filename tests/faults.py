@@ -532,7 +532,14 @@ ABSURD = [
     *("two words", "a'b", 'a"b', "line\nbreak", "tab\t", "%s", "%(x)s", "{x}", "\\", "\x7f"),
     *(".", "..", "/", "/dev/null", "/dev/full", "/nowhere/at/all", "x" * 255, "x" * 5000),
     *(";", ";;", ";3", ";12", "1,2;3", ",".join("1" * 12) + ";3", ",".join("n" * 12) + ";3"),
-    *("1," * 11 + "1e308;3", "hidden_dim=0", "hidden_dim=1e9", "hidden_dim=" + "9" * 400),
+    *(
+        "1," * 11 + "1e308;3",
+        "hidden_dim=0",
+        "hidden_dim=16384,gru_layers=64",
+        "hidden_dim=8192",
+        "hidden_dim=1e9",
+        "hidden_dim=" + "9" * 400,
+    ),
     *("=", ",", "gru_layers", "gru_dropout=nan", "gru_dropout=inf", "(" * 500, "\udcff"),
 ]
 SCRIPTS: dict[str, tuple[Any, type]] = {

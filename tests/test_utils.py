@@ -1,14 +1,17 @@
 """Files found and written, pictures and audio that open."""
 
+import io
 import os
 import struct
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import utils
 from sequence import NoteSeq
@@ -146,3 +149,48 @@ def test_audio_opens_and_sounds_as_long_as_the_music(tmp_path: Path) -> None:
     assert seconds >= SCALE.seconds - 0.1
     assert abs(int(samples[-1])) < 100, "it fades out"
     assert 0.89 < np.abs(samples.astype(int)).max() / 32767 < 0.91
+
+
+def crave_in_torch() -> int:
+    torch.empty(1 << 60, dtype=torch.uint8)
+    return 0
+
+
+def crave_in_python() -> int:
+    return len(bytes(1 << 60))
+
+
+class Full(io.BytesIO):
+    """Memory that has no room for anything."""
+
+    def write(self, content: object) -> int:
+        raise MemoryError
+
+
+def crave_in_torch_while_it_saves() -> int:
+    torch.save({"a": torch.zeros(1000)}, Full())
+    return 0
+
+
+@pytest.mark.parametrize("verb", [crave_in_torch, crave_in_python, crave_in_torch_while_it_saves])
+def test_want_of_memory_is_a_sentence(
+    verb: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert utils.run_command("x.py", verb, "") == 1
+    assert capsys.readouterr().err.startswith("x.py: not enough memory: ")
+
+
+def test_other_errors_are_not_hidden() -> None:
+    def fail() -> int:
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="mistake of ours"):
+        utils.run_command("x.py", fail, "")
+
+
+def test_the_complaint_is_one_line_whatever_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise ValueError("two\nlines.sess: damaged")
+
+    assert utils.run_command("x.py", fail, "") == 1
+    assert capsys.readouterr().err == "x.py: two\\nlines.sess: damaged\n"
