@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,10 @@ class Board:
         self.writer: Any = None
         if options.enable_logging and shown:
             board = utils.optional("tensorboardX", "-L/--enable-logging")
-            self.writer = board.SummaryWriter(str(LOGS / _log_name(Path(options.session))))
+            records = utils.optional("tensorboardX.record_writer", "-L/--enable-logging")
+            records.register_writer_factory(_LogFiles.SCHEME, _LogFiles())
+            folder = LOGS / _log_name(Path(options.session))
+            self.writer = board.SummaryWriter(f"{_LogFiles.SCHEME}:{folder}")
 
     def step(self, reached: Reached, loss: float, norm: float, rate: float) -> None:
         """Show one step."""
@@ -122,6 +128,56 @@ class Board:
         self.line.finish()
         if self.writer:
             self.writer.close()
+
+
+class _LogFiles:
+    """Where TensorBoard's writer opens its files, so that a full disk does not end its thread.
+
+    Without that thread its queue would be filled, and training would wait for ever.
+    """
+
+    SCHEME = "log"  # stands before the path
+
+    def directory_check(self, path: str) -> None:
+        """Make the folder."""
+        os.makedirs(self._plain(path), exist_ok=True)
+
+    def open(self, path: str) -> _LogFile:
+        """A new file."""
+        return _LogFile(self._plain(path))
+
+    def _plain(self, path: str) -> str:
+        return path.removeprefix(f"{self.SCHEME}:")
+
+
+class _LogFile:
+    """A file that is closed, and says so, once it can not be written."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = open(path, "wb")
+
+    def write(self, content: bytes) -> None:
+        """Append, if it is still possible."""
+        self._try(lambda: self._file.write(content))
+
+    def flush(self) -> None:
+        """Hand over to the system what was written."""
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        """Be done with it."""
+        self._try(self._file.close)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._file.closed:
+            return
+        try:
+            act()
+        except OSError as error:
+            print(f"no more logs: {error.strerror}: {self.path!r}", flush=True)
+            with contextlib.suppress(OSError):
+                self._file.close()  # it tries to write again what it holds
 
 
 def _log_name(session: Path) -> str:

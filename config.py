@@ -75,6 +75,13 @@ def _check_range(entry: Field[Any], value: Any) -> None:
         raise ValueError(f"argument {_flag(entry)}: {value} is not allowed, it must be {allowed}")
 
 
+def _check_kind(entry: Field[Any], value: Any) -> None:
+    """For argparse makes an empty list of `--flag=--`."""
+    kind = entry.metadata["type"]
+    if not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"argument {_flag(entry)}: {value!r} is not a value for it")
+
+
 class _Checked:
     """Checks every option of a dataclass when a value of it is made."""
 
@@ -83,6 +90,7 @@ class _Checked:
             value = getattr(self, entry.name)
             if value is None or not entry.metadata:
                 continue
+            _check_kind(entry, value)
             if entry.metadata["type"] in (int, float):
                 _check_range(entry, value)
             choices = entry.metadata["choices"]
@@ -530,8 +538,9 @@ class Parser(argparse.ArgumentParser):
         return lettered if len(lettered) == 1 else found
 
     def error(self, message: str) -> NoReturn:
-        """End the program with a sentence and exit 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        """End the program with a sentence, on one line whatever was typed, and exit 2."""
+        told = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        self.exit(2, f"{self.prog}: {told}\n")
 
 
 def told_default(entry: Field[Any]) -> str:

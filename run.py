@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,23 @@ def best_path(session: str) -> Path:
     """Where the best state of `model.sess` is kept: `model.best.sess`."""
     path = Path(session)
     return path.with_name(f"{path.stem}.best{path.suffix}")
+
+
+@contextlib.contextmanager
+def alone(*paths: str | Path) -> Iterator[None]:
+    """Write session files that no other process of ours may write; Failure if one does."""
+    with contextlib.ExitStack() as claims:
+        for path in paths:
+            utils.check_writable(Path(path).parent)
+            try:
+                locked = claims.enter_context(utils.claimed(path))
+            except BlockingIOError as error:
+                raise Failure(
+                    f"{path}: another process is writing it: wait for its end, or give another -s"
+                ) from error
+            if not locked:
+                print(f"{path}: no locks in this folder, so see to it that nobody else writes it")
+        yield
 
 
 def open_run(options: TrainConfig, team: Team = ALONE) -> Run:

@@ -88,17 +88,18 @@ def load(path: Name, memory_map: bool = False) -> Any:
     """What `torch.save` wrote, on the CPU; numpy's arrays come as ByteArray.
 
     With `memory_map` tensors stay on disk until they are read, if the file is not of the
-    kind written before 2020. Raises OSError for a file that can not be opened, ValueError
-    (naming the path) for one that is not such a file.
+    kind written before 2020, and torch can open its name. Raises OSError for a file that can not
+    be opened, ValueError (naming the path) for one that is not such a file.
     """
     import torch  # here, so that notes and events can be used without waiting for it
 
     with Path(path).open("rb") as file:
         try:
-            zipped = _check(file)
+            mapped = _check(file) and memory_map and _is_unicode(path)
+            file.seek(0)
             with torch.serialization.safe_globals(_STAND_INS):  # type: ignore[arg-type]
                 record = torch.load(
-                    path, map_location="cpu", weights_only=True, mmap=memory_map and zipped
+                    path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
                 )
             _check_tensors(record)
             return record
@@ -113,6 +114,15 @@ def load(path: Name, memory_map: bool = False) -> Any:
 def told(value: Any) -> str:
     """What a file holds, as a sentence about it can say it, however large that is."""
     return reprlib.repr(value)[:60]
+
+
+def _is_unicode(path: Name) -> bool:
+    """Whether torch can open a file by its name."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check(file: IO[bytes]) -> bool:

@@ -31,6 +31,7 @@ from run import (
     Failure,
     NotFinite,
     Run,
+    alone,
     best_path,
     data_files,
     finished,
@@ -202,8 +203,9 @@ def _export(options: TrainConfig) -> int:
     session = Session.load(options.session)
     state = session.averaged or session.state
     half = {name: weight.half() for name, weight in state.items()}
-    alone = Session(session.config, half, session.encoding, training=session.training)
-    alone.save(options.export)
+    network = Session(session.config, half, session.encoding, training=session.training)
+    with alone(options.export):
+        network.save(options.export)
     print(f"{options.export}: the network of {options.session}, in half precision")
     return 0
 
@@ -237,7 +239,8 @@ def _train(options: TrainConfig) -> int:
     team = Team.joined()
     try:
         if team.leads:
-            return _taught(options, team)
+            with alone(options.session, best_path(options.session)):
+                return _taught(options, team)
         with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
             return _taught(options, team)
     except torch.OutOfMemoryError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import importlib
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 Name = str | os.PathLike[str]
 
@@ -53,7 +61,8 @@ def atomic_write(path: Name, content: bytes, durable: bool = True) -> None:
     """
     target = os.path.realpath(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(target))
+        folder, prefix = _beside(target)
+        handle, temporary = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".tmp", dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -67,6 +76,74 @@ def atomic_write(path: Name, content: bytes, durable: bool = True) -> None:
             raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _beside(target: str) -> tuple[str, str]:
+    """The folder of a file, and how the names of what serves that file alone begin."""
+    folder, name = os.path.split(target)
+    return folder, "." + hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+
+
+@contextlib.contextmanager
+def claimed(path: Name) -> Iterator[bool]:
+    """Have a file for this process alone, among those that ask; BlockingIOError if it is taken.
+
+    It gives whether the file system knows locks. If so, what a killed `atomic_write` of this
+    very file has left is removed. The lock ends with the process, however that ends: an old
+    lock file is no obstacle.
+    """
+    folder, prefix = _beside(os.path.realpath(path))
+    place = os.path.join(folder, f"{prefix}.lock")
+    handle, locked = _lock_file(place, os.fspath(path))
+    try:
+        if locked:
+            _sweep(folder, prefix)
+        yield locked
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            os.unlink(place)  # first, so that who waits for the lock sees that it is no longer it
+        os.close(handle)
+
+
+def _lock_file(place: str, name: str) -> tuple[int, bool]:
+    """The open lock file at `place`, and whether its file system knows locks."""
+    while True:
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            locked = _locked(handle, name)
+        except BaseException:
+            os.close(handle)
+            raise
+        if _is_at(handle, place):
+            return handle, locked
+        os.close(handle)  # the one who had it has removed it since
+
+
+def _locked(handle: int, name: str) -> bool:
+    """Whether the file system knows locks: then this process has that of an open file."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        raise BlockingIOError(errno.EAGAIN, "Another process is writing it", name) from error
+    return True
+
+
+def _is_at(handle: int, place: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(place))
+    except FileNotFoundError:
+        return False
+
+
+def _sweep(folder: str, prefix: str) -> None:
+    left = re.compile(re.escape(prefix) + r"-[a-z0-9_]{8}\.tmp")
+    for name in filter(left.fullmatch, os.listdir(folder)):
+        os.unlink(os.path.join(folder, name))
 
 
 def optional(module: str, feature: str) -> Any:
@@ -89,8 +166,8 @@ def mixed_seed(*parts: int) -> int:
 def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
     """The exit status of `verb`; what the user has to put right is told in one sentence.
 
-    That is OSError, ValueError or ImportError; `stopped` is what Ctrl-C says. Names that the
-    terminal can not show are shown with backslashes.
+    That is OSError, ValueError, ImportError or want of memory; `stopped` is what Ctrl-C says.
+    Names that the terminal can not show are shown with backslashes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -106,10 +183,28 @@ def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
         sentence = f"{error.strerror or error}: {error.filename!r}"
     except (ImportError, ValueError) as error:
         sentence = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        sentence = "not enough memory: try a smaller batch, window, beam or network"
     except KeyboardInterrupt:
         status, sentence = 130, stopped
+    sentence = sentence.replace("\n", "\\n")  # of a name
     sys.stderr.write(f"{name}: {sentence}\n")
     return status
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether memory is wanting; torch says so in words, or, saving, of something that follows."""
+    told = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or isinstance(error.__context__, MemoryError)
+        or any(
+            words in told
+            for words in ("can't allocate memory", "not enough memory", "out of memory")
+        )
+    )
 
 
 def _umask() -> int:

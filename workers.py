@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 Job = TypeVar("Job")
@@ -19,27 +20,45 @@ Outcome = TypeVar("Outcome")
 
 ROOM = 2  # jobs a worker has, so that it need not wait while an outcome is taken
 AHEAD = 8  # jobs for each worker that may be under way while an earlier one is not done
+MEMORY = 1 << 30  # bytes that a worker may take for its job, where Linux counts them
 
 
 @dataclass(frozen=True)
 class Lost:
     """What comes back for a job that took its worker with it."""
 
-    reason: str  # "crashed" or "timed out"
+    reason: str  # "crashed", "timed out" or "too large"
     detail: str = ""
 
 
 def _work(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
     """A worker process: one job in, one outcome out, as long as the parent lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _bound_memory()
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:
                 return
         try:
-            connection.send(function(connection.recv()))
+            job = connection.recv()
+            try:
+                outcome = function(job)
+            except MemoryError:
+                outcome = Lost("too large", f"it takes over {MEMORY >> 30} GB of memory")
+            connection.send(outcome)
         except (EOFError, BrokenPipeError):
             return
+
+
+def _bound_memory() -> None:
+    """Let this process have MEMORY bytes more than it has now, but no more."""
+    if sys.platform == "linux":
+        import resource
+
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        bound = min(limit for limit in (now + MEMORY, soft, hard) if limit >= 0)
+        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
 
 
 class _Worker:

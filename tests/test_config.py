@@ -88,6 +88,8 @@ def test_long_options_may_be_abbreviated() -> None:
         (GenerateConfig, ["-T", "0"], ["-T/--temperature", "above 0"]),
         (GenerateConfig, ["-g", "-0.1"], ["-g/--greedy-ratio", "-0.1"]),
         (PreprocessConfig, ["a", "b", "0"], ["workers", "0", "from 1 to"]),
+        (PreprocessConfig, ["--time-limit=--"], ["--time-limit", "not a value"]),
+        (TrainConfig, ["-t", "two\nlines\x1b[31m"], ["two\\nlines\\x1b[31m"]),
     ],
 )
 def test_a_wrong_value_is_one_sentence_and_exit_2(

@@ -229,6 +229,27 @@ def test_a_file_that_crashes_or_hangs_its_worker_costs_that_file_alone(
     assert len(contents(tmp_path / "data")) == 5
 
 
+def gorge(job: preprocess.Job) -> preprocess.Outcome:
+    """Takes two gigabytes for one file."""
+    if job.path.name == "flood.mid":
+        np.ones(2 << 30, np.uint8)
+    return CONVERT(job)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a worker's memory")
+def test_a_file_that_takes_too_much_memory_costs_that_file_alone(
+    midi: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_midi(midi / "flood.mid", seed=50)
+    monkeypatch.setattr(preprocess, "convert", gorge)
+    assert run(midi, tmp_path / "data", "1") == 0
+    assert "refused, too large: flood.mid (it takes over 1 GB" in capsys.readouterr().out
+    assert len(contents(tmp_path / "data")) == 4
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_without_midi_files_it_says_what_fetches_some(
     tmp_path: Path, there: bool, capsys: pytest.CaptureFixture[str]

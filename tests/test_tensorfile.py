@@ -304,6 +304,14 @@ def test_tensors_of_any_device_are_read_to_the_cpu(tmp_path: Path, location: str
         assert tensorfile.load(tmp_path / name)["a"].device == torch.device("cpu")
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are Unicode there")
+@pytest.mark.parametrize("new", [True, False])
+def test_a_file_whose_name_is_not_unicode_is_read(tmp_path: Path, new: bool) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.sess")
+    path.write_bytes(saved(KEPT, new))
+    assert torch.equal(tensorfile.load(path, memory_map=True)["weights"], KEPT["weights"])
+
+
 def test_a_midi_file_in_place_of_data_is_named_as_one(tmp_path: Path) -> None:
     SCALE.to_midi_file(tmp_path / "a.mid")
     assert "it is a MIDI file; preprocess" in refusal(tmp_path / "a.mid")

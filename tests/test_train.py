@@ -15,8 +15,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+import board
 import config
 import train
+import utils
 from config import TrainConfig
 from data import Corpus, Performance, Windows
 from judge import Judgement, judge
@@ -455,6 +457,33 @@ def test_killed_between_two_saves_a_run_goes_on_from_the_last_save(here: Path, d
     step = int(Session.load("m.sess").training["step"])
     assert run(data, "--max-steps", str(step + 1)) == 0
     assert Session.load("m.sess").training["step"] == step + 1
+
+
+@pytest.mark.parametrize("taken", ["m.sess", "m.best.sess"])
+def test_a_second_training_of_a_session_refuses_and_reading_does_not(
+    here: Path, data: Path, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, "--max-steps", "1") == 0
+    before = Path("m.sess").read_bytes()
+    with utils.claimed(taken):
+        assert run(data, "--max-steps", "2") == 1
+        assert f"{taken}: another process is writing it" in said(capsys)
+        assert run(data, "--max-steps", "2", "--export", taken) == 1
+        assert Path("m.sess").read_bytes() == before
+        assert run(data, "--evaluate") == 0
+    assert run(data, "--max-steps", "2") == 0
+    assert set(os.listdir()) == {"m.sess", "m.best.sess"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_where_logs_can_not_be_written_any_more_training_says_so_once_and_goes_on(
+    here: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(board._LogFiles, "_plain", lambda *_: "/dev/full")
+    monkeypatch.setattr(os, "makedirs", lambda *_, **__: None)
+    assert run(data, "--enable-logging", "--max-steps", "60") == 0
+    assert capsys.readouterr().out.count("no more logs: No space left on device") == 1
+    assert Session.load("m.sess").training["step"] == 60
 
 
 def test_a_folder_that_can_not_be_written_is_said_before_training(
