@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,10 @@ class Run:
     judges: Corpus
     reached: Reached
     team: Team = ALONE
-    judged: int = -1  # at which step it was judged last
+    judged: int = field(init=False)  # at which step it was judged last
 
     def __post_init__(self) -> None:
+        self.judged = self.reached.step  # there is nothing new to judge yet
         self._data = self.windows.corpus.fingerprint
         self._ahead = ThreadPoolExecutor(1)  # cuts a batch while the one before is learned
         self._next = (self.reached.step, self._ahead.submit(self._batch, self.reached.step))

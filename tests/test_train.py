@@ -419,7 +419,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_session(
     run(data, "--max-steps", "2")
     before = weights()
     monkeypatch.setattr(
-        Learner, "_loss", lambda learner, *_: learner.model.output_fc.bias.sum() * math.nan
+        Learner,
+        "_loss",
+        lambda learner, *_: (learner.model.output_fc.bias.sum() * math.nan, learner.hidden),
     )
     capsys.readouterr()
     assert run(data, "--max-steps", "5") == 1
