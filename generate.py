@@ -61,11 +61,16 @@ def over_paths(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
-    """What a piece's file says of it; with that it can be made again."""
+def remade(options: GenerateConfig, seed: int, piece: int) -> list[str]:
+    """The arguments that make a piece again, as the last of as few as can be."""
     plain = GenerateConfig()
     kept = {name: getattr(plain, name) for name in ("output_dir", *BESIDES)}
-    line = config.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
+    return config.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
+
+
+def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
+    """What a piece's file says of it; with that it can be made again."""
+    line = remade(options, seed, piece)
     return {
         "session": Path(options.session).name,
         "seed": str(seed),
