@@ -272,7 +272,8 @@ def planned(plan: Sequence[Part]) -> Asked:
     now = np.searchsorted(begins, times + ROW / 2, "right") - 1
     then = np.minimum(now + 1, len(plan) - 1)
     span = np.maximum(begins[then] - begins[now], ROW)
-    share = np.where(glided[then], (times - begins[now]) / span, 0.0)[:, None]
+    # a part may begin up to half a row after the row that is its first
+    share = np.where(glided[then], (times - begins[now]) / span, 0.0).clip(0, 1)[:, None]
     rows = (1 - share) * wishes[now] + share * wishes[then]
     controls = ControlSeq(np.rint(rows[:, 0]), rows[:, 1:]).to_array()
     marks = tuple((part.at, part.text) for part in plan)

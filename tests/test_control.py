@@ -104,6 +104,15 @@ def test_a_glide_moves_in_a_line_from_the_part_before() -> None:
     assert len(asked.sections(60.0)) == 6, "a glide is compared in tens of seconds"
 
 
+@pytest.mark.parametrize("begin", ["0.04", "20.04", "19.96"])
+@pytest.mark.parametrize("end", ["20.08", "40"])
+def test_a_glide_from_between_two_rows_stays_between_its_ends(begin: str, end: str) -> None:
+    rows = read(f"C;1 | C;2 @{begin} | ~F#;9 @{end}", 0).rows
+    assert rows[:, 12:].min() >= 0
+    assert rows[:, :12].sum(axis=1).tolist() == [1] * len(rows)
+    assert rows[-1, :12].argmax() == 9
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
