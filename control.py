@@ -58,6 +58,7 @@ SCALES = {
     "octatonic": (0, 2, 3, 5, 6, 8, 9, 11),
     "chromatic": tuple(range(12)),
     "maj": (0, 4, 7),
+    "M": (0, 4, 7),
     "M7": (0, 4, 7, 11),
     "m": (0, 3, 7),
     "min": (0, 3, 7),
@@ -89,7 +90,8 @@ def named(text: str) -> Array:
         raise ValueError(f"{_short(text)} does not begin with a note name, such as C, F# or Bb")
     letter, sign, kind = match.groups()
     kind = " ".join(kind.split())
-    kind = kind if kind in SCALES else kind.lower() or "maj"
+    if kind not in SCALES and not re.match("M(?![A-Za-z])", kind):  # M is major, m is minor
+        kind = kind.lower() or "maj"
     if kind not in SCALES:
         raise ValueError(f"{_short(kind)} in {_short(text)} is none of {', '.join(SCALES)}")
     weights = np.zeros(12)

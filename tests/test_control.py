@@ -40,6 +40,8 @@ def classes(text: str) -> set[str]:
         ("Cmaj7", "C E G B"),
         ("CM7", "C E G B"),
         ("Dm7", "D F A C"),
+        ("AM", "A C# E"),
+        ("C MAJ7", "C E G B"),
         ("F# dim", "F# A C"),
         ("Bm7b5", "B D F A"),
         ("Ebaug", "D# G B"),
@@ -118,6 +120,7 @@ def test_a_glide_from_between_two_rows_stays_between_its_ends(begin: str, end: s
     [
         ("H minor;3", ["'H minor'", "note name"]),
         ("C majr;3", ["'majr'", "mixolydian"]),
+        ("CM6;3", ["'M6' in 'CM6'"]),
         ("C major;3 | A minor;6", ["part 2, 'A minor;6'", "@20"]),
         ("C major;3 | A minor;x @20", ["part 2", "'x'", "8/s"]),
         ("C major;3 | A minor;12 @20", ["part 2", "12"]),
