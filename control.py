@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 ROW = 0.1  # seconds that a row of a plan that changes holds
 SECTION = 10.0  # seconds, where there are no parts to compare by
 DENSITY = 3  # where none is said
-MIDI = (".mid", ".midi")
+MIDI = (".mid", ".midi", ".kar")
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = (
     ("1,0,1,0,1,1,0,1,0,1,0,1;3", "weights of C, C#, ... B, then the density"),
@@ -160,8 +160,8 @@ def read(text: str, seed: int, encoding: Encoding = CURRENT) -> Asked:
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
     if os.path.isfile(path):
         return Asked(_of_file(path, encoding), None, str(path))
-    if text.lower().endswith((*MIDI, SUFFIX)):
-        raise ValueError(f"there is no file {_short(text)}")
+    if text.lower().endswith((*MIDI, SUFFIX)) or "/" in text.partition(";")[0]:
+        raise ValueError(f"there is no file or folder {_short(text)}")
     return planned(parts(text))
 
 

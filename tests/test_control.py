@@ -136,6 +136,7 @@ def test_a_glide_from_between_two_rows_stays_between_its_ends(begin: str, end: s
         ("1,2;3", ["12 weights"]),
         ("song.mid", ["no file", "'song.mid'"]),
         ("missing.data", ["no file"]),
+        ("dataset/missing", ["no file or folder", "'dataset/missing'"]),
         ("x" * 5000, ["..."]),
         ("", ["empty"]),
     ],
@@ -149,7 +150,7 @@ def test_a_wrong_one_is_a_sentence_that_names_the_part_and_a_right_one(
     for word in words:
         assert word in told
     assert len(told) < 600
-    if "no file" not in words:
+    if "no file" not in told:
         assert control.EXAMPLE in told
 
 
@@ -159,8 +160,9 @@ def test_the_examples_of_the_help_are_right() -> None:
             read(text, 0)
 
 
-def test_a_midi_file_is_followed_event_by_event(tmp_path: Path) -> None:
-    path = write_midi(tmp_path / "a.mid", 50, 1)
+@pytest.mark.parametrize("name", ["a.mid", "A.MIDI", "a.kar"])
+def test_a_midi_file_is_followed_event_by_event(tmp_path: Path, name: str) -> None:
+    path = write_midi(tmp_path / name, 50, 1)
     notes = NoteSeq.from_midi_file(path).trimmed()
     asked = read(str(path), 0)
     expected = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes)).to_array()
