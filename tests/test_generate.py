@@ -415,6 +415,17 @@ def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
     )
 
 
+def test_a_primer_begins_with_a_note_of_the_piano(tmp_path: Path) -> None:
+    notes = NoteSeq([0, 5, 6, 7], [1, 6, 7, 8], [110, 60, 62, 64], [64] * 4)
+    notes.to_midi_file(tmp_path / "song.mid")
+    heard = composer.read_primer(str(tmp_path / "song.mid"), 0.0, 15.0, CURRENT)
+    assert (heard.seconds, heard.left_out) == (pytest.approx(3.0, abs=0.01), 1)
+    new = np.array([239, 40, 239], np.uint8)
+    alone = GenerateConfig(continuation_only=True)
+    assert len(composer.performed(new, GenerateConfig(), CURRENT, heard)) == 4
+    assert composer.performed(new, alone, CURRENT, heard).pitches.tolist() == [61]
+
+
 def test_what_a_primer_holds_long_is_not_let_go_but_what_it_left_sounding_is() -> None:
     events = [40, *[239] * 8, 128, 41]  # one key held for 9.4 s and let go, then another
     heard = composer.Heard(EventSeq(events), np.zeros((len(events), 24)), 0)
