@@ -189,20 +189,22 @@ def performed(
         events = np.concatenate([heard.events.to_array(), events])
     notes = EventSeq.from_array(events, encoding).to_note_seq().released(RELEASE, begin).trimmed()
     if options.seconds is not None:
-        notes = ended(notes, begin + options.seconds)
+        notes = ended(notes, begin + options.seconds, begin)
     if heard is not None and options.continuation_only:
         new = notes.starts >= begin
         notes = NoteSeq(*(column[new] for column in notes.columns))
     return notes.trimmed()
 
 
-def ended(notes: NoteSeq, seconds: float) -> NoteSeq:
+def ended(notes: NoteSeq, seconds: float, begin: float = 0.0) -> NoteSeq:
     """Notes that end at a musical boundary within MARGIN of `seconds`.
 
-    That is before the onset for which one waits longest; all notes end there at the latest.
+    That is before the onset for which one waits longest, but not before the first one from
+    second `begin` on; all notes end there at the latest.
     """
-    near = np.unique(notes.starts[np.abs(notes.starts - seconds) <= MARGIN])
     onsets = np.unique(notes.starts)
+    near = onsets[onsets >= begin][1:]
+    near = near[np.abs(near - seconds) <= MARGIN]
     waits = np.diff(onsets, prepend=0.0)[np.searchsorted(onsets, near)]
     for end in near[np.argsort(-waits, kind="stable")]:
         found = notes.until(float(end))

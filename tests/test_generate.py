@@ -370,6 +370,20 @@ def test_a_piece_ends_on_time_with_all_its_notes(here: Path, seconds: int) -> No
         assert abs(length - seconds) <= 2
 
 
+def test_a_short_piece_does_not_end_before_its_first_note_nor_in_its_primer() -> None:
+    starts = np.array([0, 8.0, 8.4, 8.5, 8.7])
+    notes = NoteSeq(starts, starts + 0.1, [60] * 5, [64] * 5)
+    assert len(composer.ended(notes, 1.0)) == 1
+    assert composer.ended(notes, 9.0, 8.3).starts.tolist() == [0, 8.0, 8.4, 8.5]
+
+
+def test_a_piece_ends_before_the_onset_that_is_waited_for_longest() -> None:
+    starts = np.array([0, 4, 8.1, 8.2, 9.0, 9.3, 10, 12.1, 15])
+    notes = NoteSeq(starts, starts + 0.5, np.arange(60, 69), [64] * 9)
+    found = composer.ended(notes, 10.0)
+    assert (len(found), found.seconds) == (4, pytest.approx(8.7))
+
+
 def test_a_piece_goes_on_from_its_primer_note_by_note(here: Path) -> None:
     path = write_midi(here / "song.mid", 100, 3)
     primer = NoteSeq.from_midi_file(path).trimmed()
