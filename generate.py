@@ -75,18 +75,34 @@ def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
     }
 
 
+def began(order: Order, played: EventSeq, options: GenerateConfig) -> float:
+    """When a piece's events begin, in seconds of its file: after the primer, or its first is at 0.
+
+    With a rest before the first note that is before 0.
+    """
+    if order.heard is not None and not options.continuation_only:
+        return order.heard.seconds
+    struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
+    return -float(played.times[struck.argmax()]) / played.encoding.per_second
+
+
+def kept(order: Order, played: EventSeq, notes: NoteSeq, options: GenerateConfig) -> EventSeq:
+    """The events of which a piece was made: with --seconds, others were played after its end."""
+    if options.seconds is None:
+        return played
+    end = notes.seconds - began(order, played, options)
+    before = played.times / played.encoding.per_second < end - 1e-6  # but for rounding
+    return EventSeq(played.to_array()[: max(1, before.sum())], played.encoding)
+
+
 def asked_for(order: Order, played: EventSeq, options: GenerateConfig) -> render.Asked | None:
     """What a piece was asked for, by the time in its file; of its primer nothing."""
     if order.asked is None:
         return None
     seconds = played.times / played.encoding.per_second
     controls = order.asked.during(seconds, np.arange(len(seconds)))
-    struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
-    begin = -seconds[np.argmax(struck)] if len(seconds) else 0.0  # the first note is at 0
-    if order.heard is not None and not options.continuation_only:
-        begin = order.heard.seconds
     # in encoding 1 sums of seconds may step back by their rounding
-    times = np.maximum.accumulate(np.maximum(seconds + begin, 0))
+    times = np.maximum.accumulate(np.maximum(seconds + began(order, played, options), 0))
     if len(order.asked.rows) == 1:
         times, controls = times[:1], order.asked.rows
     density, histogram = (controls[:, part] for part in ControlSeq.feat_ranges().values())
@@ -183,6 +199,7 @@ def generate(options: GenerateConfig) -> Iterator[str]:
     for piece, path in enumerate(paths or islice(named, options.batch_size)):
         played = EventSeq.from_array(takes.of(piece), order.encoding)
         notes = performed(takes.of(piece), options, order.encoding, order.heard)
+        played = kept(order, played, notes, options)
         asked = asked_for(order, played, options)
         yield write(path, notes, options, said_of(options, order.seed, piece), asked)
         if order.asked is not None:

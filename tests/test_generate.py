@@ -448,6 +448,30 @@ def test_what_a_primer_holds_long_is_not_let_go_but_what_it_left_sounding_is() -
     assert notes.ends - notes.starts == pytest.approx([8 * 1.171, 5.0])
 
 
+def test_what_is_played_after_the_end_of_a_piece_is_neither_compared_nor_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever follows the end depends on the other pieces, which may be slower."""
+    write_midi(here / "song.mid", 30, 3)
+
+    def steady(count: int) -> Callable[..., Any]:
+        events = [40, 239, 128] * count  # a note each 1.171 s
+        return lambda *_: iter(np.array(events)[:, None])
+
+    plan = "C# major;3 | E;3 @35 | F;3 @52.9"
+    for manner in ([], ["-i", "song.mid"], ["-i", "song.mid", "--continuation-only"]):
+        told = []
+        for count, name in ((44, "short"), (90, "long")):
+            monkeypatch.setattr(generate, "compose", steady(count))
+            argv = ["-c", plan, "--seconds", "47", "-b", "1", "-o", name, "--force"]
+            assert run(*argv, *manner) == 0
+            told.append(capsys.readouterr().out.replace(name, "out"))
+        assert told[0] == told[1]
+        assert "asked for E" in told[0]
+        assert "asked for F" not in told[0]
+        assert music("short") == music("long")
+
+
 def test_a_growing_piece_is_there_while_it_is_played(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
