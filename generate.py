@@ -34,6 +34,11 @@ from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq, NoteSeq
 
 LENGTH = 1500  # events; about a minute
 BESIDES = ("png", "wav", "soundfont", "html", "force", "stream")  # options that change no note
+OF_PRIMER = ("primer_seconds", "primer_start", "continuation_only")
+OF_SAMPLES = (  # what a beam does not know
+    *("seconds", "stream", "top_k", "top_p", "min_p"),
+    *("time_temperature", "pitch_temperature", "velocity_temperature"),
+)
 GROWN = 5.0  # seconds between two times that a growing piece is written
 
 
@@ -281,13 +286,13 @@ def _check(options: GenerateConfig) -> None:
         raise ValueError("argument --seconds: not together with -l/--max-length")
     if options.guidance != 1 and options.control is None:
         raise ValueError("argument --guidance: there is no control to follow, give -c")
-    if options.primer is None and options.continuation_only:
-        raise ValueError("argument --continuation-only: there is no primer, give -i")
-    if options.beam_size:
-        for name in ("seconds", "stream", "top_k", "top_p", "min_p"):
-            if getattr(options, name) != getattr(GenerateConfig(), name):
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"argument {flag}: not together with -B/--beam-size")
+    for names, useless, why in (
+        (OF_PRIMER, options.primer is None, "there is no primer, give -i"),
+        (OF_SAMPLES, options.beam_size > 0, "not together with -B/--beam-size"),
+    ):
+        for name in names:
+            if useless and getattr(options, name) != getattr(GenerateConfig(), name):
+                raise ValueError(f"argument --{name.replace('_', '-')}: {why}")
     if options.control is not None and not from_file:
         try:
             control.read(options.control, 0)
