@@ -200,7 +200,11 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         for piece, path in enumerate(paths):
             performed(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
 
-    _play(order, options, takes, grow if options.stream else None)
+    try:
+        _play(order, options, takes, grow if options.stream else None)
+    except KeyboardInterrupt:
+        grow()  # what is there so far is not lost
+        raise
     for piece, path in enumerate(paths or islice(named, options.batch_size)):
         played = EventSeq.from_array(takes.of(piece), order.encoding)
         notes = performed(takes.of(piece), options, order.encoding, order.heard)

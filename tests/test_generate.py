@@ -493,6 +493,20 @@ def test_a_growing_piece_is_there_while_it_is_played(
     assert music("new") == streamed
 
 
+def test_a_growing_piece_that_is_stopped_holds_what_was_played(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> Any:
+        yield from map(np.array, ([40], [41], [239]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "compose", stopped)
+    assert run("-b", "1", "--stream") == 130
+    assert [note.pitch for note in notes_of("out/output-000.mid")] == [61, 62]
+    assert run("-b", "1", "-o", "other") == 130
+    assert music("other") == {}
+
+
 def test_a_piece_takes_a_byte_of_memory_for_each_event() -> None:
     takes = composer.Takes(3, CURRENT)
     for _ in range(5000):
