@@ -46,9 +46,9 @@ def read_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
     goes on sounding. Raises ValueError if there is nothing to hear.
     """
     notes = NoteSeq.from_midi_file(path, sustain=not encoding.floored)
-    later = notes.starts >= start
-    notes = NoteSeq(*(column[later] for column in notes.columns)).trimmed()
-    whole = EventSeq.from_note_seq(notes, encoding)
+    later, piano = notes.starts >= start, np.isin(notes.pitches, PITCHES)
+    heard = NoteSeq(*(column[later & piano] for column in notes.columns))
+    whole = EventSeq.from_note_seq(heard.trimmed(), encoding)
     array = whole.to_array()
     struck = np.flatnonzero(array < EventSeq.feat_ranges()["note_on"].stop)
     if not len(struck):
@@ -58,7 +58,7 @@ def read_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
     end = int(late[0]) if len(late) else len(array)
     while end and array[end - 1] in EventSeq.feat_ranges()["velocity"] and len(late):
         end -= 1  # it belongs to the note that is cut off
-    outside = ~np.isin(notes.pitches[notes.starts <= seconds], PITCHES)
+    outside = later & ~piano & (notes.starts <= heard.starts[0] + seconds)
     controls = ControlSeq.from_event_seq(whole).to_array()[:end]
     return Heard(EventSeq(array[:end], encoding), controls, int(outside.sum()))
 
@@ -190,20 +190,22 @@ def performed(
         events = np.concatenate([heard.events.to_array(), events])
     notes = EventSeq.from_array(events, encoding).to_note_seq().released(RELEASE, begin).trimmed()
     if options.seconds is not None:
-        notes = ended(notes, begin + options.seconds)
+        notes = ended(notes, begin + options.seconds, begin)
     if heard is not None and options.continuation_only:
         new = notes.starts >= begin
         notes = NoteSeq(*(column[new] for column in notes.columns))
     return notes.trimmed()
 
 
-def ended(notes: NoteSeq, seconds: float) -> NoteSeq:
+def ended(notes: NoteSeq, seconds: float, begin: float = 0.0) -> NoteSeq:
     """Notes that end at a musical boundary within MARGIN of `seconds`.
 
-    That is before the onset for which one waits longest; all notes end there at the latest.
+    That is before the onset for which one waits longest, but not before the first one from
+    second `begin` on; all notes end there at the latest.
     """
-    near = np.unique(notes.starts[np.abs(notes.starts - seconds) <= MARGIN])
     onsets = np.unique(notes.starts)
+    near = onsets[onsets >= begin][1:]
+    near = near[np.abs(near - seconds) <= MARGIN]
     waits = np.diff(onsets, prepend=0.0)[np.searchsorted(onsets, near)]
     for end in near[np.argsort(-waits, kind="stable")]:
         found = notes.until(float(end))

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 ROW = 0.1  # seconds that a row of a plan that changes holds
 SECTION = 10.0  # seconds, where there are no parts to compare by
 DENSITY = 3  # where none is said
-MIDI = (".mid", ".midi")
+MIDI = (".mid", ".midi", ".kar")
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = (
     ("1,0,1,0,1,1,0,1,0,1,0,1;3", "weights of C, C#, ... B, then the density"),
@@ -58,6 +58,7 @@ SCALES = {
     "octatonic": (0, 2, 3, 5, 6, 8, 9, 11),
     "chromatic": tuple(range(12)),
     "maj": (0, 4, 7),
+    "M": (0, 4, 7),
     "M7": (0, 4, 7, 11),
     "m": (0, 3, 7),
     "min": (0, 3, 7),
@@ -89,7 +90,8 @@ def named(text: str) -> Array:
         raise ValueError(f"{_short(text)} does not begin with a note name, such as C, F# or Bb")
     letter, sign, kind = match.groups()
     kind = " ".join(kind.split())
-    kind = kind if kind in SCALES else kind.lower() or "maj"
+    if kind not in SCALES and not re.match("M(?![A-Za-z])", kind):  # M is major, m is minor
+        kind = kind.lower() or "maj"
     if kind not in SCALES:
         raise ValueError(f"{_short(kind)} in {_short(text)} is none of {', '.join(SCALES)}")
     weights = np.zeros(12)
@@ -158,8 +160,8 @@ def read(text: str, seed: int, encoding: Encoding = CURRENT) -> Asked:
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
     if os.path.isfile(path):
         return Asked(_of_file(path, encoding), None, str(path))
-    if text.lower().endswith((*MIDI, SUFFIX)):
-        raise ValueError(f"there is no file {_short(text)}")
+    if text.lower().endswith((*MIDI, SUFFIX)) or "/" in text.partition(";")[0]:
+        raise ValueError(f"there is no file or folder {_short(text)}")
     return planned(parts(text))
 
 
@@ -272,7 +274,8 @@ def planned(plan: Sequence[Part]) -> Asked:
     now = np.searchsorted(begins, times + ROW / 2, "right") - 1
     then = np.minimum(now + 1, len(plan) - 1)
     span = np.maximum(begins[then] - begins[now], ROW)
-    share = np.where(glided[then], (times - begins[now]) / span, 0.0)[:, None]
+    # a part may begin up to half a row after the row that is its first
+    share = np.where(glided[then], (times - begins[now]) / span, 0.0).clip(0, 1)[:, None]
     rows = (1 - share) * wishes[now] + share * wishes[then]
     controls = ControlSeq(np.rint(rows[:, 0]), rows[:, 1:]).to_array()
     marks = tuple((part.at, part.text) for part in plan)

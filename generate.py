@@ -34,6 +34,11 @@ from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq, NoteSeq
 
 LENGTH = 1500  # events; about a minute
 BESIDES = ("png", "wav", "soundfont", "html", "force", "stream")  # options that change no note
+OF_PRIMER = ("primer_seconds", "primer_start", "continuation_only")
+OF_SAMPLES = (  # what a beam does not know
+    *("seconds", "stream", "top_k", "top_p", "min_p"),
+    *("time_temperature", "pitch_temperature", "velocity_temperature"),
+)
 GROWN = 5.0  # seconds between two times that a growing piece is written
 
 
@@ -80,18 +85,34 @@ def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
     }
 
 
+def began(order: Order, played: EventSeq, options: GenerateConfig) -> float:
+    """When a piece's events begin, in seconds of its file: after the primer, or its first is at 0.
+
+    With a rest before the first note that is before 0.
+    """
+    if order.heard is not None and not options.continuation_only:
+        return order.heard.seconds
+    struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
+    return -float(played.times[struck.argmax()]) / played.encoding.per_second
+
+
+def kept(order: Order, played: EventSeq, notes: NoteSeq, options: GenerateConfig) -> EventSeq:
+    """The events of which a piece was made: with --seconds, others were played after its end."""
+    if options.seconds is None:
+        return played
+    end = notes.seconds - began(order, played, options)
+    before = played.times / played.encoding.per_second < end - 1e-6  # but for rounding
+    return EventSeq(played.to_array()[: max(1, before.sum())], played.encoding)
+
+
 def asked_for(order: Order, played: EventSeq, options: GenerateConfig) -> render.Asked | None:
     """What a piece was asked for, by the time in its file; of its primer nothing."""
     if order.asked is None:
         return None
     seconds = played.times / played.encoding.per_second
     controls = order.asked.during(seconds, np.arange(len(seconds)))
-    struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
-    begin = -seconds[np.argmax(struck)] if len(seconds) else 0.0  # the first note is at 0
-    if order.heard is not None and not options.continuation_only:
-        begin = order.heard.seconds
     # in encoding 1 sums of seconds may step back by their rounding
-    times = np.maximum.accumulate(np.maximum(seconds + begin, 0))
+    times = np.maximum.accumulate(np.maximum(seconds + began(order, played, options), 0))
     if len(order.asked.rows) == 1:
         times, controls = times[:1], order.asked.rows
     density, histogram = (controls[:, part] for part in ControlSeq.feat_ranges().values())
@@ -184,10 +205,15 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         for piece, path in enumerate(paths):
             performed(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
 
-    _play(order, options, takes, grow if options.stream else None)
+    try:
+        _play(order, options, takes, grow if options.stream else None)
+    except KeyboardInterrupt:
+        grow()  # what is there so far is not lost
+        raise
     for piece, path in enumerate(paths or islice(named, options.batch_size)):
         played = EventSeq.from_array(takes.of(piece), order.encoding)
         notes = performed(takes.of(piece), options, order.encoding, order.heard)
+        played = kept(order, played, notes, options)
         asked = asked_for(order, played, options)
         yield write(path, notes, options, said_of(options, order.seed, piece), asked)
         if order.asked is not None:
@@ -269,13 +295,13 @@ def _check(options: GenerateConfig) -> None:
         raise ValueError("argument --seconds: not together with -l/--max-length")
     if options.guidance != 1 and options.control is None:
         raise ValueError("argument --guidance: there is no control to follow, give -c")
-    if options.primer is None and options.continuation_only:
-        raise ValueError("argument --continuation-only: there is no primer, give -i")
-    if options.beam_size:
-        for name in ("seconds", "stream", "top_k", "top_p", "min_p"):
-            if getattr(options, name) != getattr(GenerateConfig(), name):
-                flag = "--" + name.replace("_", "-")
-                raise ValueError(f"argument {flag}: not together with -B/--beam-size")
+    for names, useless, why in (
+        (OF_PRIMER, options.primer is None, "there is no primer, give -i"),
+        (OF_SAMPLES, options.beam_size > 0, "not together with -B/--beam-size"),
+    ):
+        for name in names:
+            if useless and getattr(options, name) != getattr(GenerateConfig(), name):
+                raise ValueError(f"argument --{name.replace('_', '-')}: {why}")
     if options.control is not None and not from_file:
         try:
             control.read(options.control, 0)

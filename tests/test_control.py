@@ -40,6 +40,8 @@ def classes(text: str) -> set[str]:
         ("Cmaj7", "C E G B"),
         ("CM7", "C E G B"),
         ("Dm7", "D F A C"),
+        ("AM", "A C# E"),
+        ("C MAJ7", "C E G B"),
         ("F# dim", "F# A C"),
         ("Bm7b5", "B D F A"),
         ("Ebaug", "D# G B"),
@@ -104,11 +106,21 @@ def test_a_glide_moves_in_a_line_from_the_part_before() -> None:
     assert len(asked.sections(60.0)) == 6, "a glide is compared in tens of seconds"
 
 
+@pytest.mark.parametrize("begin", ["0.04", "20.04", "19.96"])
+@pytest.mark.parametrize("end", ["20.08", "40"])
+def test_a_glide_from_between_two_rows_stays_between_its_ends(begin: str, end: str) -> None:
+    rows = read(f"C;1 | C;2 @{begin} | ~F#;9 @{end}", 0).rows
+    assert rows[:, 12:].min() >= 0
+    assert rows[:, :12].sum(axis=1).tolist() == [1] * len(rows)
+    assert rows[-1, :12].argmax() == 9
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("H minor;3", ["'H minor'", "note name"]),
         ("C majr;3", ["'majr'", "mixolydian"]),
+        ("CM6;3", ["'M6' in 'CM6'"]),
         ("C major;3 | A minor;6", ["part 2, 'A minor;6'", "@20"]),
         ("C major;3 | A minor;x @20", ["part 2", "'x'", "8/s"]),
         ("C major;3 | A minor;12 @20", ["part 2", "12"]),
@@ -124,6 +136,7 @@ def test_a_glide_moves_in_a_line_from_the_part_before() -> None:
         ("1,2;3", ["12 weights"]),
         ("song.mid", ["no file", "'song.mid'"]),
         ("missing.data", ["no file"]),
+        ("dataset/missing", ["no file or folder", "'dataset/missing'"]),
         ("x" * 5000, ["..."]),
         ("", ["empty"]),
     ],
@@ -137,7 +150,7 @@ def test_a_wrong_one_is_a_sentence_that_names_the_part_and_a_right_one(
     for word in words:
         assert word in told
     assert len(told) < 600
-    if "no file" not in words:
+    if "no file" not in told:
         assert control.EXAMPLE in told
 
 
@@ -147,8 +160,9 @@ def test_the_examples_of_the_help_are_right() -> None:
             read(text, 0)
 
 
-def test_a_midi_file_is_followed_event_by_event(tmp_path: Path) -> None:
-    path = write_midi(tmp_path / "a.mid", 50, 1)
+@pytest.mark.parametrize("name", ["a.mid", "A.MIDI", "a.kar"])
+def test_a_midi_file_is_followed_event_by_event(tmp_path: Path, name: str) -> None:
+    path = write_midi(tmp_path / name, 50, 1)
     notes = NoteSeq.from_midi_file(path).trimmed()
     asked = read(str(path), 0)
     expected = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes)).to_array()

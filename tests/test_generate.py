@@ -370,6 +370,20 @@ def test_a_piece_ends_on_time_with_all_its_notes(here: Path, seconds: int) -> No
         assert abs(length - seconds) <= 2
 
 
+def test_a_short_piece_does_not_end_before_its_first_note_nor_in_its_primer() -> None:
+    starts = np.array([0, 8.0, 8.4, 8.5, 8.7])
+    notes = NoteSeq(starts, starts + 0.1, [60] * 5, [64] * 5)
+    assert len(composer.ended(notes, 1.0)) == 1
+    assert composer.ended(notes, 9.0, 8.3).starts.tolist() == [0, 8.0, 8.4, 8.5]
+
+
+def test_a_piece_ends_before_the_onset_that_is_waited_for_longest() -> None:
+    starts = np.array([0, 4, 8.1, 8.2, 9.0, 9.3, 10, 12.1, 15])
+    notes = NoteSeq(starts, starts + 0.5, np.arange(60, 69), [64] * 9)
+    found = composer.ended(notes, 10.0)
+    assert (len(found), found.seconds) == (4, pytest.approx(8.7))
+
+
 def test_a_piece_goes_on_from_its_primer_note_by_note(here: Path) -> None:
     path = write_midi(here / "song.mid", 100, 3)
     primer = NoteSeq.from_midi_file(path).trimmed()
@@ -415,12 +429,47 @@ def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
     )
 
 
+def test_a_primer_begins_with_a_note_of_the_piano(tmp_path: Path) -> None:
+    notes = NoteSeq([0, 5, 6, 7], [1, 6, 7, 8], [110, 60, 62, 64], [64] * 4)
+    notes.to_midi_file(tmp_path / "song.mid")
+    heard = composer.read_primer(str(tmp_path / "song.mid"), 0.0, 15.0, CURRENT)
+    assert (heard.seconds, heard.left_out) == (pytest.approx(3.0, abs=0.01), 1)
+    new = np.array([239, 40, 239], np.uint8)
+    alone = GenerateConfig(continuation_only=True)
+    assert len(composer.performed(new, GenerateConfig(), CURRENT, heard)) == 4
+    assert composer.performed(new, alone, CURRENT, heard).pitches.tolist() == [61]
+
+
 def test_what_a_primer_holds_long_is_not_let_go_but_what_it_left_sounding_is() -> None:
     events = [40, *[239] * 8, 128, 41]  # one key held for 9.4 s and let go, then another
     heard = composer.Heard(EventSeq(events), np.zeros((len(events), 24)), 0)
     silent = np.full(20, 239, np.uint8)
     notes = composer.performed(silent, GenerateConfig(), CURRENT, heard)
     assert notes.ends - notes.starts == pytest.approx([8 * 1.171, 5.0])
+
+
+def test_what_is_played_after_the_end_of_a_piece_is_neither_compared_nor_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever follows the end depends on the other pieces, which may be slower."""
+    write_midi(here / "song.mid", 30, 3)
+
+    def steady(count: int) -> Callable[..., Any]:
+        events = [40, 239, 128] * count  # a note each 1.171 s
+        return lambda *_: iter(np.array(events)[:, None])
+
+    plan = "C# major;3 | E;3 @35 | F;3 @52.9"
+    for manner in ([], ["-i", "song.mid"], ["-i", "song.mid", "--continuation-only"]):
+        told = []
+        for count, name in ((44, "short"), (90, "long")):
+            monkeypatch.setattr(generate, "compose", steady(count))
+            argv = ["-c", plan, "--seconds", "47", "-b", "1", "-o", name, "--force"]
+            assert run(*argv, *manner) == 0
+            told.append(capsys.readouterr().out.replace(name, "out"))
+        assert told[0] == told[1]
+        assert "asked for E" in told[0]
+        assert "asked for F" not in told[0]
+        assert music("short") == music("long")
 
 
 def test_a_growing_piece_is_there_while_it_is_played(
@@ -442,6 +491,20 @@ def test_a_growing_piece_is_there_while_it_is_played(
     streamed = music()
     assert run("-l", "400", "-b", "2", "-o", "new") == 0
     assert music("new") == streamed
+
+
+def test_a_growing_piece_that_is_stopped_holds_what_was_played(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> Any:
+        yield from map(np.array, ([40], [41], [239]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "compose", stopped)
+    assert run("-b", "1", "--stream") == 130
+    assert [note.pitch for note in notes_of("out/output-000.mid")] == [61, 62]
+    assert run("-b", "1", "-o", "other") == 130
+    assert music("other") == {}
 
 
 def test_a_piece_takes_a_byte_of_memory_for_each_event() -> None:
@@ -488,6 +551,10 @@ def test_no_length_without_a_file_is_a_sentence(
         (["--seconds", "9", "-l", "9"], "--seconds"),
         (["--guidance", "2"], "--guidance"),
         (["--continuation-only"], "--continuation-only"),
+        (["--primer-start", "3"], "--primer-start"),
+        (["--primer-seconds", "3"], "--primer-seconds"),
+        (["-B", "3", "--pitch-temperature", "2"], "--pitch-temperature"),
+        (["-B", "3", "--seconds", "9"], "--seconds"),
         (["-B", "3", "--stream"], "--stream"),
         (["-B", "3", "--top-k", "3"], "--top-k"),
         (["--min-p", "1.1"], "--min-p"),
