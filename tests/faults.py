@@ -81,8 +81,13 @@ class Ended:
         expect(good and all(word in last[0] for word in words), f"{self.status}: {self.told}")
 
 
-def child(verb: Callable[[], Any], seconds: float = 300.0, kill_at: float | None = None) -> Ended:
-    """Run `verb` in a process of its own, to be killed after `kill_at` or late, after `seconds`."""
+def child(
+    verb: Callable[[], Any], seconds: float = 300.0, kill: Callable[[float], bool] | None = None
+) -> Ended:
+    """Run `verb` in a process of its own, which is killed when `kill` says so, or after `seconds`.
+
+    `kill` is told the seconds since the start.
+    """
     reading, writing = os.pipe()  # a file would be under the limits that are tried
     os.set_blocking(reading, False)
     with warnings.catch_warnings():
@@ -97,8 +102,8 @@ def child(verb: Callable[[], Any], seconds: float = 300.0, kill_at: float | None
         ended, status, usage = os.wait4(number, os.WNOHANG)
         told.append(_read(reading))
         passed = time.monotonic() - begun
-        if not ended and passed > (seconds if kill_at is None else kill_at):
-            late = kill_at is None
+        late = passed > seconds
+        if not ended and (late or (kill is not None and kill(passed))):
             os.kill(number, signal.SIGKILL)
             ended, status, usage = os.wait4(number, 0)
         if not ended:
@@ -178,22 +183,25 @@ def kills(count: int) -> str:
             Run.learn = told  # type: ignore[method-assign]
             return trained(data, "-i", "0")()
 
-        lost, left = Counter[int](), 0
-        for _ in range(count):
-            ended = child(verb, kill_at=float(dice.uniform(0, 1.0)))
+        lost, left, before = Counter[int](), 0, 0
+        for number in range(count):
+            begun[:] = bytes(8)
+            wait = float(dice.uniform(0, 0.6))
+            ended = child(verb, kill=_after_a_step(begun, wait, at_once=number % 4 == 3))
             expect(ended.status == -signal.SIGKILL, ended.told)
             step = int(Session.load("m.sess").training.get("step", 0))
-            lost[struct.unpack("<q", begun[:])[0] - step] += 1
+            lost[max(0, struct.unpack("<q", begun[:])[0] - step)] += 1
+            expect(step >= before, f"step {before}, and {step} after it")
+            before = step
             left += any(name.endswith(".tmp") for name in stray())
     expect(max(lost) <= 1, f"steps lost: {lost}")
-    step = int(Session.load("m.sess").training["step"])
+    state = Session.load("m.sess").state
     expect(child(trained(data, "--max-steps", "1")).status == 0, "the next start")
     expect(not stray(), stray())
     whole = train.open_run(replace(options, session="whole.sess"))
     for _ in range(step):
         whole.learn()
         whole.reached = replace(whole.reached, step=whole.reached.step + 1)
-    state = Session.load("m.sess").state
     same = all(torch.equal(state[k], v) for k, v in whole.learner.model.state_dict().items())
     expect(same, "the weights are not those of an uninterrupted training")
     return (
@@ -201,6 +209,19 @@ def kills(count: int) -> str:
         f"more; the weights after {step} steps are, to the bit, those of an uninterrupted "
         f"training; {left} left a temporary file, none is there after the next start"
     )
+
+
+def _after_a_step(begun: mmap.mmap, wait: float, at_once: bool) -> Callable[[float], bool]:
+    """Whether it is time: `wait` seconds after a step was done, or after the start of it all."""
+    steps, first = set(), list[float]()
+
+    def come(passed: float) -> bool:
+        steps.add(begun[:])
+        if not first and (at_once or len(steps) > 2):  # the second is begun
+            first.append(passed)
+        return bool(first) and passed > first[0] + wait
+
+    return come
 
 
 @contextlib.contextmanager
@@ -850,7 +871,7 @@ def _through(home: Path, changes: dict[str, str | None], before: list[str], code
             del environment[key]
     commands = [
         ["preprocess.py", "midi", "data", "2"],
-        ["train.py", *arguments(Path("data"), "--max-steps", "3", "-v", "data")[:-1]],
+        ["train.py", *arguments(Path("data"), "--max-steps", "3", "-v", "data")],
         ["generate.py", *_play("m.sess", "-o", "music", "-c", ";3", "--png")],
     ]
     begun = time.monotonic()
