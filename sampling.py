@@ -70,7 +70,7 @@ class Sampling:
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Logits with their maximum at 0, divided by any temperature above 0."""
-    return (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-30)
+    return (logits - logits.amax(dim=-1, keepdim=True)) / min(max(temperature, 1e-30), 1e30)
 
 
 def _beyond(logits: Tensor, share: float) -> Tensor:

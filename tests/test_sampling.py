@@ -27,6 +27,15 @@ def test_a_temperature_raises_probabilities_to_its_inverse() -> None:
     ]
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e300])
+def test_the_greatest_temperature_makes_all_that_is_possible_alike(temperature: float) -> None:
+    """Infinite in float32, it would make what is impossible not a number, and so the choice."""
+    assert chances(Sampling(temperature), 0.6, 0.4, 0.0) == [0.5, 0.5, 0.0]
+    groups = {"temperatures": {0: temperature}, "groups": np.array([0, 0, 0, 1])}
+    found = chances(Sampling(**groups), 0.6, 0.2, 0.0, 0.2)  # type: ignore[arg-type]
+    assert found == [0.4, 0.4, 0.0, 0.2]
+
+
 @pytest.mark.parametrize(
     ("filters", "left"),
     [
