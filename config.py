@@ -439,7 +439,12 @@ class GenerateConfig(_Checked):
         False, "-S", "--stochastic-beam-search", help="sample the beam", type=bool
     )
     temperature: float = option(
-        1.0, "-T", "--temperature", help="below 1 safer, above wilder", type=float, above=0.0
+        0.95,
+        "-T",
+        "--temperature",
+        help="below 1 safer, above wilder; 1: as the network learned",
+        type=float,
+        above=0.0,
     )
     time_temperature: float | None = option(
         None, "--time-temperature", help="of time shifts, among themselves", type=float, above=0.0

@@ -49,7 +49,7 @@ def test_the_command_of_the_card_writes_music(
 ) -> None:
     assert run("-c", CARD, "-l", "300", "-b", "2") == 0
     told = capsys.readouterr().out.splitlines()
-    assert "sampling at temperature 1" in told[0]
+    assert "sampling at temperature 0.95" in told[0]
     assert "seed 5" in told[0]
     for number, line in enumerate(told[1::2]):
         found = re.fullmatch(rf"out/output-00{number}\.mid: (\d+) notes, ([\d.]+) s", line)
