@@ -515,6 +515,14 @@ def test_a_piece_takes_a_byte_of_memory_for_each_event() -> None:
     assert takes._events.nbytes <= 2 * 3 * 5000
 
 
+def test_a_rest_counts_after_a_primer_and_not_before_the_first_note() -> None:
+    for begun, elapsed in ((True, 2342), (False, 1171)):
+        takes = composer.Takes(1, CURRENT, begun)
+        for event in (239, 40, 239):
+            takes.add(np.array([event]))
+        assert takes.elapsed.tolist() == [elapsed]
+
+
 def test_each_piece_is_compared_with_what_was_asked_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,25 @@ def test_by_the_clock_each_sequence_meets_a_row_when_it_gets_there(
     torch.testing.assert_close(found, plain(model, heard, asked), atol=3e-5, rtol=0)
 
 
+def test_sequences_that_are_followed_keep_their_place_and_what_they_are_without_control(
+    model: PerformanceRNN,
+) -> None:
+    heard = torch.randint(0, 240, (16, 3), generator=sources(1)[0])
+    rows = torch.tensor([2, 0, 0])
+    player = Player(model, exact=True, guidance=2.0)
+    with torch.inference_mode():
+        state = player.start(
+            torch.zeros(3, 32), Schedule(controls(12, 1), torch.arange(240) % 7, 5)
+        )
+        for row in heard[:6]:
+            player.step(row, state)
+        followed = state.of(rows)
+        for row in heard[6:]:
+            expected = player.step(row, state)[rows]
+            found = player.step(row[rows], followed)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.5])
 def test_guidance_goes_on_in_the_direction_of_the_control(
     model: PerformanceRNN, weight: float

@@ -120,6 +120,14 @@ def test_a_key_struck_alone_too_often_has_to_wait_for_another() -> None:
     assert allowed() == [True, True, True]
 
 
+def test_sequences_that_are_followed_keep_what_they_may_repeat() -> None:
+    bounds = Bounds(struck(1), 2, CPU)
+    bounds.after(torch.tensor([0, 1]))
+    bounds.follow(torch.tensor([1, 1]))
+    allowed = bounds.applied(torch.zeros(2, 3)).isfinite()
+    assert allowed.tolist() == [[True, False, True]] * 2
+
+
 def test_without_a_limit_a_key_may_repeat_for_ever() -> None:
     bounds = Bounds(struck(0), 1, CPU)
     for _ in range(100):
