@@ -119,15 +119,10 @@ class Player:
                 (self._product(f"ih_l{layer}", layer > 0), self._product(f"hh_l{layer}", True))
                 for layer in range(model.config.gru_layers)
             ]
-            output = model.output_fc
-            self._output = self._chosen(output.weight, output.bias, True)
 
     def _product(self, name: str, bounded: bool) -> Product:
         """That of the GRU's weights called `name`; bounded: by inputs between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
-        return self._chosen(weight, bias, bounded)
-
-    def _chosen(self, weight: Tensor, bias: Tensor, bounded: bool) -> Product:
         if self.exact or not bounded:
             return lambda inputs: functional.linear(inputs, weight, bias)
         return _small_product(weight, bias)
@@ -202,7 +197,8 @@ class Player:
             reset, update = (gates_given + gates_kept).sigmoid_().split(width, 1)
             new = torch.addcmul(new_given, reset, new_kept).tanh_()
             state.hidden[layer] = torch.lerp(new, state.hidden[layer], update)
-        return self._output(torch.cat(state.hidden, dim=1))
+        said: Tensor = self.model.output_fc(torch.cat(state.hidden, dim=1))
+        return said
 
     def _given(self, heard: Tensor, state: State) -> Tensor:
         """What the first layer's gates are given [batch, 3 * hidden]; moves the place on."""
