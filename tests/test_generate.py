@@ -515,6 +515,18 @@ def test_a_piece_takes_a_byte_of_memory_for_each_event() -> None:
     assert takes._events.nbytes <= 2 * 3 * 5000
 
 
+def test_a_primer_is_heard_with_its_own_control_where_there_is_one_for_the_rest(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_midi(here / "song.mid", 60, 3)
+    known = composer.read_primer("song.mid", 0.0, 15.0, CURRENT)
+    heard = played(monkeypatch, "-i", "song.mid", "-c", ";3", "-l", "2")["primer"]
+    assert heard.events.tolist() == known.events.to_array().tolist()
+    np.testing.assert_array_equal(heard.schedule.controls[:, 0].numpy(), known.controls)
+    heard = played(monkeypatch, "-i", "song.mid", "-l", "2")["primer"]
+    assert heard.schedule.controls is None
+
+
 def test_a_rest_counts_after_a_primer_and_not_before_the_first_note() -> None:
     for begun, elapsed in ((True, 2342), (False, 1171)):
         takes = composer.Takes(1, CURRENT, begun)
