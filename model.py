@@ -268,7 +268,9 @@ def _session(record: Any) -> Session:
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:
     """The state of an Adam that has made no step."""
     with torch.device("meta"):
-        return torch.optim.Adam(PerformanceRNN(config).parameters()).state_dict()
+        model = PerformanceRNN(config)
+    # not in there: torch 2.6 imports its compiler for an optimizer, which fails on this device
+    return torch.optim.Adam(model.parameters()).state_dict()
 
 
 def _check_state(config: ModelConfig, state: Any) -> None:

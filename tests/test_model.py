@@ -483,3 +483,18 @@ def test_a_device_that_is_not_there_is_said() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="cuda"):
             pick_device("cuda")
+
+
+def test_an_optimizer_is_not_made_where_new_tensors_have_no_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For torch 2.6 can not import what it needs for that there."""
+    places, adam = [], torch.optim.Adam
+
+    def noted(*parameters: object) -> torch.optim.Adam:
+        places.append(torch.empty(0).device.type)
+        return adam(*parameters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim, "Adam", noted)
+    Session(TINY, PerformanceRNN(TINY).state_dict(), 2).save(tmp_path / "m.sess")
+    assert places == ["cpu"]
