@@ -425,7 +425,7 @@ def test_a_wrong_type_under_a_right_key_is_one_sentence(here: Path, odd: Any) ->
     wrong += [{"model_state": right["model_state"] | {"output_fc.bias": odd}}]
     wrong += [{"training": {"step": odd}}]
     fine = [("encoding", int), ("model_optimizer_state", type(None))]
-    begun = time.monotonic()
+    begun = time.process_time()
     for changes in wrong:
         torch.save(right | changes, "odd.sess")
         ((key, value),) = changes.items()
@@ -437,7 +437,7 @@ def test_a_wrong_type_under_a_right_key_is_one_sentence(here: Path, odd: Any) ->
             Session.load("odd.sess")
         assert len(str(refused.value).splitlines()) == 1
         assert len(str(refused.value)) < 600
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def spoil(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
