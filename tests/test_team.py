@@ -109,6 +109,7 @@ def test_two_processes_with_half_the_batch_learn_as_one_does(here: Path) -> None
     assert Session.load("two.sess").training["step"] == 52
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_and_started_again_end_as_if_they_had_not_been(here: Path) -> None:
     leader, other = processes("parts.sess", 2, "--max-steps", "150")
     assert leader.stdout is not None
