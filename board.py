@@ -47,7 +47,7 @@ class Board:
         self.losses: deque[float] = deque(maxlen=100)
         self.norms: deque[float] = deque(maxlen=100)
         self.spoken = time.monotonic()
-        self.begun: tuple[float, int] = (0.0, 0)  # when the first step was shown, events by then
+        self.begun: tuple[float, Reached] | None = None  # when the first step was shown, and it
         self.writer: Any = None
         if options.enable_logging and shown:
             board = utils.optional("tensorboardX", "-L/--enable-logging")
@@ -60,36 +60,38 @@ class Board:
         """Show one step."""
         self.losses.append(loss)
         self.norms.append(norm)
-        self.begun = self.begun if self.begun[0] else (time.monotonic(), reached.events)
+        self.begun = self.begun or (time.monotonic(), reached)
         if self.writer:
             for tag, value in (("loss", loss), ("norm", norm), ("learning_rate", rate)):
                 self.writer.add_scalar(f"model/{tag}", value, reached.step)
-            self.writer.add_scalar("speed/events_per_second", self._speed(reached), reached.step)
+            self.writer.add_scalar("speed/events_per_second", self._pace(reached)[0], reached.step)
         now = time.monotonic()
         if self.line.is_tty() or now - self.spoken > TALK:
             self.spoken = now
             text = self._text(reached)
             self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
 
-    def _speed(self, reached: Reached) -> float:
-        """Events a second since the first step that was shown."""
-        begun, events = self.begun
-        return (reached.events - events) / max(1e-9, time.monotonic() - begun)
+    def _pace(self, reached: Reached) -> tuple[float, float]:
+        """Events and steps a second since the first step that was shown."""
+        begun, first = self.begun or (0.0, reached)
+        seconds = max(1e-9, time.monotonic() - begun)
+        return (reached.events - first.events) / seconds, (reached.step - first.step) / seconds
 
     def _text(self, reached: Reached) -> str:
         clipped = sum(norm > GRADIENT_NORM for norm in self.norms) / len(self.norms)
         return (
             f"step {reached.step}, loss {sum(self.losses) / len(self.losses):.4f}, "
             f"gradient {self.norms[-1]:.2f} ({clipped:.0%} clipped), "
-            f"{self._speed(reached):,.0f} events/s, {self._left(reached)}"
+            f"{self._pace(reached)[0]:,.0f} events/s, {self._left(reached)}"
         )
 
     def _left(self, reached: Reached) -> str:
         options, left = self.options, []
         if options.max_minutes:
             left.append(60 * options.max_minutes - reached.seconds)
-        if options.max_steps and reached.step:
-            left.append((options.max_steps - reached.step) * reached.seconds / reached.step)
+        _, pace = self._pace(reached)
+        if options.max_steps and pace:
+            left.append((options.max_steps - reached.step) / pace)
         if not left:
             return f"{reached.seconds / 60:.1f} min so far"
         return f"{max(0.0, min(left)) / 60:.1f} min left"

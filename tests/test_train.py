@@ -19,6 +19,7 @@ import board
 import config
 import train
 import utils
+from board import Reached
 from config import TrainConfig
 from data import Corpus, Performance, Windows
 from judge import Judgement, judge
@@ -359,6 +360,19 @@ def test_on_a_terminal_one_line_moves_and_others_stay(here: Path, data: Path) ->
     assert "min left" in moving
     assert any("validation: " in line.split("\r")[-1] for line in lines)
     assert lines[-2].endswith("to hear it: python3 generate.py -s m.best.sess")
+
+
+def test_the_time_left_is_by_the_pace_of_now_not_of_the_session_before(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0  # a clock that goes on by 40 s with each step
+    monkeypatch.setattr("board.time.monotonic", lambda: now)
+    shown = train.Board(train.parse_args(["--max-steps", "1012", "--no-enable-logging"]))
+    for step in (1001, 1002):
+        now += 40
+        reached = Reached(step, seconds=1e6, events=400 * step)
+        shown.step(reached, loss=1.0, norm=1.0, rate=0.1)
+    assert "10 events/s, 6.7 min left" in capsys.readouterr().out
 
 
 def test_an_event_that_is_none_is_a_sentence_when_judging_too() -> None:
