@@ -16,6 +16,7 @@ from model import PerformanceRNN
 from player import Player, Primer, Schedule, sources
 from sampling import Rules, Sampling
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
+from steering import Steering
 
 Array = npt.NDArray[Any]
 
@@ -114,15 +115,32 @@ def sampling(options: GenerateConfig) -> Sampling:
     )
 
 
-def schedule(asked: Asked | None, encoding: Encoding, device: torch.device) -> Schedule:
+def steering(encoding: Encoding) -> Steering:
+    """Note density: the middle of each level but the last, which has no end."""
+    notes = ControlSeq.DENSITIES + 1.0  # in a window
+    notes[-1] = np.inf
+    struck, milliseconds = EventSeq.playable()[-1], EventSeq.lengths(encoding)
+    return Steering(
+        ControlSeq.feat_ranges()["note_density"].start,
+        *(
+            torch.as_tensor(row, dtype=torch.float32)
+            for row in (notes / ControlSeq.WINDOW, struck, milliseconds / 1000)
+        ),
+    )
+
+
+def schedule(
+    asked: Asked | None, encoding: Encoding, device: torch.device, steered: bool = True
+) -> Schedule:
     """The controls for the player: by the milliseconds of what it plays, or by its events."""
     if asked is None:
         return Schedule()
     controls = torch.from_numpy(asked.rows).to(device)[:, None]
+    kept = steering(encoding) if steered else None
     if asked.seconds is None:
-        return Schedule(controls)
+        return Schedule(controls, steering=kept)
     clock = torch.from_numpy(EventSeq.lengths(encoding)).to(device)
-    return Schedule(controls, clock, round(1000 * ROW))
+    return Schedule(controls, clock, round(1000 * ROW), kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +163,7 @@ def compose(order: Order, options: GenerateConfig) -> Iterator[Array]:
     init = (torch.zeros_like(init) if options.init_zero else init).to(model.device)
     primer = _primer(order)
     player = Player(model, options.exact, options.guidance)
-    plan = schedule(order.asked, order.encoding, model.device)
+    plan = schedule(order.asked, order.encoding, model.device, options.steering)
     bound = rules(options, order.encoding)
     if options.beam_size:
         found = player.beam_search(

@@ -389,6 +389,12 @@ class GenerateConfig(_Checked):
         low=0.0,
         high=100.0,
     )
+    steering: bool = option(
+        True,
+        "--steering",
+        help="keep the density to the one asked for, by asking for more or less of it",
+        type=bool,
+    )
     batch_size: int = option(
         8, "-b", "--batch-size", help="number of pieces", type=int, low=1, high=65536
     )

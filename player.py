@@ -18,8 +18,9 @@ from torch.nn import functional
 import utils
 from model import PerformanceRNN
 from sampling import Bounds, Dice, Rules, Sampling, sampled, tempered
+from steering import Helm, Steering
 
-TABLES = 32  # different controls for which the first layer is worked out beforehand
+TABLES = 64  # different controls for which the first layer is worked out beforehand
 LEVELS = 255  # of a number of 8 bits, and the level of zero
 ZERO = 128
 
@@ -33,12 +34,13 @@ class Schedule:
 
     controls: [rows, 1 or batch, control], or None for no control; clock: int64 [events], how
     long each event lasts; row: how long a row holds, by that clock; without a clock a row
-    is for one event. The last row holds on.
+    is for one event. The last row holds on. steering: what to keep to it, if anything.
     """
 
     controls: Tensor | None = None
     clock: Tensor | None = None
     row: int = 1
+    steering: Steering | None = None
 
     def length(self, events: Tensor) -> Tensor:
         """How long events last, by the clock."""
@@ -59,14 +61,15 @@ class State:
 
     hidden: of each layer [batch, hidden]; asked: the schedule as the first layer sees it;
     place: when each sequence is [batch], by the schedule's clock, None while that is all
-    the same; column: which column of the schedule is each one's [batch]; free: the state of
-    the same sequences without control, for guidance.
+    the same; column: which column of the schedule is each one's [batch]; missing: how much of
+    what is steered [batch]; free: the state of the same sequences without control, for guidance.
     """
 
     hidden: list[Tensor]
     asked: Asked
     place: Tensor | None
     column: Tensor
+    missing: Tensor | None = None
     free: State | None = None
 
     def of(self, rows: Tensor) -> State:
@@ -76,6 +79,7 @@ class State:
             self.asked,
             None if self.place is None else self.place[rows],
             self.column[rows],
+            None if self.missing is None else self.missing[rows],
             None if self.free is None else self.free.of(rows),
         )
 
@@ -84,15 +88,24 @@ class State:
 class Asked:
     """A schedule as the first layer sees it.
 
-    which: the control of each row [rows, 1 or batch], as a number; first: what each event
-    under each control gives to the gates [controls * events, 3 * hidden], or None if there are
-    too many controls; then said: what each says to the layer [controls, hidden].
+    which: the control of each row [rows, 1 or batch], as a number; helm: which is asked for
+    instead; first: what each event under each control gives to the gates
+    [controls * events, 3 * hidden], or None if there are too many controls; then said: what
+    each says to the layer [controls, hidden].
     """
 
     schedule: Schedule
     which: Tensor
+    helm: Helm | None
     first: Tensor | None
     said: Tensor
+
+    def at(self, place: Tensor | None, column: Tensor) -> Tensor:
+        """The control [batch or nothing] in force at a place by the clock [batch]."""
+        row: Tensor | int = 0
+        if place is not None:
+            row = (place // self.schedule.row).clamp_(min=0, max=len(self.which) - 1)
+        return self.which[row, column] if self.which.shape[1] > 1 else self.which[row, 0]
 
 
 def sources(seed: int, count: int) -> list[torch.Generator]:
@@ -155,13 +168,16 @@ class Player:
     ) -> State:
         asked = self._asked(schedule)
         place = -schedule.length(heard) if len(asked.which) > 1 else None
-        state = State(list(hidden), asked, place, column)
+        missing = None
+        if asked.helm is not None:
+            missing = asked.helm.start(asked.at(place, column), heard)
+        state = State(list(hidden), asked, place, column, missing)
         if self.guidance != 1 and schedule.controls is not None:
             state.free = self._state(free or hidden, column, Schedule(), heard)
         return state
 
     def _asked(self, schedule: Schedule) -> Asked:
-        controls = schedule.controls
+        controls, helm = schedule.controls, None
         if controls is None:
             which = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             said = self.model.asked(None, None)[None]
@@ -171,12 +187,15 @@ class Player:
             which = which.view(controls.shape[:2])
             if bool((which == which[:1]).all()):
                 which = which[:1]
+            if schedule.steering is not None:
+                helm = Helm(schedule.steering, kinds)
+                kinds = helm.controls
             said = self.model.asked(kinds, None)
         first = None
         if len(said) <= TABLES:
             heard = functional.leaky_relu(self._table + said[:, None], 0.1)
             first = self._layers[0][0](heard.flatten(0, 1))
-        return Asked(schedule, which, first, said)
+        return Asked(schedule, which, helm, first, said)
 
     def step(self, heard: Tensor, state: State) -> Tensor:
         """Logits [batch, events] of what follows the heard events [batch]; moves the state on."""
@@ -202,12 +221,13 @@ class Player:
 
     def _given(self, heard: Tensor, state: State) -> Tensor:
         """What the first layer's gates are given [batch, 3 * hidden]; moves the place on."""
-        asked, which = state.asked, state.asked.which
-        row: Tensor | int = 0
+        asked = state.asked
         if state.place is not None:
             state.place = state.place + asked.schedule.length(heard)
-            row = (state.place // asked.schedule.row).clamp_(max=len(which) - 1)
-        which = which[row, state.column] if which.shape[1] > 1 else which[row, 0]
+        which = asked.at(state.place, state.column)
+        if asked.helm is not None and state.missing is not None:
+            state.missing = asked.helm.moved(state.missing, which, heard)
+            which = asked.helm.variants(state.missing, which)
         if asked.first is not None:
             return asked.first[which * self.model.config.event_dim + heard]
         said = functional.leaky_relu(self._table[heard] + asked.said[which], 0.1)

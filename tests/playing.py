@@ -140,7 +140,8 @@ def play(
     options = GenerateConfig(**sampling)
     dice = sources(seed, pieces)
     init = torch.stack([torch.randn(model.config.init_dim, generator=one) for one in dice])
-    asked = Schedule(None if controls is None else torch.from_numpy(controls))
+    kept = composer.steering(encoding) if options.steering else None
+    asked = Schedule(None if controls is None else torch.from_numpy(controls), steering=kept)
     changing = controls is not None and len(controls) > 1
     steps = len(controls) if changing else round(EVENTS * seconds)  # type: ignore[arg-type]
     player = Player(model, options.exact, options.guidance)

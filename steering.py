@@ -1,0 +1,71 @@
+"""How what is played is kept to what was asked for: by asking for a little more of it, or less.
+
+A network follows its control roughly, and off by the same all the time. So what is missing of a
+quantity since the beginning is kept, forgotten slowly, and moves the level that the network is
+asked for: feedback by a leaky integral (Astrom and Murray 2008, Feedback Systems, chapter 10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GAIN = 0.15  # levels by which the control is moved, for each one that is missing
+MEMORY = 20.0  # seconds in which what is missing falls to the e-th part
+REACH = 3  # levels by which it is moved at most
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A quantity of which a control asks for a level: what that means, and what comes of it.
+
+    column: of a control [control], where the level stands, one-hot; goals: float [levels], how
+    much a level asks for in a second, infinite where that has no end: such a level is not
+    steered; given, seconds: float [events], how much each event gives, and how long it lasts.
+    """
+
+    column: int
+    goals: Tensor
+    given: Tensor
+    seconds: Tensor
+
+
+class Helm:
+    """Steering under some controls [kinds, control], which are numbered by their rows.
+
+    controls: [variants, control], those that the network is asked for, each once. What is
+    missing is told in levels to move.
+    """
+
+    def __init__(self, steering: Steering, kinds: Tensor) -> None:
+        levels, self._events = len(steering.goals), len(steering.given)
+        place = slice(steering.column, steering.column + levels)
+        goals, given, seconds = (
+            row.to(kinds.device) for row in (steering.goals, steering.given, steering.seconds)
+        )
+        asked = kinds[:, place].argmax(dim=1)
+        steered = goals[asked].isfinite()[:, None]
+        missed = torch.where(steered, goals[asked, None] * seconds - given, 0.0)
+        self._kept = torch.exp(-seconds / MEMORY)
+        self._missed = (GAIN * missed * self._kept).flatten()  # [kinds * events]
+        moves = torch.arange(-REACH, REACH + 1, device=kinds.device)
+        moved = (asked[:, None] + moves * steered).clamp(0, levels - 1)
+        variants = kinds[:, None].repeat(1, len(moves), 1)
+        variants[:, :, place] = torch.eye(levels, device=kinds.device)[moved]
+        self.controls, number = variants.flatten(0, 1).unique(dim=0, return_inverse=True)
+        self._number, self._moves = number.flatten(), len(moves)  # [kinds * moves]
+
+    def start(self, kinds: Tensor, heard: Tensor) -> Tensor:
+        """What is missing [batch] at a beginning that comes after the heard events [batch]."""
+        return -self._missed[kinds * self._events + heard] / self._kept[heard]
+
+    def moved(self, missing: Tensor, kinds: Tensor, heard: Tensor) -> Tensor:
+        """What is missing [batch] after the heard events [batch], under controls `kinds`."""
+        missed = self._missed[kinds * self._events + heard]
+        return torch.addcmul(missed, missing, self._kept[heard]).clamp_(-REACH, REACH)
+
+    def variants(self, missing: Tensor, kinds: Tensor) -> Tensor:
+        """Which of `controls` [batch] to ask for instead of `kinds`."""
+        return self._number[missing.round().long() + (kinds * self._moves + REACH)]
