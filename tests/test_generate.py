@@ -21,7 +21,7 @@ from control import EXAMPLE, Asked, read
 from data import Performance
 from model import PerformanceRNN, Session
 from notes import midi_texts
-from player import Player, Schedule
+from player import Player, Schedule, _has_small_products
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
 from tests.music import TINY_SIZES, write_data, write_midi
 
@@ -297,6 +297,12 @@ def test_the_flags_reach_the_network(here: Path, monkeypatch: pytest.MonkeyPatch
     assert heard["rules"].start.all()
     assert not heard["init"].any()
     assert played(monkeypatch, "-l", "7", "-B", "4")["stochastic"] is False
+    assert played(monkeypatch, "-l", "7", "--exact")["player"].exact
+    assert played(monkeypatch, "-l", "7")["player"].exact is not _has_small_products(
+        torch.device("cpu")
+    )
+    assert played(monkeypatch, "-c", ";3", "-l", "7")["schedule"].steering is not None
+    assert played(monkeypatch, "-c", ";3", "-l", "7", "--no-steering")["schedule"].steering is None
     assert played(monkeypatch)["steps"] == generate.LENGTH
 
 
@@ -427,6 +433,16 @@ def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
     assert "song.mid: there is no note to begin with from second 9 on" in refusal(
         capsys, "-i", "song.mid", "--primer-start", "9"
     )
+
+
+def test_the_velocity_of_the_note_before_which_a_primer_ends_is_not_heard(tmp_path: Path) -> None:
+    """Else what goes on from it would always strike as hard as the note that is cut off."""
+    notes = NoteSeq(np.arange(4.0), np.arange(4.0) + 0.5, [60, 62, 64, 65], [64, 64, 100, 64])
+    notes.to_midi_file(tmp_path / "song.mid")
+    heard = composer.read_primer(str(tmp_path / "song.mid"), 0.0, 1.5, CURRENT)
+    velocities = EventSeq.feat_ranges()["velocity"]
+    assert sum(event in velocities for event in heard.events.to_array()) == 1
+    assert heard.seconds == pytest.approx(2.0, abs=0.008)
 
 
 def test_a_primer_begins_with_a_note_of_the_piano(tmp_path: Path) -> None:
@@ -592,13 +608,14 @@ def test_flags_that_do_not_go_together_are_a_sentence(
 
 
 def test_guidance_needs_a_session_that_knows_music_without_control(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "-c below 1" in refusal(capsys, "-c", ";3", "--guidance", "2")
     session = Session.load("m.sess")
     for ratio, status in ((1.0, 1), (0.9, 0)):
         replace(session, training={"option control_ratio": ratio}).save("m.sess")
         assert run("-c", ";3", "--guidance", "2", "-l", "9", "-b", "1") == status
+    assert played(monkeypatch, "-c", ";3", "--guidance", "2", "-l", "9")["player"].guidance == 2
 
 
 def test_a_primer_that_is_no_midi_is_a_sentence(
