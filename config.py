@@ -545,7 +545,7 @@ class Parser(argparse.ArgumentParser):
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         found = super()._get_option_tuples(option_string)  # type: ignore[misc]
-        lettered = [option for option in found if len(option[0].option_strings) > 1]
+        lettered = [o for o in found if any(len(flag) == 2 for flag in o[0].option_strings)]
         return lettered if len(lettered) == 1 else found
 
     def error(self, message: str) -> NoReturn:
