@@ -390,6 +390,19 @@ def test_a_piece_ends_before_the_onset_that_is_waited_for_longest() -> None:
     assert (len(found), found.seconds) == (4, pytest.approx(8.7))
 
 
+def test_seconds_count_from_the_end_of_the_primer_and_no_piece_ends_in_it() -> None:
+    primer = NoteSeq([0, 3, 5.5], [1, 4, 5.9], [60, 62, 64], [64] * 3)
+    events = EventSeq(np.append(EventSeq.from_note_seq(primer).to_array(), [208]))
+    heard = composer.Heard(events, np.zeros((len(events), 24)), 0)
+    new = NoteSeq(np.arange(40) / 4, np.arange(40) / 4 + 0.2, np.arange(40, 80), [64] * 40)
+    array = EventSeq.from_note_seq(new).to_array()
+    for seconds in (1.0, 5.0):  # the longest wait near second 1 of the rest is in the primer
+        options = GenerateConfig(seconds=seconds)
+        notes = composer.performed(array, options, CURRENT, heard)
+        assert len(notes) > 3
+        assert notes.seconds == pytest.approx(heard.seconds + seconds, abs=2.0)
+
+
 def test_a_piece_goes_on_from_its_primer_note_by_note(here: Path) -> None:
     path = write_midi(here / "song.mid", 100, 3)
     primer = NoteSeq.from_midi_file(path).trimmed()
