@@ -282,6 +282,7 @@ def test_the_flags_reach_the_network(here: Path, monkeypatch: pytest.MonkeyPatch
     assert (heard["sampling"].temperature, heard["sampling"].greedy_ratio) == (0.5, 0.25)
     assert heard["rules"].start.sum() == 240 - 88, "no off for a silent key"
     assert heard["rules"].repeats == 4
+    assert heard["rules"].silence == 4000, "milliseconds"
     assert heard["controls"] is None
     assert heard["primer"] is None
     assert heard["player"].guidance == 1
