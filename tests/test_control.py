@@ -90,6 +90,12 @@ def test_each_part_holds_from_its_second_on() -> None:
     ]
 
 
+def test_a_part_begins_with_the_row_that_is_nearest() -> None:
+    for begin, row in (("20.04", 200), ("20.06", 201)):
+        density = read(f"C;1 | C;2 @{begin}", 0).rows[:, :12].argmax(axis=1)
+        assert np.flatnonzero(density == 2)[0] == row
+
+
 def test_a_part_without_a_density_keeps_the_one_before() -> None:
     assert sorted(set(densities("C major;7 | G7 @1"))) == [7]
     assert densities("C major") == [control.DENSITY]
@@ -97,9 +103,9 @@ def test_a_part_without_a_density_keeps_the_one_before() -> None:
 
 def test_a_glide_moves_in_a_line_from_the_part_before() -> None:
     asked = read("C major;1 | ~F# major;9 @40 | G7;2 @50", 0)
-    times = np.array([0.0, 10.0, 20.0, 30.0, 40.0, 49.0, 50.0])
-    rows = asked.during(times, np.zeros(7, np.int64))
-    assert rows[:, :12].argmax(axis=1).tolist() == [1, 3, 5, 7, 9, 9, 2]
+    times = np.array([0.0, 10.0, 20.0, 30.0, 40.0, 49.0, 50.0, 7.0, 8.0])
+    rows = asked.during(times, np.zeros(9, np.int64))
+    assert rows[:, :12].argmax(axis=1).tolist() == [1, 3, 5, 7, 9, 9, 2, 2, 3]  # 2.4 and 2.6
     begin, end = (named(name) / named(name).sum() for name in ("C major", "F# major"))
     for row, share in zip(rows[:5], (0, 0.25, 0.5, 0.75, 1), strict=True):
         np.testing.assert_allclose(row[12:], (1 - share) * begin + share * end, atol=1e-6)

@@ -433,8 +433,8 @@ def test_a_piece_goes_on_from_its_primer_note_by_note(here: Path) -> None:
 def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pitches = [60, 62, 110, 64, 65, 110, 110, 67]
-    notes = NoteSeq(np.arange(8.0), np.arange(8.0) + 0.5, pitches, [64] * 8)
+    pitches = [60, 62, 110, 64, 65, 110, 110, 67, 110]
+    notes = NoteSeq(np.arange(9.0), np.arange(9.0) + 0.5, pitches, [64] * 9)
     notes.to_midi_file(here / "song.mid")
     heard = composer.read_primer("song.mid", 1.0, 5.5, CURRENT)
     assert [e for e in heard.events.to_array() if e < 88] == [62 - 21, 64 - 21, 65 - 21]
@@ -443,7 +443,7 @@ def test_a_primer_begins_where_it_is_told_and_says_what_is_not_on_the_piano(
     assert len(heard.controls) == len(heard.events)
     assert run("-i", "song.mid", "--primer-start", "1", "-l", "9", "-b", "1") == 0
     told = capsys.readouterr().out.splitlines()[1]
-    assert "4 notes; 3 outside the piano" in told
+    assert "4 notes; 4 outside the piano" in told
     assert "song.mid: there is no note to begin with from second 9 on" in refusal(
         capsys, "-i", "song.mid", "--primer-start", "9"
     )
@@ -457,6 +457,18 @@ def test_the_velocity_of_the_note_before_which_a_primer_ends_is_not_heard(tmp_pa
     velocities = EventSeq.feat_ranges()["velocity"]
     assert sum(event in velocities for event in heard.events.to_array()) == 1
     assert heard.seconds == pytest.approx(2.0, abs=0.008)
+
+
+def test_a_primer_was_asked_for_what_follows_it_in_its_file_too(tmp_path: Path) -> None:
+    """At its last event, too: it knows nothing of a piece that ends there."""
+    starts = np.append(np.arange(0, 4, 0.5), np.arange(4.5, 9, 0.1))
+    notes = NoteSeq(starts, starts + 0.05, [60] * len(starts), [64] * len(starts))
+    notes.to_midi_file(tmp_path / "song.mid")
+    heard = composer.read_primer(str(tmp_path / "song.mid"), 0.0, 4.1, CURRENT)
+    assert heard.seconds == pytest.approx(4.5, abs=0.008)
+    density = heard.controls[:, ControlSeq.feat_ranges()["note_density"]].argmax(axis=1)
+    assert density[0] == 1  # 5 notes in 2 s
+    assert density[-1] >= 5
 
 
 def test_a_primer_begins_with_a_note_of_the_piano(tmp_path: Path) -> None:
