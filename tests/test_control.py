@@ -35,7 +35,7 @@ def classes(text: str) -> set[str]:
         ("C pentatonic", "C D E G A"),
         ("A minor pentatonic", "A C D E G"),
         ("C blues", "C D# F F# G A#"),
-        ("C  Whole Tone", "C D E F# G# A#"),
+        ("C  Whole  Tone", "C D E F# G# A#"),
         ("G7", "G B D F"),
         ("Cmaj7", "C E G B"),
         ("CM7", "C E G B"),
