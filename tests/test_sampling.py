@@ -128,6 +128,16 @@ def test_sequences_that_are_followed_keep_what_they_may_repeat() -> None:
     assert allowed.tolist() == [[True, False, True]] * 2
 
 
+def test_sequences_that_are_followed_keep_what_is_possible_for_them() -> None:
+    closes = np.zeros((3, 3), bool)
+    closes[0, 1] = True
+    bounds = Bounds(replace(Rules.none(3), closes=closes), 2, CPU)
+    bounds.after(torch.tensor([0, 2]))
+    for rows, possible in (([1, 0], [True, False]), ([1, 1], [False, False])):
+        bounds.follow(torch.tensor(rows))
+        assert bounds.applied(torch.zeros(2, 3)).isfinite()[:, 1].tolist() == possible
+
+
 def test_without_a_limit_a_key_may_repeat_for_ever() -> None:
     bounds = Bounds(struck(0), 1, CPU)
     for _ in range(100):
