@@ -307,6 +307,14 @@ class TrainConfig(_Checked):
     use_transposition: bool = option(
         False, "-t", "--use-transposition", help="transpose windows by -5..6 semitones", type=bool
     )
+    stretch: float = option(
+        0.0,
+        "--stretch",
+        help="play windows up to so much faster or slower, by chance: 0.05 for 5 %",
+        type=float,
+        low=0.0,
+        high=0.5,
+    )
     weight_decay: float = option(
         0.0, "--weight-decay", help="AdamW's weight decay", type=float, low=0.0, high=1.0
     )

@@ -28,10 +28,10 @@ from team import Team
 RECIPE = (
     *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
     *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
-    *("averaging", "seed"),
+    *("averaging", "stretch", "seed"),
 )
 # those of them that decide which windows follow one another in the columns of the batches
-COURSE = ("window_size", "stride_size", "carry", "use_transposition", "seed")
+COURSE = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
 SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
 EXCERPT = 1000  # events of each performance that are judged during training
 
@@ -184,8 +184,16 @@ def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
     """Find the data and open or make the session; Failure says what is missing."""
     device = team.device(pick_device(options.device))
     learners, judges = _corpora(options)
+    if options.stretch and learners.encoding is not CURRENT:
+        raise Failure("--stretch is for data of today's encoding, and this has the original's")
     windows = Windows(
-        learners, options.window_size, options.stride_size, options.carry, team.rank, team.size
+        learners,
+        options.window_size,
+        options.stride_size,
+        options.carry,
+        team.rank,
+        team.size,
+        options.stretch,
     )
     if len(windows) < options.batch_size:
         raise Failure(
