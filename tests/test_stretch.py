@@ -1,5 +1,6 @@
 """Performances played faster and slower: the same notes at other times, in runs that go on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import run
 import train
 from data import Corpus, Performance, Windows
 from preprocess import encode
-from sequence import ControlSeq, EventSeq
+from sequence import ORIGINAL, ControlSeq, EventSeq
 from stretch import rewritten, stretched
 from tests.music import write_data, write_midi
 
@@ -121,3 +122,8 @@ def test_a_training_stretches_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     line = ["-s", "m.sess", "-d", str(data), "-w", "20", "-b", "4", "-p", "hidden_dim=16"]
     options = train.parse_args([*line, "--stretch", "0.05"])
     assert run.open_run(options).windows.stretch == 0.05
+    for path in data.iterdir():
+        original = replace(Performance.load(path), encoding=ORIGINAL)
+        path.write_bytes(original.to_bytes())
+    with pytest.raises(run.Failure, match="today's encoding"):
+        run.open_run(options)

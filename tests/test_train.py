@@ -171,6 +171,7 @@ def test_the_hidden_state_goes_on_only_over_the_windows_it_comes_from(
     assert "other performances" not in capsys.readouterr().out
     assert not carried(data, "--seed", "9")
     assert not carried(data, "-w", "19")
+    assert not carried(data, "--stretch", "0.1")
     assert not carried(others, "-v", str(data))
     assert "other performances to learn from than before" in capsys.readouterr().out
 
