@@ -19,7 +19,9 @@ PRETRAINED = "pretrained.sess"
 FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # what the original trains like, as flags of train.py; today's defaults learn faster
-ORIGINAL_RECIPE = "-l 0.001 -b 64 -w 200 --carry 1 --averaging 0 --warm-up 0 -p gru_dropout=0.3"
+ORIGINAL_RECIPE = (
+    "-l 0.001 -b 64 -w 200 --carry 1 --weight-decay 0 --averaging 0 --warm-up 0 -p gru_dropout=0.3"
+)
 # defaults of train.py with --init-from: gentle, for a few files are soon learned by heart
 FINE_TUNING = {
     "learning_rate": 5e-4,
@@ -316,7 +318,7 @@ class TrainConfig(_Checked):
         high=0.5,
     )
     weight_decay: float = option(
-        0.0, "--weight-decay", help="AdamW's weight decay", type=float, low=0.0, high=1.0
+        0.1, "--weight-decay", help="AdamW's weight decay", type=float, low=0.0, high=1.0
     )
     averaging: float = option(
         0.999,

@@ -151,15 +151,14 @@ def test_the_density_means_what_the_readme_says() -> None:
 
 
 def test_generate_py_keeps_the_density_unless_it_shall_not(model: PerformanceRNN) -> None:
-    """At density 9, 28-30 notes in 2 s, the session in the box overshoots by itself."""
+    """At density 9 each piece has 28-30 notes in 2 s; the network alone strays further."""
     order = Order(model, CURRENT, 3, read("C major;9", 0), None, 900)
 
-    def notes_in_2_s(steering: bool) -> float:
+    def strays(steering: bool) -> float:
         takes = Takes(8, CURRENT)
         for events in compose(order, GenerateConfig(batch_size=8, steering=steering)):
             takes.add(events)
-        notes = sum(int((takes.of(piece) < 88).sum()) for piece in range(8))
-        return 2000 * notes / float(takes.elapsed.sum())
+        notes = np.array([(takes.of(piece) < 88).sum() for piece in range(8)])
+        return float(np.abs(2000 * notes / takes.elapsed - 29).max())
 
-    assert 28 <= notes_in_2_s(True) <= 30
-    assert notes_in_2_s(False) > 30
+    assert strays(True) < 1 < strays(False)
