@@ -86,9 +86,8 @@ def test_the_network_knows_no_music_and_the_codec_no_network() -> None:
     assert "torch" not in imports_of("sequence") | imports_of("quantise") | imports_of("notes")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_importing_a_script_does_nothing(name: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
+def test_importing_the_scripts_does_nothing(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(SCRIPTS)}"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not list(tmp_path.iterdir())
