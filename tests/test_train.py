@@ -446,7 +446,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_session(
     assert same(before, weights())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_stopped_from_outside_the_command_saves_and_ends_well(
     here: Path, data: Path, number: signal.Signals
 ) -> None:
