@@ -122,8 +122,10 @@ def test_a_training_stretches_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     line = ["-s", "m.sess", "-d", str(data), "-w", "20", "-b", "4", "-p", "hidden_dim=16"]
     options = train.parse_args([*line, "--stretch", "0.05"])
     assert run.open_run(options).windows.stretch == 0.05
+    theirs = tmp_path / "theirs"  # the first run may still read its files
+    theirs.mkdir()
     for path in data.iterdir():
         original = replace(Performance.load(path), encoding=ORIGINAL)
-        path.write_bytes(original.to_bytes())
+        (theirs / path.name).write_bytes(original.to_bytes())
     with pytest.raises(run.Failure, match="today's encoding"):
-        run.open_run(options)
+        run.open_run(replace(options, dataset=str(theirs), session="other.sess"))
