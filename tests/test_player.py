@@ -1,5 +1,6 @@
 """Products of 8 bits: nearly the same distribution, and each sequence for itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import player as player_module
 from config import ModelConfig
 from model import PerformanceRNN, Session
 from player import Player, Primer, Schedule
-from sampling import Sampling
+from sampling import Rules, Sampling
 
 CPU = torch.device("cpu")
 SESSION = Path(__file__).parent.parent / "pretrained.sess"
@@ -162,6 +163,40 @@ def test_sequences_that_are_followed_keep_their_place_and_what_they_are_without_
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+def test_sequences_that_are_followed_keep_the_control_of_their_own(model: PerformanceRNN) -> None:
+    heard, rows = torch.randint(0, 240, (9, 3), generator=sources(1)[0]), torch.tensor([2, 0, 0])
+    player = Player(model, exact=True)
+    with torch.inference_mode():
+        state = player.start(torch.zeros(3, 32), Schedule(controls(1, 3)))
+        followed = state.of(rows)
+        for row in heard:
+            expected = player.step(row, state)[rows]
+            found = player.step(row[rows], followed)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_no_beam_takes_over_what_another_may_play(model: PerformanceRNN) -> None:
+    """Where no event may come twice, none does, whatever beams it came along."""
+    once = replace(Rules.none(240), closes=np.eye(240, dtype=bool))
+    init, plan = torch.randn(2, 32, generator=sources(1)[0]), Schedule()
+    for stochastic in (False, True):
+        found = Player(model).beam_search(
+            init, 40, plan, sources(2), beam_size=4, rules=once, stochastic=stochastic
+        )
+        for sequence in found.T:
+            assert len(set(sequence.tolist())) == 40
+
+
+def test_the_rules_know_what_a_primer_played(model: PerformanceRNN) -> None:
+    closes = np.zeros((240, 240), bool)
+    closes[3] = np.arange(240) != 7  # after event 3 only event 7 may come
+    rules, primer = replace(Rules.none(240), closes=closes), Primer(torch.tensor([3]), Schedule())
+    said = Player(model).generate(
+        torch.zeros(2, 32), 1, Schedule(), sources(2), rules=rules, primer=primer
+    )
+    assert torch.stack(list(said)).tolist() == [[7, 7]]
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.5])
 def test_guidance_goes_on_in_the_direction_of_the_control(
     model: PerformanceRNN, weight: float
@@ -173,10 +208,11 @@ def test_guidance_goes_on_in_the_direction_of_the_control(
     torch.testing.assert_close(logits(player, heard, asked), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("weight", [1.0, 2.0])
 def test_what_follows_a_primer_is_what_the_network_says_after_hearing_it(
-    model: PerformanceRNN,
+    model: PerformanceRNN, weight: float
 ) -> None:
-    player = Player(model, exact=True, guidance=1.0)
+    player = Player(model, exact=True, guidance=weight)
     events = torch.randint(0, 240, (30,), generator=sources(1)[0])
     known, then = controls(30, 1), controls(1, 1)
     said = player.generate(
@@ -190,7 +226,8 @@ def test_what_follows_a_primer_is_what_the_network_says_after_hearing_it(
     played = torch.stack(list(said))
     whole = torch.cat([events[:, None].expand(-1, 2), played])
     asked = torch.cat([known, then.expand(25, 1, -1)]).expand(-1, 2, -1)
-    expected = plain(model, model.shifted(whole), asked)[30:]
+    led, free = (plain(model, model.shifted(whole), control)[30:] for control in (asked, None))
+    expected = free + weight * (led - free)
     assert torch.equal(expected.argmax(dim=-1), played)
 
 
