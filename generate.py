@@ -20,8 +20,8 @@ import numpy as np
 import progress.bar
 import torch
 
-import config
 import control
+import flags
 import page
 import render
 import utils
@@ -70,7 +70,7 @@ def remade(options: GenerateConfig, seed: int, piece: int) -> list[str]:
     """The arguments that make a piece again, as the last of as few as can be."""
     plain = GenerateConfig()
     kept = {name: getattr(plain, name) for name in ("output_dir", *BESIDES)}
-    return config.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
+    return flags.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
 
 
 def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
@@ -269,13 +269,13 @@ def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
     width = max(len(text) for text, _ in control.EXAMPLES)
     examples = "\n".join(f"  {text:{width}}  {meaning}" for text, meaning in control.EXAMPLES)
-    parser = config.Parser(
+    parser = flags.Parser(
         prog="generate.py",
         description=__doc__,
         epilog=f"what -c understands:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options = config.parse(parser, GenerateConfig, argv)
+    options = flags.parse(parser, GenerateConfig, argv)
     try:
         pick_device(options.device)
         _check(options)

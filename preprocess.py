@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import progress.bar
 
-import config
+import flags
 import utils
-from config import PreprocessConfig
+from config import FETCH_COMMAND, PreprocessConfig
 from data import SUFFIX, Performance
 from ledger import Ledger, Refused
 from notes import only_drums, read_midi
@@ -266,8 +266,8 @@ def _written(target: Path, name: str, performance: Performance, ledger: Ledger) 
 
 def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = config.Parser(prog="preprocess.py", description=__doc__)
-    return config.parse(parser, PreprocessConfig, argv)
+    parser = flags.Parser(prog="preprocess.py", description=__doc__)
+    return flags.parse(parser, PreprocessConfig, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -290,7 +290,7 @@ def _without_files(options: PreprocessConfig, ledger: Ledger) -> str:
         found = "this is no folder:"
     else:
         found = f"no {'usable ' if ledger.found else ''}MIDI file in"
-    return f"{found} {options.midi_dir!r}; to fetch some: {config.FETCH_COMMAND}"
+    return f"{found} {options.midi_dir!r}; to fetch some: {FETCH_COMMAND}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import config
+import flags
 import render
 import utils
 from adherence import adherence, play
@@ -212,11 +213,11 @@ def _export(options: TrainConfig) -> int:
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = config.Parser(prog="train.py", description=__doc__)
-    options = config.parse(parser, TrainConfig, argv)
+    parser = flags.Parser(prog="train.py", description=__doc__)
+    options = flags.parse(parser, TrainConfig, argv)
     if options.init_from:
-        parser = config.Parser(prog="train.py", description=__doc__)
-        options = config.parse(parser, TrainConfig, argv, **config.FINE_TUNING)
+        parser = flags.Parser(prog="train.py", description=__doc__)
+        options = flags.parse(parser, TrainConfig, argv, **config.FINE_TUNING)
     try:
         config.model_config(options.model_params)
         pick_device(options.device)

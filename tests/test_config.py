@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import config
+import flags
 from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig
 
 # the flags of the original, with the fields they fill here
@@ -46,7 +47,7 @@ def test_the_flags_of_the_original_are_there(kind: type, flags: dict[str, str]) 
 
 
 def parse(kind: type, *argv: str) -> object:
-    return config.parse(config.Parser(prog="x"), kind, argv)
+    return flags.parse(flags.Parser(prog="x"), kind, argv)
 
 
 def test_no_argument_gives_the_defaults() -> None:
@@ -66,9 +67,9 @@ def test_no_argument_gives_the_defaults() -> None:
 )
 def test_options_become_the_arguments_that_make_them(kind: type, argv: str) -> None:
     options = parse(kind, *argv.replace("a b", "a\0b").split())
-    assert parse(kind, *config.to_argv(options)) == options
+    assert parse(kind, *flags.to_argv(options)) == options
     if not argv:
-        assert config.to_argv(options) == []
+        assert flags.to_argv(options) == []
 
 
 def test_long_options_may_be_abbreviated() -> None:

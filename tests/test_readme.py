@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import config
-from config import GenerateConfig, PreprocessConfig, TrainConfig
+from config import FETCH_COMMAND, GenerateConfig, PreprocessConfig, TrainConfig
+from flags import told_default
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def row(entry: dataclasses.Field) -> str:
     """The line of the table of flags for an option."""
     flags = ", ".join(f"`{flag}`" for flag in entry.metadata["flags"]) or f"`{entry.name.upper()}`"
-    default = config.told_default(entry)
+    default = told_default(entry)
     return f"| {flags} | {f'`{default}`' if default else ''} | {entry.metadata['help']} |"
 
 
@@ -33,5 +33,5 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 def test_what_the_readme_links_to_is_there() -> None:
     for part in README.split("](")[1:]:
         assert (ROOT / part.split(")")[0]).exists()
-    assert config.FETCH_COMMAND in README
+    assert FETCH_COMMAND in README
     assert (ROOT / "dataset" / "scripts" / "maestro_scraper.sh").exists()
