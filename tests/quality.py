@@ -45,6 +45,7 @@ from tests.memory import READINGS, longest_shared
 from tests.playing import (
     FREE,
     LADDER,
+    LEARNED,
     REAL,
     RIGHT,
     SCALES,
@@ -221,9 +222,13 @@ def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[
     session = Session.load(options.session)
     encoding, seconds = ENCODINGS[session.encoding], options.seconds
     model = session.model(torch.device("cpu")).eval()
-    real = performances(options.validation)
-    taken = places([notes for _, notes in real], options.pieces, seconds, options.seed)
+    real, learned = performances(options.validation), performances(options.train)
+    taken, others = (
+        places([notes for _, notes in corpus], options.pieces, seconds, options.seed)
+        for corpus in (real, learned)
+    )
     music: Music = {REAL: [part(notes, begin, seconds) for notes, begin in taken]}
+    source = [part(notes, begin, seconds) for notes, begin in others]
     begun, wanted = time.monotonic(), settings(taken, encoding, options.pieces, seconds)
     for name, controls in wanted.items():
         count = options.pieces if controls is None else controls.shape[1]
@@ -237,11 +242,11 @@ def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[
     )
     compared = {name: music[name] for name in (REAL, RIGHT, FREE)}
     yield from faults(music, seconds)
-    yield from overlaps(compared, real)
+    yield from overlaps({**compared, LEARNED: source}, real)
     yield from summaries(compared, seconds)
     yield from scales(music)
     yield from densities(music[LADDER], encoding, seconds)
-    yield from learned_by_heart(music, performances(options.train))
+    yield from learned_by_heart(music, learned)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

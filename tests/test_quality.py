@@ -290,7 +290,7 @@ def test_the_whole_table(
     network = PerformanceRNN(TINY_SIZES)
     session = SimpleNamespace(encoding=CURRENT.version, model=lambda device: network)
     monkeypatch.setattr(Session, "load", lambda path: session)
-    data = write_data(tmp_path / "data", 3, 80)  # about 13 s each
+    data = write_data(tmp_path / "data", 2, 80)  # about 13 s each
     for seed in range(2):
         write_midi(tmp_path / "midi" / f"piece{seed}" / "a.mid", 80, seed)
     argv = ["-s", "tiny.sess", "--train", str(data), "--validation", str(tmp_path / "midi")]
@@ -301,6 +301,10 @@ def test_the_whole_table(
     # the same notes are in the training data: each run is all of the excerpt
     runs = [line.split()[-2:] for line in lines if line.startswith("  excerpts")][1:]
     assert len(runs) == 2
+    # and the excerpts of both are the same, so they overlap alike
+    assert "of training" in next(line for line in lines if "overlap with" in line)
+    areas = [line.split()[-6:-2] for line in lines if line.startswith("  velocity   ")]
+    assert areas[0][0] == areas[0][3] != areas[0][2]
     assert all(int(run) > 4 for pair in runs for run in pair)
 
 
