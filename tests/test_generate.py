@@ -15,6 +15,7 @@ import torch
 
 import composer
 import generate
+import output
 import page
 from config import GenerateConfig, ModelConfig
 from control import EXAMPLE, Asked, read
@@ -139,7 +140,7 @@ def test_times_of_a_control_count_from_the_first_note() -> None:
     rows = ControlSeq([1, 2, 3, 4], np.eye(12)[:4]).to_array()
     model = PerformanceRNN(TINY_SIZES)
     order = composer.Order(model, CURRENT, 0, Asked(rows, None, "a file"), None, 4)
-    asked = generate.asked_for(order, events, GenerateConfig())
+    asked = output.asked_for(order, events, GenerateConfig())
     assert asked is not None
     assert asked.times.tolist() == [0, 0, 0, 1.171]
     assert asked.density.tolist() == [1, 2, 3, 4]
@@ -151,7 +152,7 @@ def test_times_of_a_plan_count_from_the_end_of_the_primer() -> None:
     order = composer.Order(
         PerformanceRNN(TINY_SIZES), CURRENT, 0, read("C;1 | G;9 @2", 0), heard, 4
     )
-    asked = generate.asked_for(order, EventSeq([239, 41, 239, 42]), GenerateConfig())
+    asked = output.asked_for(order, EventSeq([239, 41, 239, 42]), GenerateConfig())
     assert asked is not None
     assert asked.times.tolist() == [2.342, 3.513, 3.513, 4.684]
     assert asked.density.tolist() == [1, 1, 1, 9]
@@ -318,7 +319,7 @@ def test_a_key_that_the_network_forgets_is_let_go_after_five_seconds(
 
 
 def test_two_runs_into_one_folder_do_not_take_the_same_name(tmp_path: Path) -> None:
-    one, other = generate.free_paths(tmp_path), generate.free_paths(tmp_path)
+    one, other = output.free_paths(tmp_path), output.free_paths(tmp_path)
     taken = [next(paths).name for paths in (one, other, one, other)]
     assert taken == [f"output-00{number}.mid" for number in range(4)]
 

@@ -37,6 +37,9 @@ FLOORS: dict[str, set[str]] = {
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge", "learner"},
     "run": {"board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"},
+    "output": {
+        *("adherence", "composer", "config", "flags", "page", "render", "sequence", "utils"),
+    },
     "traits": {"config", "notes", "sequence"},
     "pieces": {"data", "sequence"},
     "split": {"config", "pieces", "utils"},
@@ -52,7 +55,7 @@ FLOORS: dict[str, set[str]] = {
         *("render", "run", "sequence", "team", "utils"),
     },
     "generate": {
-        *("adherence", "composer", "config", "control", "flags", "model", "page", "render"),
+        *("composer", "config", "control", "flags", "model", "output", "page", "render"),
         *("sequence", "utils"),
     },
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import generate
+import output
 import page
 from config import GenerateConfig, ModelConfig
 from model import Session
@@ -57,7 +58,7 @@ def test_the_readme_tells_how_each_sample_is_made(sample: Path) -> None:
 def generate_alone(words: list[str]) -> list[str]:
     """Arguments as a file keeps them, without those that change no note."""
     options = generate.parse_args(words)
-    return generate.remade(options, options.seed or 0, 0)
+    return output.remade(options, options.seed or 0, 0)
 
 
 @pytest.mark.slow
