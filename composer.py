@@ -15,6 +15,7 @@ from control import ROW, Asked
 from model import PerformanceRNN
 from player import Player, Primer, Schedule, sources
 from sampling import Rules, Sampling
+from search import beam_search
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 from steering import Steering
 
@@ -166,7 +167,8 @@ def compose(order: Order, options: GenerateConfig) -> Iterator[Array]:
     plan = schedule(order.asked, order.encoding, model.device, options.steering)
     bound = rules(options, order.encoding)
     if options.beam_size:
-        found = player.beam_search(
+        found = beam_search(
+            player,
             init,
             steps,
             plan,

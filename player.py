@@ -1,4 +1,4 @@
-"""A network at play: event by event, sampled or searched.
+"""A network at play: event by event.
 
 On a CPU most products are taken in whole numbers of 8 bits, several times as fast; what the
 network says then differs by less than 0.01 in total variation on average (tests/benchmark.py
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import utils
 from model import PerformanceRNN
-from sampling import Bounds, Dice, Rules, Sampling, sampled, tempered
+from sampling import Bounds, Dice, Rules, Sampling, sampled
 from steering import Helm, Steering
 
 TABLES = 64  # different controls for which the first layer is worked out beforehand
@@ -251,7 +251,7 @@ class Player:
         sequence does not depend on its neighbours. The schedule begins after the primer,
         which is heard and not said.
         """
-        state, heard, bounds = self._begun(init, schedule, rules, primer)
+        state, heard, bounds = self.begun(init, schedule, rules, primer)
         dice = Dice(generators, self.model.config.event_dim, sampling.greedy_ratio, self.device)
         for _ in range(steps):
             logits = bounds.applied(self.step(heard, state))
@@ -259,7 +259,7 @@ class Player:
             bounds.after(heard)
             yield heard
 
-    def _begun(
+    def begun(
         self, init: Tensor, schedule: Schedule, rules: Rules | None, primer: Primer | None
     ) -> tuple[State, Tensor, Bounds]:
         """The state after the primer, the last event heard [batch], and what may follow."""
@@ -275,53 +275,6 @@ class Player:
             heard = event.expand(batch)
             bounds.after(heard)
         return self.under(state, schedule, heard), heard, bounds
-
-    @torch.inference_mode()
-    def beam_search(
-        self,
-        init: Tensor,
-        steps: int,
-        schedule: Schedule,
-        generators: Sequence[torch.Generator],
-        *,
-        beam_size: int,
-        stochastic: bool = False,
-        temperature: float = 1.0,
-        rules: Rules | None = None,
-        primer: Primer | None = None,
-    ) -> Tensor:
-        """The best sequence that a beam finds for each start vector, int64 [steps, batch].
-
-        All candidates have the same length, so sums of log-probabilities compare. With
-        `stochastic` the beam is a sample without replacement, ranked by perturbed
-        log-probability (Kool, van Hoof and Welling 2019, algorithm 1).
-        """
-        batch = len(init)
-        rows = torch.arange(batch, device=self.device)
-        state, heard, bounds = self._begun(init, schedule, rules, primer)
-        beams = rows.repeat_interleave(beam_size)
-        state, heard = state.of(beams), heard[beams]
-        bounds.follow(beams)
-        # before the first step all beams are alike: only the first may be continued
-        score = torch.full((batch, beam_size), -torch.inf, device=self.device)
-        score[:, 0] = 0.0
-        rank = score.clone()  # what beams are chosen by
-        rows = rows[:, None] * beam_size
-        choices, parents = [], []
-        for _ in range(steps):
-            logits = _probable(bounds.applied(self.step(heard, state)), temperature)
-            total = logits.view(batch, beam_size, -1) + score[..., None]
-            ranks = _perturbed(total, rank, generators) if stochastic else total
-            rank, chosen = ranks.flatten(1).topk(beam_size)  # [batch, beam]
-            score = total.flatten(1).gather(1, chosen)
-            parent, heard = chosen // logits.shape[-1], (chosen % logits.shape[-1]).flatten()
-            choices.append(heard.view(batch, beam_size))
-            parents.append(parent)
-            lineage = (rows + parent).flatten()
-            state = state.of(lineage)
-            bounds.follow(lineage)
-            bounds.after(heard)
-        return _traced(choices, parents)
 
 
 def _small_product(weight: Tensor, bias: Tensor) -> Product:
@@ -346,37 +299,3 @@ def _has_small_products(device: torch.device) -> bool:
         return float(product(torch.ones(1, 16))[0, 0]) > 15
     except (AttributeError, RuntimeError):
         return False
-
-
-def _probable(logits: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities in the widest type of the device."""
-    wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    return tempered(logits.to(wide), temperature).log_softmax(dim=-1)
-
-
-def _perturbed(total: Tensor, parent: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Gumbel-perturbed log-probabilities [batch, beam, events] with their maximum at `parent`.
-
-    total: log-probabilities of the continuations; parent: the beams' own perturbed ones
-    [batch, beam]. Kool et al. 2019, equations 23 and 24 of appendix B.3, in stable form.
-    """
-    shape = total.shape[1:]
-    dice = torch.stack([torch.rand(shape, generator=g, dtype=torch.double) for g in generators])
-    gumbel = -torch.log(-torch.log(dice.clamp(1e-300, 1 - 1e-16)))
-    gumbel = gumbel.to(total.dtype).to(total.device)
-    raw = total + gumbel
-    top = raw.max(dim=-1, keepdim=True).values
-    parent = parent[..., None]
-    gap = parent - raw + torch.log1p(-torch.exp(raw - top))  # -inf at the top: it gets `parent`
-    result = parent - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
-    return torch.where(total.isfinite() & parent.isfinite(), result, -torch.inf)
-
-
-def _traced(choices: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Follow the best beam back from the end: int64 [steps, batch]."""
-    beam = torch.zeros_like(choices[0][:, :1])
-    path = []
-    for chosen, parent in zip(reversed(choices), reversed(parents), strict=True):
-        path.append(chosen.gather(1, beam)[:, 0])
-        beam = parent.gather(1, beam)
-    return torch.stack(path[::-1])

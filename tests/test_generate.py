@@ -272,7 +272,7 @@ def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
         return record
 
     monkeypatch.setattr(Player, "generate", stand_in(False))
-    monkeypatch.setattr(Player, "beam_search", stand_in(True))
+    monkeypatch.setattr(composer, "beam_search", stand_in(True))
     assert run(*argv) == 0
     return heard
 

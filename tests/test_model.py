@@ -19,6 +19,7 @@ from config import ModelConfig
 from model import PerformanceRNN, Session, pick_device
 from player import Player, Schedule
 from sampling import Rules, Sampling
+from search import beam_search
 
 SIZES = ModelConfig(
     init_dim=4, event_dim=11, control_dim=5, hidden_dim=8, gru_layers=3, gru_dropout=0.3
@@ -265,8 +266,15 @@ def alternating() -> Rules:
 def test_what_can_not_be_played_is_not(beam: int) -> None:
     model, init = network(TINY), torch.randn(3, 2)
     if beam:
-        said = Player(model, exact=True).beam_search(
-            init, 40, Schedule(), sources(3), beam_size=beam, stochastic=True, rules=alternating()
+        said = beam_search(
+            Player(model, exact=True),
+            init,
+            40,
+            Schedule(),
+            sources(3),
+            beam_size=beam,
+            stochastic=True,
+            rules=alternating(),
         )
     else:
         said = sampled(model, init, 200, rules=alternating())
@@ -288,7 +296,7 @@ def log_probability(model: PerformanceRNN, path: tuple[int, ...], init: torch.Te
 
 def test_a_beam_of_one_is_greedy() -> None:
     model, init = network(), torch.randn(3, 4)
-    beam = Player(model, exact=True).beam_search(init, 25, Schedule(), sources(3), beam_size=1)
+    beam = beam_search(Player(model, exact=True), init, 25, Schedule(), sources(3), beam_size=1)
     assert torch.equal(beam, sampled(model, init, 25, greedy_ratio=1.0))
 
 
@@ -296,8 +304,13 @@ def test_a_beam_as_wide_as_all_paths_finds_the_likeliest() -> None:
     paths = torch.tensor(list(itertools.product(range(4), repeat=5))).T  # [steps, paths]
     for scale in (2.0, 3.0, 4.0, 5.0):
         model, init = network(TINY, scale), 3 * torch.randn(8, 2)
-        found = Player(model, exact=True).beam_search(
-            init, 5, Schedule(), sources(8), beam_size=paths.shape[1]
+        found = beam_search(
+            Player(model, exact=True),
+            init,
+            5,
+            Schedule(),
+            sources(8),
+            beam_size=paths.shape[1],
         )
         for row, path in enumerate(found.T.tolist()):
             with torch.no_grad():
@@ -324,7 +337,7 @@ def plain_beam_search(
 
 def test_each_beam_goes_on_from_its_own_past() -> None:
     model, init = network(scale=3.0), 2 * torch.randn(8, 4)
-    found = Player(model, exact=True).beam_search(init, 10, Schedule(), sources(8), beam_size=3)
+    found = beam_search(Player(model, exact=True), init, 10, Schedule(), sources(8), beam_size=3)
     plain = [plain_beam_search(model, 10, 3, row[None]) for row in init]
     assert found.T.tolist() == plain
 
@@ -333,8 +346,14 @@ def test_a_stochastic_beam_gives_true_samples() -> None:
     """Its first path has the largest perturbed log-probability: a sample of the model."""
     model, steps, count = network(TINY, 3.0), 2, 3000
     init = torch.zeros(count, 2)
-    found = Player(model, exact=True).beam_search(
-        init, steps, Schedule(), sources(count), beam_size=3, stochastic=True
+    found = beam_search(
+        Player(model, exact=True),
+        init,
+        steps,
+        Schedule(),
+        sources(count),
+        beam_size=3,
+        stochastic=True,
     )
     paths = list(itertools.product(range(4), repeat=steps))
     expected = [math.exp(log_probability(model, path, init[:1])) * count for path in paths]

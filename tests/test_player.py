@@ -12,6 +12,7 @@ from config import ModelConfig
 from model import PerformanceRNN, Session
 from player import Player, Primer, Schedule
 from sampling import Rules, Sampling
+from search import beam_search
 
 CPU = torch.device("cpu")
 SESSION = Path(__file__).parent.parent / "pretrained.sess"
@@ -180,8 +181,15 @@ def test_no_beam_takes_over_what_another_may_play(model: PerformanceRNN) -> None
     once = replace(Rules.none(240), closes=np.eye(240, dtype=bool))
     init, plan = torch.randn(2, 32, generator=sources(1)[0]), Schedule()
     for stochastic in (False, True):
-        found = Player(model).beam_search(
-            init, 40, plan, sources(2), beam_size=4, rules=once, stochastic=stochastic
+        found = beam_search(
+            Player(model),
+            init,
+            40,
+            plan,
+            sources(2),
+            beam_size=4,
+            rules=once,
+            stochastic=stochastic,
         )
         for sequence in found.T:
             assert len(set(sequence.tolist())) == 40
@@ -236,7 +244,7 @@ def test_a_beam_goes_on_from_a_primer_and_by_the_clock(model: PerformanceRNN) ->
     plan = Schedule(controls(3, 1), torch.arange(240) % 7, 20)
     primer = Primer(torch.tensor([3, 220, 91]), Schedule())
     how = {"primer": primer}
-    beam = player.beam_search(torch.zeros(1, 32), 30, plan, sources(1), beam_size=1, **how)
+    beam = beam_search(player, torch.zeros(1, 32), 30, plan, sources(1), beam_size=1, **how)
     greedy = Sampling(greedy_ratio=1.0)
     said = player.generate(torch.zeros(1, 32), 30, plan, sources(1), sampling=greedy, **how)
     assert torch.equal(beam, torch.stack(list(said)))
