@@ -151,7 +151,7 @@ class Bounds:
 
     def after(self, said: Tensor) -> None:
         """Go on by an event of each sequence [batch]."""
-        least, greatest, times, plus = self._table[said].unbind(1)
+        least, greatest, times, plus = self._table.index_select(0, said).unbind(1)
         self._mask = torch.clamp(self._mask, least, greatest)
         if self._limited:
             self._spent = torch.addcmul(plus, self._spent, times)

@@ -63,9 +63,11 @@ class Helm:
 
     def moved(self, missing: Tensor, kinds: Tensor, heard: Tensor) -> Tensor:
         """What is missing [batch] after the heard events [batch], under controls `kinds`."""
-        missed = self._missed[kinds * self._events + heard]
-        return torch.addcmul(missed, missing, self._kept[heard]).clamp_(-REACH, REACH)
+        missed = self._missed.index_select(0, torch.add(heard, kinds, alpha=self._events))
+        kept = self._kept.index_select(0, heard)
+        return torch.addcmul(missed, missing, kept).clamp_(-REACH, REACH)
 
     def variants(self, missing: Tensor, kinds: Tensor) -> Tensor:
         """Which of `controls` [batch] to ask for instead of `kinds`."""
-        return self._number[missing.round().long() + (kinds * self._moves + REACH)]
+        move = missing.round().long().add_(REACH)
+        return self._number.index_select(0, move.add_(kinds, alpha=self._moves))
