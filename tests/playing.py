@@ -45,12 +45,13 @@ def performances(folder: Path) -> list[tuple[str, NoteSeq]]:
     """The name of the piece (its folder) and the notes of each `.data` or MIDI file, decoded."""
     paths = list(utils.find_files(folder, (SUFFIX,)))
     paths = paths or list(utils.find_files(folder, MIDI_SUFFIXES))
-    return [(str(path.parent.relative_to(folder)), _decoded(path)) for path in paths]
+    return [(str(path.parent.relative_to(folder)), decoded(path)) for path in paths]
 
 
-def _decoded(path: Path) -> NoteSeq:
+def decoded(path: Path) -> NoteSeq:
+    """The notes of a `.data` or MIDI file as they are after they were events."""
     if path.suffix.lower() != SUFFIX:
-        return EventSeq.from_note_seq(NoteSeq.from_midi_file(path)).to_note_seq()
+        return EventSeq.from_note_seq(NoteSeq.from_midi_file(path).trimmed()).to_note_seq()
     performance = Performance.load(path)
     return EventSeq.from_array(performance.events, performance.encoding).to_note_seq()
 

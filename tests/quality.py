@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from composer import RELEASE
+from config import PRETRAINED
 from model import Session
 from sequence import ENCODINGS, Encoding, NoteSeq
 from tests.measures import (
@@ -49,6 +50,7 @@ from tests.playing import (
     REAL,
     RIGHT,
     SCALES,
+    decoded,
     part,
     performances,
     places,
@@ -192,7 +194,7 @@ def _sampling(text: str) -> dict[str, Any]:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.quality", description=__doc__)
-    parser.add_argument("-s", "--session", type=Path, required=True)
+    parser.add_argument("-s", "--session", type=Path, default=Path(PRETRAINED))
     data = "folder of .data or MIDI files"
     parser.add_argument("--train", type=Path, default=ASAP / "train", help=f"{data} learned from")
     parser.add_argument("--validation", type=Path, default=ASAP / "validation", help=data)
@@ -207,6 +209,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=VALUE,...",
         help="how to sample: options of Player.generate, such as temperature=0.95; several "
         "settings make several tables",
+    )
+    parser.add_argument(
+        "--by-heart",
+        type=Path,
+        nargs="+",
+        metavar="MIDI",
+        help="only tell what these files share with those learned from",
     )
     options = parser.parse_args(argv)
     for folder in (options.train, options.validation):
@@ -252,6 +261,10 @@ def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table of each setting of the sampling."""
     options = parse_args(argv)
+    if options.by_heart:
+        pieces = {path.name: [decoded(path)] for path in options.by_heart}
+        print(*learned_by_heart(pieces, performances(options.train)), sep="\n")
+        return
     torch.set_num_threads(1)  # as generate.py does
     for sampling in options.setting:
         for line in table(options, sampling):

@@ -308,6 +308,18 @@ def test_the_whole_table(
     assert all(int(run) > 4 for pair in runs for run in pair)
 
 
+def test_files_are_asked_what_they_share_with_those_learned_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path / "data", 2, 80)
+    known = write_midi(tmp_path / "known.mid", 80, 1)
+    other = write_midi(tmp_path / "other.mid", 80, 99)
+    quality.main(["--by-heart", str(known), str(other), "--train", str(data), "--validation", "."])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    runs = {row[0]: int(row[-1]) for row in rows if row[0].endswith(".mid")}
+    assert runs["known.mid"] > 60 > 20 > runs["other.mid"]
+
+
 def test_a_wrong_command_line_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (["--train", "nowhere"], ["--setting", "hot"], ["--pieces", "0"]):
         with pytest.raises(SystemExit):
