@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import utils
-from data import Batch
 from model import PerformanceRNN
 from team import Team
+from windows import Batch
 
 GRADIENT_NORM = 1.0  # longer gradients are scaled down to this
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

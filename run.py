@@ -18,12 +18,13 @@ import config
 import utils
 from board import Reached
 from config import ModelConfig, TrainConfig
-from data import SUFFIX, Batch, Corpus, Windows, held_out
+from data import SUFFIX, Corpus, held_out
 from judge import Judgement, judge
 from learner import ALONE, TYPES, Learner, pick_precision
 from model import OPTION, PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
 from team import Team
+from windows import Batch, Windows
 
 RECIPE = (
     *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),

@@ -29,13 +29,14 @@ import utils
 from composer import Order, compose
 from config import ORIGINAL_RECIPE, GenerateConfig, ModelConfig
 from control import read
-from data import Corpus, Windows
+from data import Corpus
 from judge import judge
 from learner import TYPES, pick_precision
 from model import PerformanceRNN
 from run import EXCERPT
 from sequence import CURRENT
 from tests.music import performance, write_midi
+from windows import Windows
 
 ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
 STEPS, BATCH = 200, 64  # the original's window and batch

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data import Batch, Corpus, Performance, Windows, expanded, held_out
+from data import Corpus, Performance, expanded, held_out
 from sequence import CURRENT, ORIGINAL, ControlSeq, Encoding, EventSeq
 from tests.music import performance, write_data
+from windows import Batch, Windows
 
 
 def test_a_data_file_comes_back_as_it_was_and_twice_the_same(tmp_path: Path) -> None:

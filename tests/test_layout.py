@@ -30,16 +30,20 @@ FLOORS: dict[str, set[str]] = {
     "player": {"model", "sampling", "steering", "utils"},
     "search": {"player", "sampling"},
     "stretch": {"quantise", "sequence"},
-    "data": {"tensorfile", "sequence", "stretch"},
+    "data": {"tensorfile", "sequence"},
+    "windows": {"data", "sequence", "stretch"},
     "control": {"data", "sequence", "utils"},
     "adherence": {"control", "model", "player", "sampling", "sequence"},
     "composer": {
         *("config", "control", "model", "player", "sampling", "search", "sequence", "steering"),
     },
-    "learner": {"data", "model", "team", "utils"},
+    "learner": {"model", "team", "utils", "windows"},
     "judge": {"data", "model", "sequence"},
     "board": {"config", "utils", "judge", "learner"},
-    "run": {"board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"},
+    "run": {
+        *("board", "config", "data", "judge", "learner", "model", "sequence", "team", "utils"),
+        "windows",
+    },
     "output": {
         *("adherence", "composer", "config", "flags", "page", "render", "sequence", "utils"),
     },

@@ -10,10 +10,11 @@ from torch.nn import functional
 import learner as learner_module
 import utils
 from config import ModelConfig
-from data import Batch, Corpus, Windows
+from data import Corpus
 from learner import Learner, pick_precision
 from model import PerformanceRNN
 from tests.music import performance
+from windows import Batch, Windows
 
 SIZES = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2, gru_dropout=0.0)
 CPU = torch.device("cpu")

@@ -8,11 +8,12 @@ import pytest
 
 import run
 import train
-from data import Corpus, Performance, Windows
+from data import Corpus, Performance
 from preprocess import encode
 from sequence import ORIGINAL, ControlSeq, EventSeq
 from stretch import rewritten, stretched
 from tests.music import write_data, write_midi
+from windows import Windows
 
 FACTORS = [0.95, 1.0, 1.05, 1.25]
 
@@ -103,7 +104,7 @@ def test_runs_go_on_in_their_tempo_whether_or_not_they_were_seen_to_begin(
 def test_without_a_stretch_nothing_is_rewritten(
     piece: Performance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.stretched", None)
+    monkeypatch.setattr("windows.stretched", None)
     windows(piece, 0.0).batch(8, 3, 0, 0.9, True)
 
 

@@ -21,13 +21,14 @@ import train
 import utils
 from board import Reached
 from config import TrainConfig
-from data import Corpus, Performance, Windows
+from data import Corpus, Performance
 from judge import Judgement, judge
 from learner import Learner
 from model import PerformanceRNN, Session
 from run import Run
 from sequence import CURRENT
 from tests.music import TINY_MODEL, TINY_SIZES, performance, write_data
+from windows import Windows
 
 ROOT = Path(__file__).parents[1]
 
