@@ -1,4 +1,4 @@
-"""Fields of a dataclass that are options of a script: defaults, ranges and flags in one.
+"""Fields of a dataclass that are options of a script.
 
 A field made with `option` is at the same time a default, a range and a command-line
 flag, so the scripts, their `--help` and the checks can not drift apart.

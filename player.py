@@ -214,8 +214,8 @@ class Player:
                 given = of_input(state.hidden[layer - 1])
             gates_given, new_given = given.split_with_sizes(parts, 1)
             gates_kept, new_kept = of_state(state.hidden[layer]).split_with_sizes(parts, 1)
-            opened = (gates_given + gates_kept).sigmoid_()
-            reset, update = opened.split_with_sizes((width, width), 1)
+            gates = (gates_given + gates_kept).sigmoid_()
+            reset, update = gates.split_with_sizes((width, width), 1)
             new = torch.addcmul(new_given, reset, new_kept).tanh_()
             state.hidden[layer] = torch.lerp(new, state.hidden[layer], update)
         said: Tensor = self.model.output_fc(torch.cat(state.hidden, dim=1))
@@ -254,7 +254,7 @@ class Player:
         sequence does not depend on its neighbours. The schedule begins after the primer,
         which is heard and not said.
         """
-        state, heard, bounds = self.begun(init, schedule, rules, primer)
+        state, heard, bounds = self.primed(init, schedule, rules, primer)
         dice = Dice(generators, self.model.config.event_dim, sampling.greedy_ratio, self.device)
         for _ in range(steps):
             logits = bounds.applied(self.step(heard, state))
@@ -262,7 +262,7 @@ class Player:
             bounds.after(heard)
             yield heard
 
-    def begun(
+    def primed(
         self, init: Tensor, schedule: Schedule, rules: Rules | None, primer: Primer | None
     ) -> tuple[State, Tensor, Bounds]:
         """The state after the primer, the last event heard [batch], and what may follow."""

@@ -33,7 +33,7 @@ def beam_search(
     """
     batch = len(init)
     rows = torch.arange(batch, device=player.device)
-    state, heard, bounds = player.begun(init, schedule, rules, primer)
+    state, heard, bounds = player.primed(init, schedule, rules, primer)
     beams = rows.repeat_interleave(beam_size)
     state, heard = state.of(beams), heard[beams]
     bounds.follow(beams)

@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 EVENTS = 150  # a second, at most; more is as good as standing still
 REAL = "excerpts"  # of the validation performances themselves
-LEARNED = "of training"  # excerpts of the performances learned from: what free play comes to
+LEARNED = "training excerpts"  # of the performances learned from: what free play comes to
 RIGHT = "as validation"  # to the controls of these excerpts
 FREE = "no control"
 SCALES = {  # weights of the pitch classes from C

@@ -1,8 +1,9 @@
-"""How good the music is that a session plays: python3 -m tests.quality -s SESSION
+"""How good the music is that a session plays: python3 -m tests.quality [-s SESSION]
 
 To every setting of the controls pieces of one length are played, sampled and finished as
 generate.py does it, and every figure stands beside that of real performances: excerpts of the
-validation performances, of the same length. Both are compared as decoded notes.
+validation performances, of the same length. Both are compared as decoded notes. With
+--by-heart FILE... it only tells what these files share with those learned from.
 """
 
 from __future__ import annotations
@@ -214,11 +215,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--by-heart",
         type=Path,
         nargs="+",
-        metavar="MIDI",
-        help="only tell what these files share with those learned from",
+        default=[],
+        metavar="FILE",
+        help="MIDI or .data files: only tell what they share with those learned from",
     )
     options = parser.parse_args(argv)
-    for folder in (options.train, options.validation):
+    for path in options.by_heart:
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
+    folders = [options.train] if options.by_heart else [options.train, options.validation]
+    for folder in folders:
         if not folder.is_dir():
             parser.error(f"there is no folder {folder}; give --train and --validation")
     if options.pieces < 1 or not 2 <= options.seconds <= 3600:
@@ -232,13 +238,13 @@ def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[
     encoding, seconds = ENCODINGS[session.encoding], options.seconds
     model = session.model(torch.device("cpu")).eval()
     real, learned = performances(options.validation), performances(options.train)
-    taken, others = (
+    of_real, of_learned = (
         places([notes for _, notes in corpus], options.pieces, seconds, options.seed)
         for corpus in (real, learned)
     )
-    music: Music = {REAL: [part(notes, begin, seconds) for notes, begin in taken]}
-    source = [part(notes, begin, seconds) for notes, begin in others]
-    begun, wanted = time.monotonic(), settings(taken, encoding, options.pieces, seconds)
+    music: Music = {REAL: [part(notes, begin, seconds) for notes, begin in of_real]}
+    excerpts = [part(notes, begin, seconds) for notes, begin in of_learned]
+    begun, wanted = time.monotonic(), settings(of_real, encoding, options.pieces, seconds)
     for name, controls in wanted.items():
         count = options.pieces if controls is None else controls.shape[1]
         music[name] = play(model, encoding, controls, count, seconds, options.seed, sampling)
@@ -251,7 +257,7 @@ def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[
     )
     compared = {name: music[name] for name in (REAL, RIGHT, FREE)}
     yield from faults(music, seconds)
-    yield from overlaps({**compared, LEARNED: source}, real)
+    yield from overlaps({**compared, LEARNED: excerpts}, real)
     yield from summaries(compared, seconds)
     yield from scales(music)
     yield from densities(music[LADDER], encoding, seconds)
@@ -262,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table of each setting of the sampling."""
     options = parse_args(argv)
     if options.by_heart:
-        pieces = {path.name: [decoded(path)] for path in options.by_heart}
+        pieces = {str(path): [decoded(path)] for path in options.by_heart}
         print(*learned_by_heart(pieces, performances(options.train)), sep="\n")
         return
     torch.set_num_threads(1)  # as generate.py does

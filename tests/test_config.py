@@ -39,11 +39,11 @@ ORIGINAL_GENERATE = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags"), [(TrainConfig, ORIGINAL_TRAIN), (GenerateConfig, ORIGINAL_GENERATE)]
+    ("kind", "known"), [(TrainConfig, ORIGINAL_TRAIN), (GenerateConfig, ORIGINAL_GENERATE)]
 )
-def test_the_flags_of_the_original_are_there(kind: type, flags: dict[str, str]) -> None:
+def test_the_flags_of_the_original_are_there(kind: type, known: dict[str, str]) -> None:
     fields = {entry.name: entry.metadata["flags"] for entry in dataclasses.fields(kind)}
-    assert all(flag in fields[name] for flag, name in flags.items())
+    assert all(flag in fields[name] for flag, name in known.items())
 
 
 def parse(kind: type, *argv: str) -> object:
@@ -70,6 +70,11 @@ def test_options_become_the_arguments_that_make_them(kind: type, argv: str) -> N
     assert parse(kind, *flags.to_argv(options)) == options
     if not argv:
         assert flags.to_argv(options) == []
+
+
+def test_what_fine_tuning_turns_on_can_be_turned_off() -> None:
+    entries = {entry.name: entry.metadata for entry in dataclasses.fields(TrainConfig)}
+    assert all(entries[name]["negatable"] for name, on in config.FINE_TUNING.items() if on is True)
 
 
 def test_long_options_may_be_abbreviated() -> None:
