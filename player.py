@@ -280,9 +280,25 @@ class Player:
         return self.under(state, schedule, heard), heard, bounds
 
 
+def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network, those that are played in 8 bits rounded to them.
+
+    What the network says is then the same in 8 bits as in float32, but for the rounding of
+    the states; so it is judged as it is played.
+    """
+    played = [n for n in state if n.startswith("gru.weight") and n != "gru.weight_ih_l0"]
+    scales = {name: _scales(state[name])[:, None] for name in played}
+    return state | {n: (state[n] / scales[n]).round() * scales[n] for n in played}
+
+
+def _scales(weight: Tensor) -> Tensor:
+    """What the 127 levels of 8 bits stand for [rows], either side of 0."""
+    return (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
+
+
 def _small_product(weight: Tensor, bias: Tensor) -> Product:
     """A product in numbers of 8 bits, of inputs between -1 and 1; each row has its scale."""
-    scales = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
+    scales = _scales(weight).double()
     zeros = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():
         # torch plans to remove these; `_has_small_products` finds out when it has

@@ -28,6 +28,7 @@ from control import named
 from data import Corpus
 from judge import judge
 from model import Session, pick_device
+from player import rounded
 from run import (
     Failure,
     NotFinite,
@@ -200,9 +201,9 @@ def _evaluate(options: TrainConfig) -> int:
 
 
 def _export(options: TrainConfig) -> int:
-    """Write the network of a session alone, in half precision."""
+    """Write the network of a session alone, in half precision, and rounded to how it is played."""
     session = Session.load(options.session)
-    state = session.averaged or session.state
+    state = rounded(session.averaged or session.state)
     half = {name: weight.half() for name, weight in state.items()}
     network = Session(session.config, half, session.encoding, training=session.training)
     with alone(options.export):

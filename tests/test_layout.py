@@ -59,7 +59,7 @@ FLOORS: dict[str, set[str]] = {
     },
     "train": {
         *("adherence", "board", "config", "control", "data", "flags", "judge", "model"),
-        *("render", "run", "sequence", "team", "utils"),
+        *("player", "render", "run", "sequence", "team", "utils"),
     },
     "generate": {
         *("composer", "config", "control", "flags", "model", "output", "page", "render"),

@@ -80,6 +80,20 @@ def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
 
 
 @small
+def test_rounded_weights_are_the_same_in_8_bits_after_they_were_of_half_precision() -> None:
+    random = sources(1)[0]
+    weight, bias = torch.randn(96, 64, generator=random), torch.randn(96, generator=random)
+    names = ("gru.weight_hh_l0", "gru.weight_ih_l0")
+    state = player_module.rounded({name: weight for name in names})
+    kept, same = (state[name].half().float() for name in names)
+    levels = torch.randint(-127, 128, (5, 64), generator=random) / 127.5  # no rounding of inputs
+    rough = player_module._small_product(kept, bias)(levels)
+    torch.testing.assert_close(rough, levels @ kept.t() + bias, atol=1e-2, rtol=0)
+    assert not torch.allclose(rough, levels @ weight.t() + bias, atol=2e-2, rtol=0)
+    assert torch.equal(same, weight.half().float())
+
+
+@small
 def test_with_8_bits_a_sequence_does_not_depend_on_its_neighbours(model: PerformanceRNN) -> None:
     init, asked = torch.randn(5, 32, generator=sources(1)[0]), controls(60, 5)
     player = Player(model)

@@ -623,7 +623,11 @@ def test_an_exported_network_is_half_as_large_and_plays_the_same(here: Path, dat
     averaged = Session.load("m.sess").averaged
     assert averaged is not None
     for name, weight in averaged.items():
-        torch.testing.assert_close(small.state[name].float(), weight, atol=1e-3, rtol=1e-3)
+        off = (small.state[name].float() - weight).abs()
+        coarse = name.startswith("gru.weight") and name != "gru.weight_ih_l0"  # 8 bits, by rows
+        level = weight.abs().amax(dim=1, keepdim=True) / 127 if coarse else torch.zeros(1)
+        assert (off <= level / 2 + 1e-3 * weight.abs() + 1e-6).all()
+        assert bool((off > 2e-3 * weight.abs() + 1e-6).any()) == coarse
 
 
 @pytest.mark.parametrize("training", [{"step": "x"}, {"best": None}, {"seconds": 3}])
