@@ -287,8 +287,12 @@ def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
     the states; so it is judged as it is played.
     """
     played = [n for n in state if n.startswith("gru.weight") and n != "gru.weight_ih_l0"]
-    scales = {name: _scales(state[name])[:, None] for name in played}
-    return state | {n: (state[n] / scales[n]).round() * scales[n] for n in played}
+    return state | {name: _rounded(state[name].float()) for name in played}
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    scales = _scales(weight)[:, None]
+    return (weight / scales).round() * scales
 
 
 def _scales(weight: Tensor) -> Tensor:

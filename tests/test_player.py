@@ -93,6 +93,15 @@ def test_rounded_weights_are_the_same_in_8_bits_after_they_were_of_half_precisio
     assert torch.equal(same, weight.half().float())
 
 
+def test_what_was_rounded_is_rounded_to_the_same_levels_and_rows_of_zeros_stay() -> None:
+    weight = torch.randn(96, 64, generator=sources(1)[0])
+    weight[5] = 0
+    once = player_module.rounded({"gru.weight_hh_l0": weight})["gru.weight_hh_l0"].half()
+    again = player_module.rounded({"gru.weight_hh_l0": once})["gru.weight_hh_l0"].half()
+    torch.testing.assert_close(again, once, rtol=2e-3, atol=0)  # two units of half precision
+    assert not once[5].any()
+
+
 @small
 def test_with_8_bits_a_sequence_does_not_depend_on_its_neighbours(model: PerformanceRNN) -> None:
     init, asked = torch.randn(5, 32, generator=sources(1)[0]), controls(60, 5)
