@@ -1,22 +1,27 @@
 """A GRU layer over whole sequences, whose gradients are learned faster on a CPU.
 
 torch's own layer adds up the gradient of its weights step by step; here that is one product over
-all steps, which makes training 1.1 to 1.2 times as fast (figures in CHANGELOG.md).
+all steps, which makes training faster and, in bfloat16, the gradient more exact (figures in
+CHANGELOG.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+CHUNK = 8  # steps whose factors are worked out at once: few enough to stay in a core's cache
 
 
 class Layer(torch.autograd.Function):
     """The states [steps, batch, hidden] of a GRU layer, with torch's weights and equations.
 
     Inputs: [steps, batch, width], the state before [batch, hidden], and weight_ih, weight_hh,
-    bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gate.
+    bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gate. All are of
+    one type, in which everything is worked out.
     """
 
     @staticmethod
@@ -32,12 +37,15 @@ class Layer(torch.autograd.Function):
         states[0] = before
         kept = inputs.new_empty(steps, batch, hidden)
         given = inputs.new_empty(batch, 3 * hidden)  # by the state
-        for step in range(steps):
-            torch.addmm(bias_hh, states[step], w_hh.t(), out=given)
-            kept[step] = given[:, 2 * hidden :]
-            both = gates[step, :, : 2 * hidden].add_(given[:, : 2 * hidden]).sigmoid_()
-            new = gates[step, :, 2 * hidden :].addcmul_(both[:, :hidden], kept[step]).tanh_()
-            torch.lerp(new, states[step], both[:, hidden:], out=states[step + 1])
+        given_both, given_new = given.split_with_sizes((2 * hidden, hidden), 1)
+        for gate, keep, state, after in zip(
+            gates, kept, states[:-1], states[1:], strict=True
+        ):
+            torch.addmm(bias_hh, state, w_hh.t(), out=given)
+            keep.copy_(given_new)
+            both, new = gate.split_with_sizes((2 * hidden, hidden), 1)
+            reset, update = both.add_(given_both).sigmoid_().split_with_sizes((hidden, hidden), 1)
+            torch.lerp(new.addcmul_(reset, keep).tanh_(), state, update, out=after)
         ctx.save_for_backward(inputs, w_ih, w_hh, gates, states, kept)
         return states[1:]
 
@@ -46,22 +54,22 @@ class Layer(torch.autograd.Function):
         """Back through time for the states; then one product for each matrix."""
         inputs, w_ih, w_hh, gates, states, kept = ctx.saved_tensors
         steps, batch, hidden = kept.shape
-        reset, update, new = gates.split(hidden, dim=-1)
-        open_gate = 1 - update
-        # what a gradient of the state is to be multiplied with, for each gate before its curve
-        to_new = open_gate * (1 - new * new)
-        to_update = (states[:-1] - new) * update * open_gate
-        to_reset = kept * reset * (1 - reset)  # of the new gate's gradient
         of_state = torch.empty_like(gates)  # gradients of what the state gives
         of_new = torch.empty_like(kept)
         gradient = torch.zeros_like(states[0])
-        for step in range(steps - 1, -1, -1):
-            gradient += gradients[0][step]
-            torch.mul(gradient, to_new[step], out=of_new[step])
-            torch.mul(of_new[step], to_reset[step], out=of_state[step, :, :hidden])
-            torch.mul(gradient, to_update[step], out=of_state[step, :, hidden : 2 * hidden])
-            torch.mul(of_new[step], reset[step], out=of_state[step, :, 2 * hidden :])
-            gradient = gradient.mul_(update[step]).addmm_(of_state[step], w_hh)
+        for chunk in _chunks_from_the_end(steps):
+            factors = _factors(gates[chunk], states[chunk], kept[chunk])
+            parts = (gradients[0][chunk], of_state[chunk], of_new[chunk], *factors)
+            for toward, given, new, to_new, to_update, to_reset, reset, update in zip(
+                *map(_reversed, parts), strict=True
+            ):
+                gradient += toward
+                of_reset, of_update, of_kept = given.split_with_sizes((hidden, hidden, hidden), 1)
+                torch.mul(gradient, to_new, out=new)
+                torch.mul(new, to_reset, out=of_reset)
+                torch.mul(gradient, to_update, out=of_update)
+                torch.mul(new, reset, out=of_kept)
+                gradient = gradient.mul_(update).addmm_(given, w_hh)
         flat = of_state.view(-1, 3 * hidden)
         grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden)
         grad_bias_hh = flat.sum(dim=0)
@@ -69,3 +77,28 @@ class Layer(torch.autograd.Function):
         grad_w_ih = flat.t() @ inputs.reshape(steps * batch, -1)
         grad_inputs = (flat @ w_ih).view_as(inputs)
         return grad_inputs, gradient, grad_w_ih, grad_w_hh, flat.sum(dim=0), grad_bias_hh
+
+
+def _chunks_from_the_end(steps: int) -> Iterator[slice]:
+    for end in range(steps, 0, -CHUNK):
+        yield slice(max(0, end - CHUNK), end)
+
+
+def _reversed(steps: Tensor) -> Iterator[Tensor]:
+    """One step after the other, the last one first."""
+    return reversed(steps.unbind())
+
+
+def _factors(gates: Tensor, states: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
+    """What gradients are multiplied with at some steps [steps, batch, hidden], five of them.
+
+    That of the state gives those of the new and the update gate, before their curves, by the
+    first two; that of the new gate gives the reset gate's by the third, and what the state
+    gives to it by the fourth; the fifth is what of the state's own goes on to the step before.
+    """
+    reset, update, new = gates.chunk(3, dim=-1)
+    open_gate = 1 - update
+    to_new = (new * new).neg_().add_(1).mul_(open_gate)
+    to_update = (states - new).mul_(update).mul_(open_gate)
+    to_reset = (1 - reset).mul_(reset).mul_(kept)
+    return to_new, to_update, to_reset, reset, update

@@ -111,23 +111,22 @@ class PerformanceRNN(nn.Module):
             if layer and self.training:
                 output = functional.dropout(output, self.config.gru_dropout)
             weights = [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
-            if self._learns_in_fp32_on_a_cpu(output):
-                output = gru.Layer.apply(output, hidden[layer], *weights)  # type: ignore
-            else:
-                output, _ = torch.gru(
-                    output, hidden[layer : layer + 1], weights, True, 1, 0.0, False, False, False
-                )
+            output = self._layer(output, hidden[layer], weights)
             outputs.append(output)
             last.append(output[-1])
         return self.output_fc(torch.cat(outputs, dim=-1)), torch.stack(last)
 
-    def _learns_in_fp32_on_a_cpu(self, inputs: Tensor) -> bool:
-        return (
-            self.training
-            and torch.is_grad_enabled()
-            and inputs.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu")
-        )
+    def _layer(self, inputs: Tensor, before: Tensor, weights: list[Tensor]) -> Tensor:
+        """The states [steps, batch, hidden] of a GRU layer, from the state before [batch, hidden]."""
+        if not (self.training and torch.is_grad_enabled() and inputs.device.type == "cpu"):
+            states: Tensor = torch.gru(
+                inputs, before[None], weights, True, 1, 0.0, False, False, False
+            )[0]
+            return states
+        given = [inputs, before, *weights]
+        if torch.is_autocast_enabled("cpu"):
+            given = [value.to(torch.get_autocast_dtype("cpu")) for value in given]
+        return gru.Layer.apply(*given)  # type: ignore
 
     def asked(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
         """What controls, or their absence, say to the first layer [steps or 1, batch, hidden]."""
