@@ -38,9 +38,7 @@ class Layer(torch.autograd.Function):
         kept = inputs.new_empty(steps, batch, hidden)
         given = inputs.new_empty(batch, 3 * hidden)  # by the state
         given_both, given_new = given.split_with_sizes((2 * hidden, hidden), 1)
-        for gate, keep, state, after in zip(
-            gates, kept, states[:-1], states[1:], strict=True
-        ):
+        for gate, keep, state, after in zip(gates, kept, states[:-1], states[1:], strict=True):
             torch.addmm(bias_hh, state, w_hh.t(), out=given)
             keep.copy_(given_new)
             both, new = gate.split_with_sizes((2 * hidden, hidden), 1)

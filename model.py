@@ -117,7 +117,7 @@ class PerformanceRNN(nn.Module):
         return self.output_fc(torch.cat(outputs, dim=-1)), torch.stack(last)
 
     def _layer(self, inputs: Tensor, before: Tensor, weights: list[Tensor]) -> Tensor:
-        """The states [steps, batch, hidden] of a GRU layer, from the state before [batch, hidden]."""
+        """The states [steps, batch, hidden] of a layer, from the one before [batch, hidden]."""
         if not (self.training and torch.is_grad_enabled() and inputs.device.type == "cpu"):
             states: Tensor = torch.gru(
                 inputs, before[None], weights, True, 1, 0.0, False, False, False

@@ -15,6 +15,7 @@ from torch import Tensor
 Array = npt.NDArray[Any]
 
 FULL = 1 - 1e-4  # of a limit; sums of shares are not exact
+CLOSED = 2.0  # what counts as spent of an event that is not possible
 CHUNK = 64  # steps for which random numbers are drawn at once
 
 
@@ -38,6 +39,17 @@ class Sampling:
     min_p: float = 0.0
     temperatures: dict[int, float] = field(default_factory=dict)
     groups: Array = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is a temperature and nothing else."""
+        return not (self.temperatures or self.top_k or self.top_p < 1 or self.min_p > 0)
+
+    def chosen(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Events [batch] from logits and noise [batch, events]."""
+        if self.plain:  # the same as below, with all multiplied by the temperature
+            return torch.add(logits, noise, alpha=_bounded(self.temperature)).argmax(dim=-1)
+        return (self.shaped(logits) + noise).argmax(dim=-1)
 
     def shaped(self, logits: Tensor) -> Tensor:
         """Log-weights [..., events] to sample from; -inf for what is left out."""
@@ -70,7 +82,11 @@ class Sampling:
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Logits with their maximum at 0, divided by any temperature above 0."""
-    return (logits - logits.amax(dim=-1, keepdim=True)) / min(max(temperature, 1e-30), 1e30)
+    return (logits - logits.amax(dim=-1, keepdim=True)) / _bounded(temperature)
+
+
+def _bounded(temperature: float) -> float:
+    return min(max(temperature, 1e-30), 1e30)
 
 
 def _beyond(logits: Tensor, share: float) -> Tensor:
@@ -113,52 +129,49 @@ class Rules:
     def spending(self) -> tuple[Array, Array, Array]:
         """How what each event has spent of its limit begins [events], and goes on.
 
-        After an event [events, events] it is multiplied by the second, and the third is added.
+        After an event [events, events] it is multiplied by the first, and the second is added.
         One that has spent 1 is impossible: a struck one by being repeated, one that lasts by
-        what it would add to the silence.
+        what it would add to the silence, any other by being closed until it is opened.
+        ValueError if one is limited and closed.
         """
+        lasting = (self.lengths > 0) & bool(self.silence)
+        limited = (self.struck & bool(self.repeats)) | lasting
+        ruled = ~self.start | self.opens.any(axis=0) | self.closes.any(axis=0)
+        if (limited & ruled).any():
+            both = np.flatnonzero(limited & ruled).tolist()
+            raise ValueError(f"events {both} are limited, and opened or closed as well")
+        shares = self.lengths / self.silence if lasting.any() else np.zeros(len(self.start))
         again = np.eye(len(self.start)) * self.struck
-        lasting = self.lengths > 0
-        shares = self.lengths / self.silence if self.silence else np.zeros(len(self.start))
-        times = np.where(self.struck[:, None], again, 1.0)
+        after = np.where(self.struck[:, None], again, 1.0)  # what is struck ends the silence
         plus = again / self.repeats if self.repeats else np.zeros_like(again)
         plus = plus + np.where(self.struck[:, None], shares, shares[:, None] * lasting)
-        return shares, times, plus
+        times = np.where(limited, after, ~(self.opens | self.closes))
+        plus = np.where(limited, plus, CLOSED * self.closes)
+        return np.where(self.start, shares, CLOSED), times, plus
 
 
 class Bounds:
     """What the rules allow each of some sequences now."""
 
     def __init__(self, rules: Rules, batch: int, device: torch.device) -> None:
-        self._limited = bool(rules.repeats or rules.silence)
-        spent, times, plus = rules.spending()
-        least = np.where(rules.opens, 0.0, -np.inf)  # the log-weights after an event, at least
-        greatest = np.where(rules.closes, -np.inf, 0.0)  # and at most
-        self._table = torch.as_tensor(  # what each event does: [events, 4, events]
-            np.stack([least, greatest, times, plus], axis=1), dtype=torch.float32, device=device
+        spent, times, plus = (
+            torch.as_tensor(rows, dtype=torch.float32).to(device) for rows in rules.spending()
         )
-        self._mask, self._spent = (
-            torch.as_tensor(row, dtype=torch.float32).to(device).repeat(batch, 1)
-            for row in (np.where(rules.start, 0.0, -np.inf), spent)
-        )  # [batch, events]
+        self._table = torch.stack([times, plus], dim=1)  # what each event does [events, 2, events]
+        self._spent = spent.repeat(batch, 1)  # [batch, events]
 
     def applied(self, logits: Tensor) -> Tensor:
         """Logits [batch, events], -inf where an event is not allowed."""
-        logits = logits + self._mask
-        if self._limited:
-            logits = logits.masked_fill_(self._spent > FULL, -torch.inf)
-        return logits
+        return logits.masked_fill(self._spent > FULL, -torch.inf)
 
     def after(self, said: Tensor) -> None:
         """Go on by an event of each sequence [batch]."""
-        least, greatest, times, plus = self._table.index_select(0, said).unbind(1)
-        self._mask = torch.clamp(self._mask, least, greatest)
-        if self._limited:
-            self._spent = torch.addcmul(plus, self._spent, times)
+        times, plus = self._table.index_select(0, said).unbind(1)
+        self._spent = torch.addcmul(plus, self._spent, times)
 
     def follow(self, rows: Tensor) -> None:
         """Go on as these of the sequences; they may come several times."""
-        self._mask, self._spent = self._mask[rows], self._spent[rows]
+        self._spent = self._spent[rows]
 
 
 class Dice:
@@ -186,8 +199,3 @@ class Dice:
         uniform = torch.rand(CHUNK, self._events, generator=source).clamp_(min=1e-30)
         greedy = torch.rand(CHUNK, 1, generator=source) < self._greedy
         return uniform.log_().neg_().log_().neg_().masked_fill_(greedy, 0.0)
-
-
-def sampled(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
-    """Events [batch] from logits [batch, events]."""
-    return (sampling.shaped(logits) + noise).argmax(dim=-1)

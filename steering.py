@@ -15,6 +15,7 @@ from torch import Tensor
 GAIN = 0.15  # levels by which the control is moved, for each one that is missing
 MEMORY = 20.0  # seconds in which what is missing falls to the e-th part
 REACH = 3  # levels by which it is moved at most
+NOTHING = REACH + 0.5  # how it is told that nothing is missing: see Helm
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Helm:
     """Steering under some controls [kinds, control], which are numbered by their rows.
 
     controls: [variants, control], those that the network is asked for, each once. What is
-    missing is told in levels to move.
+    missing is told in levels to move, counted from half a level below the most that is moved
+    down: so the whole part is the number of the move. `kinds` is None if there is one alone.
     """
 
     def __init__(self, steering: Steering, kinds: Tensor) -> None:
@@ -49,7 +51,9 @@ class Helm:
         steered = goals[asked].isfinite()[:, None]
         missed = torch.where(steered, goals[asked, None] * seconds - given, 0.0)
         self._kept = torch.exp(-seconds / MEMORY)
-        self._missed = (GAIN * missed * self._kept).flatten()  # [kinds * events]
+        # beside what is missed: what keeps "nothing is missing" where it is
+        moves = GAIN * missed * self._kept + NOTHING * (1 - self._kept)
+        self._missed = moves.flatten()  # [kinds * events]
         moves = torch.arange(-REACH, REACH + 1, device=kinds.device)
         moved = (asked[:, None] + moves * steered).clamp(0, levels - 1)
         variants = kinds[:, None].repeat(1, len(moves), 1)
@@ -57,17 +61,22 @@ class Helm:
         self.controls, number = variants.flatten(0, 1).unique(dim=0, return_inverse=True)
         self._number, self._moves = number.flatten(), len(moves)  # [kinds * moves]
 
-    def start(self, kinds: Tensor, heard: Tensor) -> Tensor:
+    def start(self, kinds: Tensor | None, heard: Tensor) -> Tensor:
         """What is missing [batch] at a beginning that comes after the heard events [batch]."""
-        return -self._missed[kinds * self._events + heard] / self._kept[heard]
+        missed = self._missed[_numbered(heard, kinds, self._events)]
+        return (NOTHING - missed) / self._kept[heard]
 
-    def moved(self, missing: Tensor, kinds: Tensor, heard: Tensor) -> Tensor:
+    def moved(self, missing: Tensor, kinds: Tensor | None, heard: Tensor) -> Tensor:
         """What is missing [batch] after the heard events [batch], under controls `kinds`."""
-        missed = self._missed.index_select(0, torch.add(heard, kinds, alpha=self._events))
+        missed = self._missed.index_select(0, _numbered(heard, kinds, self._events))
         kept = self._kept.index_select(0, heard)
-        return torch.addcmul(missed, missing, kept).clamp_(-REACH, REACH)
+        return torch.addcmul(missed, missing, kept).clamp_(0.5, 2 * REACH + 0.5)
 
-    def variants(self, missing: Tensor, kinds: Tensor) -> Tensor:
+    def variants(self, missing: Tensor, kinds: Tensor | None) -> Tensor:
         """Which of `controls` [batch] to ask for instead of `kinds`."""
-        move = missing.round().long().add_(REACH)
-        return self._number.index_select(0, move.add_(kinds, alpha=self._moves))
+        return self._number.index_select(0, _numbered(missing.long(), kinds, self._moves))
+
+
+def _numbered(inner: Tensor, outer: Tensor | None, count: int) -> Tensor:
+    """The place in a table of so many entries for each `outer`."""
+    return inner if outer is None else torch.add(inner, outer, alpha=count)

@@ -96,8 +96,11 @@ class Plain(nn.Module):
         return model.output_fc(states), hidden
 
 
-def training() -> Iterator[str]:
-    """One step of training at the default size: whole sequences against the plain loop."""
+def paces() -> tuple[float, float, str, PerformanceRNN]:
+    """Seconds for a batch step by step in float32, and as whole sequences; in which precision.
+
+    The network is of default size; the last is what it is.
+    """
     model = PerformanceRNN(ModelConfig(gru_dropout=0.0))
     plain = Plain(model)
     events, controls = torch.randint(0, 240, (STEPS, BATCH)), torch.rand(STEPS, BATCH, 24)
@@ -117,9 +120,14 @@ def training() -> Iterator[str]:
             logits.append(output)
         functional.cross_entropy(torch.cat(logits), events.flatten()).backward()
 
+    return seconds(stepped, 2), seconds(whole, 3), precision, model
+
+
+def training() -> Iterator[str]:
+    """One step of training at the default size: whole sequences against the plain loop."""
+    slow, fast, precision, model = paces()
     left, right = (torch.ones(size, dtype=TYPES[precision]) for size in PRODUCT)
-    slow, fast, product = seconds(stepped, 2), seconds(whole, 3), seconds(lambda: left @ right, 5)
-    count = STEPS * BATCH
+    product, count = seconds(lambda: left @ right, 5), STEPS * BATCH
     yield f"step by step, fp32: {count / slow:,.0f} events/s"
     yield f"whole sequences, {precision}: {count / fast:,.0f} events/s, {slow / fast:.2f} x"
     rate, reached = 2 * PRODUCT[0][0] * 512 * 1536 / product, count / fast * operations(model)
@@ -142,7 +150,8 @@ def operations(model: PerformanceRNN) -> int:
     return 3 * 2 * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
-RECIPES = {"the original's recipe": ORIGINAL_RECIPE, "ours": ""}
+ORIGINAL = "the original's recipe"
+RECIPES = {ORIGINAL: ORIGINAL_RECIPE, "ours": ""}
 
 
 def _begun_as_the_original(model: PerformanceRNN) -> None:
@@ -152,15 +161,17 @@ def _begun_as_the_original(model: PerformanceRNN) -> None:
         nn.init.xavier_normal_(module.weight)
 
 
-def _learned(name: str, data: Path, validation: Path, minutes: float) -> Iterator[str]:
+def _learned(
+    name: str, recipe: str, data: Path, validation: Path, minutes: float
+) -> Iterator[tuple[float, str]]:
     """Validation against minutes of training (judging not counted), for one recipe."""
     with tempfile.TemporaryDirectory() as folder:
         common = ["-s", f"{folder}/m.sess", "-d", str(data), "-v", str(validation)]
-        options = train.parse_args([*common, *RECIPES[name].split()])
-        if name == "ours":
+        options = train.parse_args([*common, *recipe.split()])
+        if name != ORIGINAL:
             options = replace(options, max_minutes=minutes)
         run, judged = train.open_run(options), 0.0
-        if name != "ours":
+        if name == ORIGINAL:
             _begun_as_the_original(run.learner.model)
         while run.reached.seconds < 60 * minutes:
             begun = time.monotonic()
@@ -170,15 +181,30 @@ def _learned(name: str, data: Path, validation: Path, minutes: float) -> Iterato
             if spent >= 60 * min(minutes, judged + max(1.0, minutes / 8)):
                 judged = spent / 60
                 judgement = judge(run.learner.averaged, run.judges, EXCERPT)
-                yield f"{name}, {judged:.1f} min, step {run.reached.step}: {judgement}"
-        yield f"{name}, whole pieces: {judge(run.learner.averaged, run.judges)}"
+                yield judged, f"step {run.reached.step}: {judgement}"
+        yield judged, f"whole pieces: {judge(run.learner.averaged, run.judges)}"
 
 
-def time_to_quality(data: Path, validation: Path, minutes: float) -> Iterator[str]:
-    """Both recipes, taking turns: what else the machine does slows both alike."""
-    turns = (_learned(name, data, validation, minutes) for name in RECIPES)
+def time_to_quality(
+    data: Path, validation: Path, minutes: float, others: list[str]
+) -> Iterator[str]:
+    """All recipes, taking turns: what else the machine does slows all alike.
+
+    The original's is learned by this suite's fast steps; beside its minutes stand those that a
+    loop over single steps in float32, such as the original's own, would have taken.
+    """
+    slow, fast, precision, _ = paces()
+    yield f"a loop over single steps in fp32 takes {slow / fast:.2f} times as long as ours in {precision}"
+    recipes = RECIPES | {other: other for other in others}
+    turns = (_learned(name, recipes[name], data, validation, minutes) for name in recipes)
     for lines in itertools.zip_longest(*turns):
-        yield from filter(None, lines)
+        for name, line in zip(recipes, lines, strict=True):
+            if line is not None:
+                spent, judgement = line
+                told = f"{spent:.1f} min"
+                if name == ORIGINAL:
+                    told += f" ({spent * slow / fast:.0f} in a loop of its own)"
+                yield f"{name}, {told}, {judgement}"
 
 
 def generation() -> Iterator[str]:
@@ -218,12 +244,19 @@ def main() -> None:
         metavar=("DATA", "VALIDATION"),
         help="only train by the original's recipe and by ours on folders of .data files (long)",
     )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="FLAGS",
+        help="with --time-to-quality: another recipe, as flags of train.py (may come again)",
+    )
     parser.add_argument("--minutes", type=float, default=4.0, help="for each recipe (4)")
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}, {threads} threads")
     if arguments.time_to_quality:
-        for line in time_to_quality(*arguments.time_to_quality, arguments.minutes):
+        for line in time_to_quality(*arguments.time_to_quality, arguments.minutes, arguments.also):
             print(line, flush=True)
         return
     print("preprocessing", *preprocessing(arguments.midi), sep="\n  ")

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from config import ModelConfig
 from gru import Layer
+from model import PerformanceRNN
 
 
 def both(steps: int, batch: int, width: int, hidden: int) -> tuple[list[torch.Tensor], ...]:
@@ -39,3 +41,36 @@ def test_gradients_are_those_of_small_differences() -> None:
     shapes = ((4, 2, 3), (2, 2), (6, 3), (6, 2), (6,), (6,))
     values = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(Layer.apply, values)
+
+
+def test_in_bfloat16_no_gradient_loses_more_than_its_rounding() -> None:
+    """Sums over 100 steps and 8 sequences; torch's own layer loses 1.4 % of those of weight_hh."""
+    torch.manual_seed(0)
+    theirs = nn.GRU(64, 64).double()
+    inputs, toward = torch.randn(100, 8, 64).double(), torch.randn(100, 8, 64).double()
+    found = []
+    for kind in (torch.double, torch.bfloat16):
+        given = [inputs, torch.zeros(8, 64), *(weight.detach() for weight in theirs.parameters())]
+        given = [value.to(kind).clone().requires_grad_() for value in given]
+        (Layer.apply(*given) * toward.to(kind)).sum().backward()
+        found.append([value.grad.double() for value in given])
+    for exact, rough in zip(*found, strict=True):
+        assert float((exact - rough).norm() / exact.norm()) < 0.01
+
+
+def test_the_network_learns_with_it_in_any_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    apply = Layer.apply
+    monkeypatch.setattr(Layer, "apply", lambda *given: used.append(given) or apply(*given))
+    config = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2, gru_dropout=0.0)
+    model = PerformanceRNN(config)
+    heard, hidden = torch.zeros(5, 3, dtype=torch.long), torch.zeros(2, 3, 16)
+    for autocast, kind in ((False, torch.float32), (True, torch.bfloat16)):
+        used.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            model(heard, hidden)[0].float().sum().backward()
+        assert [{value.dtype for value in given} for given in used] == [{kind}] * 2
+        assert {weight.grad.dtype for weight in model.gru.parameters()} == {torch.float32}
+    used.clear()
+    model.eval()(heard, hidden)
+    assert not used, "torch's own layer is the faster one where nothing is learned"

@@ -80,6 +80,20 @@ def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
 
 
 @small
+def test_two_numbers_of_8_bits_for_each_weight_lose_next_to_nothing() -> None:
+    random = sources(1)[0]
+    weight, bias = torch.randn(40, 64, generator=random), torch.randn(40, generator=random)
+    levels = torch.randint(-127, 128, (5, 64), generator=random) / 127.5  # no rounding of inputs
+    expected = torch.nn.functional.linear(levels.double(), weight.double(), bias.double())
+    coarse, fine = (
+        float((product(weight, bias)(levels) - expected).abs().max())
+        for product in (player_module._small_product, player_module._finer_product)
+    )
+    assert coarse > 0.02
+    assert fine < 0.001
+
+
+@small
 def test_rounded_weights_are_the_same_in_8_bits_after_they_were_of_half_precision() -> None:
     random = sources(1)[0]
     weight, bias = torch.randn(96, 64, generator=random), torch.randn(96, generator=random)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sampling import Bounds, Dice, Rules, Sampling, sampled
+from sampling import Bounds, Dice, Rules, Sampling
 
 CPU = torch.device("cpu")
 
@@ -83,10 +83,26 @@ def test_the_dice_are_fair() -> None:
     count, probabilities = 4000, torch.tensor([0.5, 0.3, 0.15, 0.05])
     dice = Dice([torch.Generator().manual_seed(k) for k in range(count)], 4, 0.0, CPU)
     for _ in range(3):
-        events = sampled(probabilities.log().expand(count, 4), Sampling(), dice.noise())
+        events = Sampling().chosen(probabilities.log().expand(count, 4), dice.noise())
         expected = count * probabilities
         chi_square = ((events.bincount(minlength=4) - expected) ** 2 / expected).sum()
         assert float(chi_square) < 16.3  # 0.1 % of true samples, with 3 degrees of freedom
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 0.3, 1.0, 7.0, 1e300])
+def test_with_a_temperature_alone_the_same_is_chosen_as_from_its_weights(
+    temperature: float,
+) -> None:
+    random = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(500, 6, generator=random)
+    logits[:, 2] = -torch.inf
+    noise = Dice([random] * 500, 6, 0.2, CPU).noise()
+    found = Sampling(temperature).chosen(logits, noise)
+    everything = Sampling(temperature, top_k=5, top_p=1 - 1e-7)  # the long way; leaves all that is
+    expected = everything.chosen(logits, noise)
+    assert torch.equal(expected, (everything.shaped(logits) + noise).argmax(dim=1))
+    assert torch.equal(found, expected)
+    assert not (found == 2).any()
 
 
 def test_greedy_steps_are_drawn_for_each_sequence_by_itself() -> None:
@@ -136,6 +152,15 @@ def test_sequences_that_are_followed_keep_what_is_possible_for_them() -> None:
     for rows, possible in (([1, 0], [True, False]), ([1, 1], [False, False])):
         bounds.follow(torch.tensor(rows))
         assert bounds.applied(torch.zeros(2, 3)).isfinite()[:, 1].tolist() == possible
+
+
+def test_what_is_limited_is_never_opened_or_closed_as_well() -> None:
+    closes = np.zeros((3, 3), bool)
+    closes[2, 0] = True
+    with pytest.raises(ValueError, match=r"events \[0\] are limited, and opened or closed as well"):
+        Bounds(replace(struck(3), closes=closes), 1, CPU)
+    with pytest.raises(ValueError, match=r"events \[0\] are limited"):
+        Bounds(replace(struck(3), start=np.array([False, True, True])), 1, CPU)
 
 
 def test_without_a_limit_a_key_may_repeat_for_ever() -> None:

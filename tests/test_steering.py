@@ -14,7 +14,7 @@ from control import read
 from model import PerformanceRNN, Session
 from player import Player, Schedule
 from sequence import CURRENT, ControlSeq, EventSeq
-from steering import GAIN, MEMORY, REACH, Helm, Steering
+from steering import GAIN, MEMORY, NOTHING, REACH, Helm, Steering
 from tests.test_player import controls, plain
 
 CPU = torch.device("cpu")
@@ -87,10 +87,10 @@ def test_under_a_level_without_end_nothing_is_missing_and_nothing_is_moved() -> 
     missing = helm.start(steered, torch.tensor([1]))
     for event in [1] + 15 * [0]:
         missing = helm.moved(missing, steered, torch.tensor([event]))
-    assert float(missing) == pytest.approx(-15 * GAIN)  # so many were given, in no time
+    assert float(missing) == pytest.approx(NOTHING - 15 * GAIN)  # so many were given, in no time
     for event in (0, 0, 0, 2):
         missing = helm.moved(missing, without_end, torch.tensor([event]))
-    assert float(missing) == pytest.approx(-15 * GAIN * math.exp(-3 / MEMORY))
+    assert float(missing) == pytest.approx(NOTHING - 15 * GAIN * math.exp(-3 / MEMORY))
     assert float(helm.controls[helm.variants(missing, without_end)][0, 3]) == 1
 
 
