@@ -194,7 +194,7 @@ def time_to_quality(
     loop over single steps in float32, such as the original's own, would have taken.
     """
     slow, fast, precision, _ = paces()
-    yield f"a loop over single steps in fp32 takes {slow / fast:.2f} times as long as ours in {precision}"
+    yield f"a loop over single steps in fp32 takes {slow / fast:.2f} times as long as {precision}"
     recipes = RECIPES | {other: other for other in others}
     turns = (_learned(name, recipes[name], data, validation, minutes) for name in recipes)
     for lines in itertools.zip_longest(*turns):
