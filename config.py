@@ -19,7 +19,8 @@ FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # what the original trains like, as flags of train.py; today's defaults learn faster
 ORIGINAL_RECIPE = (
-    "-l 0.001 -b 64 -w 200 --carry 1 --weight-decay 0 --averaging 0 --warm-up 0 -p gru_dropout=0.3"
+    "-l 0.001 -b 64 -w 200 --carry 1 --weight-decay 0 --averaging 0 --warm-up 0 "
+    "-p gru_layers=3,gru_dropout=0.3"
 )
 # defaults of train.py with --init-from: gentle, for a few files are soon learned by heart
 FINE_TUNING = {
@@ -42,7 +43,7 @@ class ModelConfig(Checked):
     event_dim: int = option(240, help="number of events", type=int, low=1, high=65536)
     control_dim: int = option(24, help="width of a control", type=int, low=1, high=65536)
     hidden_dim: int = option(512, help="width of a GRU layer", type=int, low=1, high=16384)
-    gru_layers: int = option(3, help="number of GRU layers", type=int, low=1, high=64)
+    gru_layers: int = option(2, help="number of GRU layers", type=int, low=1, high=64)
     gru_dropout: float = option(
         0.0, help="dropout between GRU layers", type=float, low=0.0, high=1.0
     )

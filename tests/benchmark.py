@@ -40,6 +40,7 @@ from windows import Windows
 
 ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
 STEPS, BATCH = 200, 64  # the original's window and batch
+SIZES = ModelConfig(gru_layers=3, gru_dropout=0.0)  # the original's, but for its dropout
 PRODUCT = ((STEPS * BATCH, 512), (512, 1536))  # shapes of the product of a layer's inputs
 
 
@@ -99,9 +100,9 @@ class Plain(nn.Module):
 def paces() -> tuple[float, float, str, PerformanceRNN]:
     """Seconds for a batch step by step in float32, and as whole sequences; in which precision.
 
-    The network is of default size; the last is what it is.
+    The last is the network, of the original's size.
     """
-    model = PerformanceRNN(ModelConfig(gru_dropout=0.0))
+    model = PerformanceRNN(SIZES)
     plain = Plain(model)
     events, controls = torch.randint(0, 240, (STEPS, BATCH)), torch.rand(STEPS, BATCH, 24)
     init = torch.randn(BATCH, model.config.init_dim)
@@ -124,7 +125,7 @@ def paces() -> tuple[float, float, str, PerformanceRNN]:
 
 
 def training() -> Iterator[str]:
-    """One step of training at the default size: whole sequences against the plain loop."""
+    """One step of training at the original's size: whole sequences against the plain loop."""
     slow, fast, precision, model = paces()
     left, right = (torch.ones(size, dtype=TYPES[precision]) for size in PRODUCT)
     product, count = seconds(lambda: left @ right, 5), STEPS * BATCH
@@ -210,7 +211,7 @@ def time_to_quality(
 def generation() -> Iterator[str]:
     """generate.py's loop, to one control, against the plain step with Categorical sampling."""
     torch.set_num_threads(1)  # as generate.py does
-    model = PerformanceRNN(ModelConfig()).eval()
+    model = PerformanceRNN(SIZES).eval()
     plain = Plain(model).eval()
     steps = 1000
 
