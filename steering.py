@@ -51,9 +51,8 @@ class Helm:
         steered = goals[asked].isfinite()[:, None]
         missed = torch.where(steered, goals[asked, None] * seconds - given, 0.0)
         self._kept = torch.exp(-seconds / MEMORY)
-        # beside what is missed: what keeps "nothing is missing" where it is
-        moves = GAIN * missed * self._kept + NOTHING * (1 - self._kept)
-        self._missed = moves.flatten()  # [kinds * events]
+        # [kinds * events]; beside what is missed: what keeps "nothing is missing" where it is
+        self._missed = (GAIN * missed * self._kept + NOTHING * (1 - self._kept)).flatten()
         moves = torch.arange(-REACH, REACH + 1, device=kinds.device)
         moved = (asked[:, None] + moves * steered).clamp(0, levels - 1)
         variants = kinds[:, None].repeat(1, len(moves), 1)
