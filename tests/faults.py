@@ -820,7 +820,7 @@ def _files() -> int:
 
 # ----------------------------------------------------------------------------------- platforms
 
-SPAWNING = "import multiprocessing as m, runpy, sys; m.get_all_start_methods = lambda: ['spawn']; "
+SPAWNING = "import multiprocessing; multiprocessing.get_all_start_methods = lambda: ['spawn']"
 PLATFORMS: dict[str, tuple[dict[str, str | None], list[str], str]] = {
     # environment (None: without it), what stands before the command, what Python runs first
     "as it is": ({}, [], ""),
@@ -866,6 +866,10 @@ def _through(home: Path, changes: dict[str, str | None], before: list[str], code
     for key, value in changes.items():
         if value is None:
             del environment[key]
+    if code:
+        (home / "site").mkdir()
+        (home / "site" / "sitecustomize.py").write_text(code)  # Python runs it before the script
+        environment["PYTHONPATH"] = str((home / "site").resolve())
     commands = [
         ["preprocess.py", "midi", "data", "2"],
         ["train.py", *arguments(Path("data"), "--max-steps", "3", "-v", "data")],
@@ -873,14 +877,8 @@ def _through(home: Path, changes: dict[str, str | None], before: list[str], code
     ]
     begun = time.monotonic()
     for command in commands:
-        script = str(ROOT / command[0])
-        start = [sys.executable, script]
-        if code:
-            path = f"sys.path.insert(0, {str(ROOT)!r}); sys.argv = sys.argv[1:]; "
-            start = [sys.executable, "-c", code + path + "runpy.run_path(sys.argv[0], run_name="
-                     "'__main__')", script]  # fmt: skip
         done = subprocess.run(
-            [*before, *start, *command[1:]],
+            [*before, sys.executable, str(ROOT / command[0]), *command[1:]],
             cwd=home,
             env=environment,
             capture_output=True,
