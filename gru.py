@@ -1,8 +1,8 @@
 """A GRU layer over whole sequences, whose gradients are learned faster on a CPU.
 
 torch's own layer adds up the gradient of its weights step by step; here that is one product over
-all steps, which makes training faster and, in bfloat16, the gradient more exact (figures in
-CHANGELOG.md).
+all steps, which makes training faster and, in bfloat16, the gradients of the recurrent weights more
+exact (figures in CHANGELOG.md).
 """
 
 from __future__ import annotations

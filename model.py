@@ -118,7 +118,8 @@ class PerformanceRNN(nn.Module):
 
     def _layer(self, inputs: Tensor, before: Tensor, weights: list[Tensor]) -> Tensor:
         """The states [steps, batch, hidden] of a layer, from the one before [batch, hidden]."""
-        if not (self.training and torch.is_grad_enabled() and inputs.device.type == "cpu"):
+        learns = self.training and torch.is_grad_enabled() and len(inputs) > 1
+        if not learns or inputs.device.type != "cpu":
             states: Tensor = torch.gru(
                 inputs, before[None], weights, True, 1, 0.0, False, False, False
             )[0]

@@ -61,7 +61,8 @@ class State:
     hidden: of each layer [batch, hidden]; asked: the schedule as the first layer sees it;
     place: when each sequence is [batch], by the schedule's clock, None while that is all
     the same; column: which column of the schedule is each one's [batch]; missing: how much of
-    what is steered [batch]; free: the state of the same sequences without control, for guidance.
+    what is steered [batch], as the helm tells it; free: the state of the same sequences
+    without control, for guidance.
     """
 
     hidden: list[Tensor]
@@ -100,9 +101,9 @@ class Asked:
     said: Tensor
 
     def at(self, place: Tensor | None, column: Tensor) -> Tensor | None:
-        """The control [batch or nothing] in force at a place by the clock [batch].
+        """The number of the control [batch] in force at a place by the clock [batch].
 
-        None if there is one alone.
+        None if there is one alone, which is number 0.
         """
         if self.which.numel() == 1:
             return None
@@ -137,9 +138,7 @@ class Player:
                 for layer in range(model.config.gru_layers)
             ]
             weight, bias = model.output_fc.weight, model.output_fc.bias
-            self._output = _plain_product(weight, bias)
-            if not self.exact:
-                self._output = _finer_product(weight, bias)
+            self._output = (_plain_product if self.exact else _finer_product)(weight, bias)
 
     def _product(self, name: str, bounded: bool) -> Product:
         """That of the GRU's weights called `name`; bounded: by inputs between -1 and 1."""
@@ -290,7 +289,7 @@ class Player:
 
 
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network, those that are played in 8 bits rounded to them.
+    """The weights of a network, those that are played in one number of 8 bits rounded to it.
 
     What the network says is then the same in 8 bits as in float32, but for the rounding of
     the states; so it is judged as it is played.

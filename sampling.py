@@ -47,7 +47,7 @@ class Sampling:
 
     def chosen(self, logits: Tensor, noise: Tensor) -> Tensor:
         """Events [batch] from logits and noise [batch, events]."""
-        if self.plain:  # the same as below, with all multiplied by the temperature
+        if self.plain:  # all multiplied by it; the same but for ties near 0
             return torch.add(logits, noise, alpha=_bounded(self.temperature)).argmax(dim=-1)
         return (self.shaped(logits) + noise).argmax(dim=-1)
 
@@ -129,10 +129,10 @@ class Rules:
     def spending(self) -> tuple[Array, Array, Array]:
         """How what each event has spent of its limit begins [events], and goes on.
 
-        After an event [events, events] it is multiplied by the first, and the second is added.
+        After an event [events, events] it is multiplied by the second, and the third is added.
         One that has spent 1 is impossible: a struck one by being repeated, one that lasts by
         what it would add to the silence, any other by being closed until it is opened.
-        ValueError if one is limited and closed.
+        ValueError if one is limited, and opened, closed or impossible at first as well.
         """
         lasting = (self.lengths > 0) & bool(self.silence)
         limited = (self.struck & bool(self.repeats)) | lasting

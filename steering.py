@@ -69,7 +69,7 @@ class Helm:
         """What is missing [batch] after the heard events [batch], under controls `kinds`."""
         missed = self._missed.index_select(0, _numbered(heard, kinds, self._events))
         kept = self._kept.index_select(0, heard)
-        return torch.addcmul(missed, missing, kept).clamp_(0.5, 2 * REACH + 0.5)
+        return torch.addcmul(missed, missing, kept).clamp_(NOTHING - REACH, NOTHING + REACH)
 
     def variants(self, missing: Tensor, kinds: Tensor | None) -> Tensor:
         """Which of `controls` [batch] to ask for instead of `kinds`."""

@@ -29,7 +29,7 @@ def both(steps: int, batch: int, width: int, hidden: int) -> tuple[list[torch.Te
     return tuple(found)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (7, 3, 5, 4), (20, 2, 4, 9)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (7, 3, 5, 4), (16, 2, 3, 4), (20, 2, 4, 9)])
 def test_states_and_gradients_are_those_of_torch(sizes: tuple[int, int, int, int]) -> None:
     theirs, ours = both(*sizes)
     for expected, found in zip(theirs, ours, strict=True):
@@ -43,7 +43,7 @@ def test_gradients_are_those_of_small_differences() -> None:
     assert torch.autograd.gradcheck(Layer.apply, values)
 
 
-def test_in_bfloat16_no_gradient_loses_more_than_its_rounding() -> None:
+def test_in_bfloat16_no_gradient_is_off_by_a_hundredth() -> None:
     """Sums over 100 steps and 8 sequences; torch's own layer loses 1.4 % of those of weight_hh."""
     torch.manual_seed(0)
     theirs = nn.GRU(64, 64).double()
@@ -65,12 +65,13 @@ def test_the_network_learns_with_it_in_any_precision(monkeypatch: pytest.MonkeyP
     config = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2, gru_dropout=0.0)
     model = PerformanceRNN(config)
     heard, hidden = torch.zeros(5, 3, dtype=torch.long), torch.zeros(2, 3, 16)
-    for autocast, kind in ((False, torch.float32), (True, torch.bfloat16)):
+    for kind in (torch.float32, torch.bfloat16, torch.float16):
         used.clear()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", kind, enabled=kind != torch.float32):
             model(heard, hidden)[0].float().sum().backward()
         assert [{value.dtype for value in given} for given in used] == [{kind}] * 2
-        assert {weight.grad.dtype for weight in model.gru.parameters()} == {torch.float32}
     used.clear()
+    model(heard[:1], hidden)
+    assert not used, "one step by itself, as in scheduled sampling, would copy all weights"
     model.eval()(heard, hidden)
     assert not used, "torch's own layer is the faster one where nothing is learned"
