@@ -192,7 +192,8 @@ def time_to_quality(
     """All recipes, taking turns: what else the machine does slows all alike.
 
     The original's is learned by this suite's fast steps; beside its minutes stand those that a
-    loop over single steps in float32, such as the original's own, would have taken.
+    loop over single steps in float32, such as the original's own, would have taken at most (the
+    optimizer is no slower there).
     """
     slow, fast, precision, _ = paces()
     yield f"a loop over single steps in fp32 takes {slow / fast:.2f} times as long as {precision}"
