@@ -15,17 +15,26 @@ from pathlib import Path
 import progress.bar
 import torch
 
-import control
 import flags
-import output
-import page
-import render
 import utils
-from composer import BUSIEST, MARGIN, Heard, Order, Takes, compose, performed, read_primer
 from config import GenerateConfig
-from control import Asked
+from generation import control
+from generation import writer as output
+from generation.control import Asked
+from generation.pipeline import (
+    BUSIEST,
+    MARGIN,
+    Heard,
+    Order,
+    Takes,
+    compose,
+    performed,
+    read_primer,
+)
+from midi import pianoroll as render
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq
+from web import player as page
 
 LENGTH = 1500  # events; about a minute
 OF_PRIMER = ("primer_seconds", "primer_start", "continuation_only")

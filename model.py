@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import gru
-import tensorfile
 import utils
 from config import ModelConfig
+from corpus import tensorfile
 
 
 class PerformanceRNN(nn.Module):

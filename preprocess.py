@@ -17,15 +17,15 @@ import progress.bar
 import flags
 import utils
 from config import FETCH_COMMAND, PreprocessConfig
-from data import SUFFIX, Performance
-from ledger import Ledger, Refused
-from notes import only_drums, read_midi
-from pieces import Heard, find_pieces, fingerprint
-from report import page
+from corpus.dedup import Heard, find_pieces, fingerprint
+from corpus.filters import Traits, refusals, wishes
+from corpus.performance import SUFFIX, Performance
+from corpus.pool import Crew, Lost
+from corpus.split import Folder, assign
+from corpus.summary import Ledger, Refused
+from midi.notes import only_drums, read_midi
 from sequence import CURRENT, ORIGINAL, ControlSeq, Encoding, EventSeq, NoteSeq, onset_errors
-from split import Folder, assign
-from traits import Traits, refusals, wishes
-from workers import Crew, Lost
+from web.report import page
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 FEWEST_NOTES = 10

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoding import CURRENT, ENCODINGS, ORIGINAL, Encoding
-from notes import NoteSeq, next_strike, read_only
-from quantise import SHORTEST_MS, floored_shifts, quantise, time_shifts
+from midi.encoding import CURRENT, ENCODINGS, ORIGINAL, Encoding
+from midi.notes import NoteSeq, next_strike, read_only
+from midi.quantize import SHORTEST_MS, floored_shifts, quantise, time_shifts
 
 Array = npt.NDArray[Any]
 

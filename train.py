@@ -19,17 +19,19 @@ from torch import Tensor
 
 import config
 import flags
-import render
 import utils
-from adherence import adherence, play
-from board import Board, Reached
 from config import TrainConfig
-from control import named
-from data import Corpus
-from judge import judge
+from corpus.performance import Corpus
+from generation.control import named
+from generation.control_metrics import adherence, play
+from generation.engine import rounded
+from midi import pianoroll as render
 from model import Session, pick_device
-from player import rounded
-from run import (
+from sequence import Control
+from training.distributed import Team, end
+from training.evaluate import judge
+from training.logger import Board, Reached
+from training.trainer import (
     Failure,
     NotFinite,
     Run,
@@ -43,8 +45,6 @@ from run import (
     spoiled,
     told,
 )
-from sequence import Control
-from team import Team, end
 
 SAMPLE = Control(named("C major"), 3)  # what the log's music is asked for
 SAMPLE_EVENTS = 400

@@ -13,18 +13,18 @@ import pretty_midi
 import pytest
 import torch
 
-import composer
 import generate
-import output
-import page
 from config import GenerateConfig, ModelConfig
-from control import EXAMPLE, Asked, read
-from data import Performance
+from corpus.performance import Performance
+from generation import pipeline as composer
+from generation import writer as output
+from generation.control import EXAMPLE, Asked, read
+from generation.engine import Player, Schedule, _has_small_products
+from midi.notes import midi_texts
 from model import PerformanceRNN, Session
-from notes import midi_texts
-from player import Player, Schedule, _has_small_products
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
-from tests.music import TINY_SIZES, write_data, write_midi
+from tools.synthetic_data import TINY_SIZES, write_data, write_midi
+from web import player as page
 
 CARD = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from config import ModelConfig
+from generation.beam_search import beam_search
+from generation.engine import Player, Schedule
+from generation.sampling import Rules, Sampling
 from model import PerformanceRNN, Session, pick_device
-from player import Player, Schedule
-from sampling import Rules, Sampling
-from search import beam_search
 
 SIZES = ModelConfig(
     init_dim=4, event_dim=11, control_dim=5, hidden_dim=8, gru_layers=3, gru_dropout=0.3

@@ -11,7 +11,7 @@ import preprocess
 import train
 from sequence import NoteSeq
 from tests.conftest import ASAP
-from tests.music import TINY_MODEL, write_midi
+from tools.synthetic_data import TINY_MODEL, write_midi
 
 CARD = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 SMALL = ["-b", "8", "-w", "50", "-p", TINY_MODEL, "--max-steps", "20", "--no-enable-logging"]

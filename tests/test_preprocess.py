@@ -13,11 +13,11 @@ import pretty_midi
 import pytest
 
 import preprocess
-from data import Performance
-from notes import read_midi
+from corpus.filters import QUANTISED, Traits, grid_share
+from corpus.performance import Performance
+from midi.notes import read_midi
 from sequence import EventSeq, NoteSeq
-from tests.music import write_midi
-from traits import QUANTISED, Traits, grid_share
+from tools.synthetic_data import write_midi
 
 
 def run(midi: Path, save: Path, *more: str) -> int:
@@ -185,7 +185,7 @@ def alive(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
 def test_no_worker_outlives_a_killed_parent() -> None:
-    code = "import time, workers; c = workers.Crew(abs, 2, 9.0); "
+    code = "import time; from corpus import pool; c = pool.Crew(abs, 2, 9.0); "
     code += "print(*(w.process.pid for w in c._workers), flush=True); time.sleep(60)"
     root = Path(__file__).parents[1]
     command = [sys.executable, "-c", code]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import generate
-import output
-import page
 from config import GenerateConfig, ModelConfig
+from generation import writer as output
+from midi.notes import midi_texts
 from model import Session
-from notes import midi_texts
 from sequence import CURRENT, NoteSeq
+from web import player as page
 
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / GenerateConfig().session

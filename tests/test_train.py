@@ -15,20 +15,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-import board
 import config
 import train
 import utils
-from board import Reached
 from config import TrainConfig
-from data import Corpus, Performance
-from judge import Judgement, judge
-from learner import Learner
+from corpus.batches import Windows
+from corpus.performance import Corpus, Performance
 from model import PerformanceRNN, Session
-from run import Run
 from sequence import CURRENT
-from tests.music import TINY_MODEL, TINY_SIZES, performance, write_data
-from windows import Windows
+from tools.synthetic_data import TINY_MODEL, TINY_SIZES, performance, write_data
+from training import logger as board
+from training.evaluate import Judgement, judge
+from training.learner import Learner
+from training.logger import Reached
+from training.trainer import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -368,7 +368,7 @@ def test_the_time_left_is_by_the_pace_of_now_not_of_the_session_before(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0  # a clock that goes on by 40 s with each step
-    monkeypatch.setattr("board.time.monotonic", lambda: now)
+    monkeypatch.setattr("training.logger.time.monotonic", lambda: now)
     shown = train.Board(train.parse_args(["--max-steps", "1012", "--no-enable-logging"]))
     for step in (1001, 1002):
         now += 40

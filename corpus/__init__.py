@@ -1,0 +1,1 @@
+"""Training data: .data files, batches, and what preprocess.py does with a folder."""

@@ -1,0 +1,1 @@
+"""Generating events with a session, and writing them."""

@@ -1,0 +1,1 @@
+"""Notes and MIDI files, their pictures and their audio."""

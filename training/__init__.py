@@ -1,0 +1,1 @@
+"""Training a session and measuring it."""
