@@ -12,13 +12,15 @@ from typing import Any
 
 from flags import Checked, option
 
+MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+DATA_SUFFIX = ".data"
 DATASET_MIDI = "dataset/midi"
 DATASET_PROCESSED = "dataset/processed"
 PRETRAINED = "pretrained.sess"
 FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # what the original trains like, as flags of train.py; today's defaults learn faster
-ORIGINAL_RECIPE = (
+LEGACY_RECIPE = (
     "-l 0.001 -b 64 -w 200 --carry 1 --weight-decay 0 --averaging 0 --warm-up 0 "
     "-p gru_layers=3,gru_dropout=0.3"
 )
@@ -49,7 +51,7 @@ class ModelConfig(Checked):
     )
 
 
-def model_config(text: str, base: ModelConfig | None = None) -> ModelConfig:
+def parse_model_params(text: str, base: ModelConfig | None = None) -> ModelConfig:
     """Read `hidden_dim=256,gru_layers=2` into a ModelConfig, starting from `base`.
 
     Raises ValueError for an unknown name, a value that is not a number, or one out of range.
@@ -79,11 +81,11 @@ def _number(part: str, text: str, kind: type) -> Any:
     return value
 
 
-SIDES = ("train", "validation", "test")
-SPLIT_MARK = "split.json"  # in a folder of .data files that is split into these
+SUBSETS = ("train", "validation", "test")
+SPLIT_FILE = "split.json"  # in a folder of .data files that is split into these
 
 
-def split_shares(text: str) -> tuple[float, ...]:
+def parse_split(text: str) -> tuple[float, ...]:
     """Read `80,10,10` into the shares of train, validation and test, which sum to 1.
 
     Raises ValueError for other than three numbers from 0 on, or none above it.
@@ -93,10 +95,10 @@ def split_shares(text: str) -> tuple[float, ...]:
     except ValueError:
         parts = []
     total = sum(parts)
-    if len(parts) != len(SIDES) or min(parts) < 0 or not 0 < total < math.inf:
+    if len(parts) != len(SUBSETS) or min(parts) < 0 or not 0 < total < math.inf:
         raise ValueError(
             f"argument --split: {text!r} is not allowed, it must be three shares, of "
-            f"{', '.join(SIDES)}, as in 80,10,10"
+            f"{', '.join(SUBSETS)}, as in 80,10,10"
         )
     return tuple(part / total for part in parts)
 
@@ -157,7 +159,7 @@ class PreprocessConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split:
-            split_shares(self.split)
+            parse_split(self.split)
 
 
 @dataclass(frozen=True)

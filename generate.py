@@ -20,18 +20,18 @@ import utils
 from config import GenerateConfig
 from generation import control
 from generation import writer as output
-from generation.control import Asked
 from generation.pipeline import (
     BUSIEST,
     MARGIN,
-    Heard,
-    Order,
-    Takes,
-    compose,
-    performed,
+    GenerationJob,
+    Primer,
+    SampleBuffer,
+    decode_sample,
+    generate_events,
     read_primer,
 )
-from midi import pianoroll as render
+from midi import synth
+from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq
 from web import player as page
@@ -62,11 +62,11 @@ def open_session(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
             f"{options.session}: --guidance needs a session that was trained with -c below 1, "
             "and this one was not, or does not say so"
         )
-    model = session.model(pick_device(options.device)).eval()
+    model = session.build_model(pick_device(options.device)).eval()
     return model, ENCODINGS[session.encoding]
 
 
-def ordered(options: GenerateConfig) -> Order:
+def ordered(options: GenerateConfig) -> GenerationJob:
     """Read all that is needed to play."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = open_session(options)
@@ -76,10 +76,10 @@ def ordered(options: GenerateConfig) -> Order:
     if options.primer is not None:
         start, seconds = options.primer_start, options.primer_seconds
         heard = read_primer(options.primer, start, seconds, encoding)
-    return Order(model, encoding, seed, asked, heard, _steps(options, asked))
+    return GenerationJob(model, encoding, seed, asked, heard, _steps(options, asked))
 
 
-def _steps(options: GenerateConfig, asked: Asked | None) -> int:
+def _steps(options: GenerateConfig, asked: ControlSchedule | None) -> int:
     """How many events are played, at most."""
     if options.seconds is not None:
         return math.ceil((options.seconds + MARGIN) * BUSIEST)
@@ -94,23 +94,23 @@ def generate(options: GenerateConfig) -> Iterator[str]:
     folder = Path(options.output_dir)
     utils.check_writable(folder)
     if options.png:
-        utils.optional("matplotlib", "--png")  # better missed now than after playing
+        utils.import_optional("matplotlib", "--png")  # better missed now than after playing
     if options.wav:
-        utils.optional("midirenderer", "--wav")
-        render.soundfont_path(options.soundfont)
+        utils.import_optional("midirenderer", "--wav")
+        synth.find_soundfont(options.soundfont)
     if options.html and not options.force:
         page.check_page(folder)
     yield f"{_manner(options)}, seed {order.seed}, {options.session} on {order.model.device}"
     if order.heard is not None:
         yield _told_primer(options, order.heard)
-    takes = Takes(options.batch_size, order.encoding, order.heard is not None)
+    takes = SampleBuffer(options.batch_size, order.encoding, order.heard is not None)
     named = output.over_paths(folder) if options.force else output.free_paths(folder)
     paths = list(islice(named, options.batch_size)) if options.stream else []
     yield from (f"{path}: grows while it is played" for path in paths)
 
     def grow() -> None:
         for piece, path in enumerate(paths):
-            performed(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
+            decode_sample(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
 
     try:
         _play(order, options, takes, grow if options.stream else None)
@@ -124,14 +124,17 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         yield from page.write_page(folder)
 
 
-def _told_primer(options: GenerateConfig, heard: Heard) -> str:
+def _told_primer(options: GenerateConfig, heard: Primer) -> str:
     left = heard.left_out
     said = f"primer: {options.primer}, {heard.seconds:.1f} s, {heard.events.note_ons} notes"
     return said + (f"; {left} outside the piano's 88 keys left out" if left else "")
 
 
 def _play(
-    order: Order, options: GenerateConfig, takes: Takes, grow: Callable[[], None] | None
+    order: GenerationJob,
+    options: GenerateConfig,
+    takes: SampleBuffer,
+    grow: Callable[[], None] | None,
 ) -> None:
     """Let the pieces grow to their end, and show how far they are."""
     goal = None if options.seconds is None else 1000 * (options.seconds + MARGIN)
@@ -140,7 +143,7 @@ def _play(
     if goal is not None:
         bar.max, bar.suffix = round(goal / 1000), "%(index)d/%(max)d s  %(eta_td)s"
     written = time.monotonic()
-    for number, events in enumerate(compose(order, options)):
+    for number, events in enumerate(generate_events(order, options)):
         takes.add(events)
         if number % 50 == 0:
             bar.goto(number if goal is None else int(takes.elapsed.min() / 1000))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import gru
 import utils
 from config import ModelConfig
 from corpus import tensorfile
@@ -38,7 +38,7 @@ class PerformanceRNN(nn.Module):
         self.output_fc = nn.Linear(layers * hidden_dim, event_dim)
 
     @torch.no_grad()
-    def initialised(self) -> PerformanceRNN:
+    def init_weights(self) -> PerformanceRNN:
         """This network with the weights that training begins with; measured in CHANGELOG.md.
 
         Embeddings have variance 1, so that events differ from the start; recurrent weights are
@@ -62,7 +62,7 @@ class PerformanceRNN(nn.Module):
         """Where the parameters are."""
         return self.output_fc.weight.device
 
-    def start(self, init: Tensor) -> Tensor:
+    def init_hidden(self, init: Tensor) -> Tensor:
         """Hidden state [layers, batch, hidden] from start vectors [batch, init].
 
         This is the original's layout, for its sessions' sake: of several vectors, it deals
@@ -71,15 +71,15 @@ class PerformanceRNN(nn.Module):
         layers, hidden = self.config.gru_layers, self.config.hidden_dim
         return torch.tanh(self.inithid_fc(init)).view(layers, len(init), hidden)
 
-    def starts(self, init: Tensor) -> Tensor:
+    def init_hidden_each(self, init: Tensor) -> Tensor:
         """As `start`, but of each vector for itself, so that it does not depend on the others."""
-        return torch.cat([self.start(vector[None]) for vector in init], dim=1)
+        return torch.cat([self.init_hidden(vector[None]) for vector in init], dim=1)
 
-    def shifted(self, events: Tensor) -> Tensor:
+    def shift_right(self, events: Tensor) -> Tensor:
         """What is heard before each of `events` [steps, batch]: the start event first."""
         return torch.cat([torch.full_like(events[:1], self.primary_event), events[:-1]])
 
-    def table(self) -> Tensor:
+    def event_table(self) -> Tensor:
         """What each event says to the first layer [events, hidden]: embedding times weights.
 
         The linear layer over embedding, flag and control is the sum of one part for each.
@@ -103,8 +103,8 @@ class PerformanceRNN(nn.Module):
         the sequences that shall see theirs, or None for all; table: what `table` gives, for
         many calls with the same weights.
         """
-        said = functional.embedding(heard, self.table() if table is None else table)
-        asked = self.asked(controls, controlled)
+        said = functional.embedding(heard, self.event_table() if table is None else table)
+        asked = self.project_controls(controls, controlled)
         output = functional.leaky_relu(said + asked, 0.1)  # [steps, batch, hidden]
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
@@ -127,9 +127,9 @@ class PerformanceRNN(nn.Module):
         given = [inputs, before, *weights]
         if torch.is_autocast_enabled("cpu"):
             given = [value.to(torch.get_autocast_dtype("cpu")) for value in given]
-        return gru.Layer.apply(*given)  # type: ignore
+        return GRULayer.apply(*given)  # type: ignore
 
-    def asked(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
+    def project_controls(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
         """What controls, or their absence, say to the first layer [steps or 1, batch, hidden]."""
         events = self.config.event_dim
         weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
@@ -141,7 +141,7 @@ class PerformanceRNN(nn.Module):
             return asked
         return torch.where(controlled[:, None], asked, nothing.to(asked.dtype))
 
-    def scheduled(
+    def forward_scheduled(
         self,
         heard: Tensor,
         hidden: Tensor,
@@ -154,7 +154,7 @@ class PerformanceRNN(nn.Module):
         Scheduled sampling (Bengio et al. 2015), step by step: each heard event is the true
         one with probability `teacher_forcing_ratio`, or else a sample from the logits.
         """
-        logits, table = [], self.table()
+        logits, table = [], self.event_table()
         said = heard[0]
         for step, true in enumerate(heard):
             taught = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
@@ -168,6 +168,97 @@ class PerformanceRNN(nn.Module):
 GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
+# -------------------------------------------------------------------------------- GRU layer
+
+CHUNK = 8  # steps whose factors are worked out at once: few enough to stay in a core's cache
+
+
+class GRULayer(torch.autograd.Function):
+    """The states [steps, batch, hidden] of a GRU layer, with torch's weights and equations.
+
+    Inputs: [steps, batch, width], the state before [batch, hidden], and weight_ih, weight_hh,
+    bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gate. All are of
+    one type, in which everything is worked out.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, before: Tensor, w_ih: Tensor, w_hh: Tensor, *biases: Tensor
+    ) -> Tensor:
+        """Keeps the gates, the states and what the state gives to the new gate, of each step."""
+        (steps, batch, width), hidden = inputs.shape, w_hh.shape[1]
+        bias_ih, bias_hh = biases
+        gates = torch.addmm(bias_ih, inputs.reshape(-1, width), w_ih.t())
+        gates = gates.view(steps, batch, 3 * hidden)  # of the inputs yet; filled in place
+        states = inputs.new_empty(steps + 1, batch, hidden)
+        states[0] = before
+        kept = inputs.new_empty(steps, batch, hidden)
+        given = inputs.new_empty(batch, 3 * hidden)  # by the state
+        given_both, given_new = given.split_with_sizes((2 * hidden, hidden), 1)
+        for gate, keep, state, after in zip(gates, kept, states[:-1], states[1:], strict=True):
+            torch.addmm(bias_hh, state, w_hh.t(), out=given)
+            keep.copy_(given_new)
+            both, new = gate.split_with_sizes((2 * hidden, hidden), 1)
+            reset, update = both.add_(given_both).sigmoid_().split_with_sizes((hidden, hidden), 1)
+            torch.lerp(new.addcmul_(reset, keep).tanh_(), state, update, out=after)
+        ctx.save_for_backward(inputs, w_ih, w_hh, gates, states, kept)
+        return states[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Back through time for the states; then one product for each matrix."""
+        inputs, w_ih, w_hh, gates, states, kept = ctx.saved_tensors
+        steps, batch, hidden = kept.shape
+        of_state = torch.empty_like(gates)  # gradients of what the state gives
+        of_new = torch.empty_like(kept)
+        gradient = torch.zeros_like(states[0])
+        for chunk in _chunks_from_the_end(steps):
+            factors = _factors(gates[chunk], states[chunk], kept[chunk])
+            parts = (gradients[0][chunk], of_state[chunk], of_new[chunk], *factors)
+            for toward, given, new, to_new, to_update, to_reset, reset, update in zip(
+                *map(_reversed, parts), strict=True
+            ):
+                gradient += toward
+                of_reset, of_update, of_kept = given.split_with_sizes((hidden, hidden, hidden), 1)
+                torch.mul(gradient, to_new, out=new)
+                torch.mul(new, to_reset, out=of_reset)
+                torch.mul(gradient, to_update, out=of_update)
+                torch.mul(new, reset, out=of_kept)
+                gradient = gradient.mul_(update).addmm_(given, w_hh)
+        flat = of_state.view(-1, 3 * hidden)
+        grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden)
+        grad_bias_hh = flat.sum(dim=0)
+        of_state[..., 2 * hidden :] = of_new  # from here on: of what the inputs give
+        grad_w_ih = flat.t() @ inputs.reshape(steps * batch, -1)
+        grad_inputs = (flat @ w_ih).view_as(inputs)
+        return grad_inputs, gradient, grad_w_ih, grad_w_hh, flat.sum(dim=0), grad_bias_hh
+
+
+def _chunks_from_the_end(steps: int) -> Iterator[slice]:
+    for end in range(steps, 0, -CHUNK):
+        yield slice(max(0, end - CHUNK), end)
+
+
+def _reversed(steps: Tensor) -> Iterator[Tensor]:
+    """One step after the other, the last one first."""
+    return reversed(steps.unbind())
+
+
+def _factors(gates: Tensor, states: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
+    """What gradients are multiplied with at some steps [steps, batch, hidden], five of them.
+
+    That of the state gives those of the new and the update gate, before their curves, by the
+    first two; that of the new gate gives the reset gate's by the third, and what the state
+    gives to it by the fourth; the fifth is what of the state's own goes on to the step before.
+    """
+    reset, update, new = gates.chunk(3, dim=-1)
+    open_gate = 1 - update
+    to_new = (new * new).neg_().add_(1).mul_(open_gate)
+    to_update = (states - new).mul_(update).mul_(open_gate)
+    to_reset = (1 - reset).mul_(reset).mul_(kept)
+    return to_new, to_update, to_reset, reset, update
+
+
 # --------------------------------------------------------------------------------- sessions
 
 SESSION = 1  # version of the session file
@@ -179,8 +270,8 @@ class Session:
     """A session file: the network, and beside it what training and generation want to know.
 
     encoding: version of the event encoding; optimizer_state: None in a session that is only
-    played; training: plain numbers and text, such as the step; averaged: the moving average
-    of the weights, which is judged and played, or None for the weights themselves; carried:
+    played; training: plain numbers and text, such as the step; ema_state: the moving average
+    of the weights, which is judged and played, or None for the weights themselves; hidden_state:
     the hidden state after the last batch. In the file `model_config`, `model_state`
     and `model_optimizer_state` are as the original has them, so that it can read them.
     """
@@ -190,14 +281,14 @@ class Session:
     encoding: int
     optimizer_state: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    averaged: dict[str, Tensor] | None = None
-    carried: Tensor | None = None
+    ema_state: dict[str, Tensor] | None = None
+    hidden_state: Tensor | None = None
 
-    def model(self, device: torch.device, averaged: bool = True) -> PerformanceRNN:
+    def build_model(self, device: torch.device, ema: bool = True) -> PerformanceRNN:
         """The network with its averaged weights, or the last ones, as float32 on `device`."""
         with torch.device("meta"):
             model = PerformanceRNN(self.config)
-        state = self.averaged if averaged and self.averaged else self.state
+        state = self.ema_state if ema and self.ema_state else self.state
         weights = {name: tensor.float() for name, tensor in state.items()}
         model.load_state_dict(weights, assign=True)
         return model.to(device)
@@ -217,8 +308,8 @@ class Session:
             "model_state": self.state,
             "model_optimizer_state": self.optimizer_state or _unused_optimizer(self.config),
             "training": self.training,
-            "averaged_state": self.averaged,
-            "carried_state": self.carried,
+            "averaged_state": self.ema_state,
+            "carried_state": self.hidden_state,
         }
         content = io.BytesIO()
         torch.save(record, content)

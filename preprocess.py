@@ -23,8 +23,8 @@ from corpus.performance import SUFFIX, Performance
 from corpus.pool import Crew, Lost
 from corpus.split import Folder, assign
 from corpus.summary import Ledger, Refused
-from midi.notes import only_drums, read_midi
-from sequence import CURRENT, ORIGINAL, ControlSeq, Encoding, EventSeq, NoteSeq, onset_errors
+from midi.notes import has_only_drums, read_midi
+from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
 from web.report import page
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
@@ -98,12 +98,12 @@ def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Perform
 def _played(content: bytes, encoding: Encoding) -> tuple[NoteSeq, Traits]:
     """The notes, from the first one on, and what they are like."""
     try:
-        notes, beside = read_midi(content, sustain=not encoding.floored)
+        notes, beside = read_midi(content, sustain=not encoding.is_legacy)
         if not len(notes):
-            raise Refused("only drums" if only_drums(content) else "no notes")
+            raise Refused("only drums" if has_only_drums(content) else "no notes")
     except ValueError as error:
         raise Refused("unreadable", str(error)) from error
-    notes = notes.trimmed()
+    notes = notes.trim_start()
     return notes, Traits.of(notes, beside)
 
 
@@ -115,7 +115,7 @@ def _encoded(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
     struck = events.note_ons
     if struck < FEWEST_NOTES:
         raise Refused("too short", f"{struck} notes on the piano, {FEWEST_NOTES} are needed")
-    errors = np.zeros(1) if encoding.floored else onset_errors(notes, events)
+    errors = np.zeros(1) if encoding.is_legacy else measure_onset_errors(notes, events)
     return Performance(
         events=events.to_array(),
         controls=ControlSeq.from_event_seq(events).to_compressed_array(),
@@ -192,7 +192,7 @@ def _convert_all(
 def _jobs(
     places: Iterable[tuple[Path, Path]], folder: Folder, options: PreprocessConfig, ledger: Ledger
 ) -> Iterator[Job]:
-    encoding = ORIGINAL if options.original else CURRENT
+    encoding = LEGACY if options.original else CURRENT
     measured = options.report or bool(ledger.wanted)
     sketched = options.report or bool(folder.shares)
     for path, data in places:

@@ -11,20 +11,26 @@ drift; the original's version 1 is kept for its files and sessions (see encoding
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from midi.encoding import CURRENT, ENCODINGS, ORIGINAL, Encoding
+from midi.control_schedule import (
+    DENSITIES,
+    WINDOW,
+    Control,
+    encode_controls,
+    find_density_level,
+    normalize_histogram,
+)
 from midi.notes import NoteSeq, next_strike, read_only
-from midi.quantize import SHORTEST_MS, floored_shifts, quantise, time_shifts
+from midi.quantize import SHIFT_MS, SHORTEST_MS, choose_time_shifts, floor_time_shifts, quantize
+from utils import Array
 
-Array = npt.NDArray[Any]
-
-__all__ = ["CURRENT", "ENCODINGS", "ORIGINAL"]
+__all__ = ["CURRENT", "ENCODINGS", "LEGACY"]
 __all__ += ["Control", "ControlSeq", "Encoding", "EventSeq", "NoteSeq"]
 
 PITCHES = range(21, 109)
@@ -42,6 +48,59 @@ def _layout(
         (kind, range(end - width, end)) for (kind, width), end in zip(rows, ends, strict=True)
     )
     return OrderedDict(rows), OrderedDict(ranges)
+
+
+# -------------------------------------------------------------------------------- encodings
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One version of the encoding.
+
+    shifts: length of each time shift [32], in units of a clock that has `per_second` of
+    them in a second; edges: the highest MIDI velocity of each velocity event but the last
+    [31]; velocities: what each is decoded to [32]; is_legacy: notes are taken as the keys were
+    released, without pedal, each gap is rounded down, each note on has its velocity event,
+    and the last control windows end with the piece.
+    """
+
+    version: int
+    shifts: Array
+    per_second: int
+    edges: Array
+    velocities: Array
+    is_legacy: bool
+
+    def __reduce__(self) -> tuple[Callable[[int], Encoding], tuple[int]]:
+        """Each version is one object, in other processes too."""
+        return _of_version, (self.version,)
+
+
+def _of_version(version: int) -> Encoding:
+    return ENCODINGS[version]
+
+
+def _steps(low: float, step: float) -> Array:
+    return low + step * np.arange(31)
+
+
+CURRENT = Encoding(
+    version=2,
+    shifts=SHIFT_MS,
+    per_second=1000,
+    edges=_steps(4, 4),
+    velocities=4 * np.arange(32) + 3,  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
+    is_legacy=False,
+)
+LEGACY = Encoding(
+    version=1,
+    shifts=1.15 ** np.arange(32) / 65,
+    per_second=1,
+    edges=_steps(21, 88 / 31),
+    velocities=np.append(np.rint(_steps(21, 88 / 31)), 108).astype(np.int64),
+    is_legacy=True,
+)
+ENCODINGS = {encoding.version: encoding for encoding in (LEGACY, CURRENT)}
 
 
 # ----------------------------------------------------------------------------------- events
@@ -108,7 +167,9 @@ class EventSeq:
         """
         if note_seq.seconds > DAY:
             raise ValueError(f"the performance is {note_seq.seconds:.7g} s long, over {DAY} s")
-        return EventSeq((_floored if encoding.floored else _searched)(note_seq, encoding), encoding)
+        return EventSeq(
+            (_floored if encoding.is_legacy else _searched)(note_seq, encoding), encoding
+        )
 
     def to_note_seq(self) -> NoteSeq:
         """Decode events, whatever their order; never fails.
@@ -185,7 +246,7 @@ class EventSeq:
         return lengths
 
     @staticmethod
-    def playable() -> tuple[Array, Array, Array, Array]:
+    def playable_events() -> tuple[Array, Array, Array, Array]:
         """What can be played, for a sampler that knows no music.
 
         Returns start [240], opens and closes [240, 240], and struck [240], all bool: the
@@ -202,7 +263,7 @@ class EventSeq:
         return start, opens, closes, np.isin(np.arange(EventSeq.dim()), on)
 
 
-def room_to_transpose(events: Array) -> tuple[Array, Array]:
+def transposition_range(events: Array) -> tuple[Array, Array]:
     """The lowest and highest offset that keep every note of a column on the piano.
 
     events: [steps, batch]. Returns two int64 [batch], lowest <= 0 <= highest.
@@ -218,7 +279,7 @@ def transpose(events: Array, controls: Array, offsets: Array) -> tuple[Array, Ar
     """Move the notes of each column, and the histograms of its controls with them.
 
     events: [steps, batch]; compressed controls: [steps, batch, 13]; offsets: semitones
-    [batch], within `room_to_transpose`.
+    [batch], within `transposition_range`.
     """
     played = events < EventSeq.feat_ranges()["note_off"].stop
     moved = np.where(played, events + offsets, events).astype(events.dtype)
@@ -268,13 +329,13 @@ def _searched(note_seq: NoteSeq, encoding: Encoding) -> Array:
         return np.empty(0, np.uint8)
     times = np.concatenate([strikes.starts, strikes.ends])
     points, where = np.unique(times, return_inverse=True)
-    clocks = quantise(points)
+    clocks = quantize(points)
     on_clocks, off_clocks = np.split(clocks[where], 2)
     keys = strikes.pitches - PITCHES.start
     order = np.lexsort((keys, on_clocks))
     bins = np.searchsorted(encoding.edges, strikes.velocities[order])
     changed = np.append(True, np.diff(bins) != 0)
-    at, nth, shifts = time_shifts(np.unique(clocks))
+    at, nth, shifts = choose_time_shifts(np.unique(clocks))
     return _in_order(
         ("time_shift", shifts, at, nth),
         ("note_off", keys, off_clocks, keys),
@@ -291,7 +352,7 @@ def _floored(note_seq: NoteSeq, encoding: Encoding) -> Array:
     times, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
     on_times, off_times = np.split(where, 2)
     keys, number = pitches - PITCHES.start, 3 * np.arange(len(order))
-    at, nth, shifts = floored_shifts(times, encoding.shifts)
+    at, nth, shifts = floor_time_shifts(times, encoding.shifts)
     return _in_order(
         ("time_shift", shifts, at, nth),
         ("velocity", np.searchsorted(encoding.edges, velocities), on_times, number),
@@ -308,7 +369,7 @@ def _in_order(*parts: tuple[str, Array, Array, Array]) -> Array:
     return np.asarray(events[np.argsort(ranks)])
 
 
-def onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
+def measure_onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
     """Seconds between each onset as played and as decoded from `event_seq`, its encoding."""
     strikes, decoded = _Strikes.of(note_seq), event_seq.to_note_seq()
     if len(strikes.played) != len(decoded):
@@ -320,37 +381,11 @@ def onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
 # --------------------------------------------------------------------------------- controls
 
 
-class Control:
-    """What the next two seconds shall hold: pitch classes and note density.
-
-    pitch_histogram: 12 weights from C, scaled to sum 1; all zero stands for all alike.
-    note_density: index 0-11; index k stands for 1 + 3k to 3 + 3k note ons in two seconds.
-    Raises ValueError for other numbers of weights, negative or infinite ones, other indices.
-    """
-
-    def __init__(self, pitch_histogram: npt.ArrayLike, note_density: int) -> None:
-        weights = np.asarray(pitch_histogram, np.float64)
-        if weights.shape != (12,):
-            raise ValueError(f"a pitch histogram has 12 weights, not {weights.size}")
-        wrong = ~(np.isfinite(weights) & (weights >= 0))
-        if wrong.any():
-            raise ValueError(f"a weight of a pitch histogram is 0 or more, not {weights[wrong][0]}")
-        weights = weights / max(weights.max(), np.finfo(np.float64).tiny)  # sums can not overflow
-        if not 0 <= note_density < len(ControlSeq.DENSITIES):
-            raise ValueError(f"note density {note_density} is not in 0-11")
-        self.pitch_histogram = read_only(_share(weights[None])[0], np.float64)
-        self.note_density = int(note_density)
-
-    def to_array(self) -> Array:
-        """float32 [24]: density one-hot, then histogram."""
-        return ControlSeq([self.note_density], self.pitch_histogram[None]).to_array()[0]
-
-
 class ControlSeq:
     """One control for each event: `note_density` [events] and `pitch_histogram` [events, 12]."""
 
-    DENSITIES = np.arange(1, 37, 3)  # note ons in a window, from which an index holds
-    WINDOW = 2  # seconds
+    DENSITIES = DENSITIES  # note ons in a window, from which an index holds
+    WINDOW = WINDOW  # seconds
     _ROWS = (("note_density", len(DENSITIES)), ("pitch_histogram", 12))
     _DIMS, _RANGES = _layout(_ROWS)
 
@@ -394,7 +429,7 @@ class ControlSeq:
         heard = np.zeros((len(classes) + 1, 12), np.int32)  # of each class, before each note on
         np.cumsum(classes[:, None] == np.arange(12), axis=0, out=heard[1:])
         window, start = ControlSeq.WINDOW * event_seq.encoding.per_second, np.arange(len(events))
-        if not event_seq.encoding.floored:
+        if not event_seq.encoding.is_legacy:
             last_full = event_seq.total_ms - window
             start = np.where(times <= last_full, start, np.searchsorted(times, last_full))
         end = np.searchsorted(times, times[start] + window, "right")
@@ -402,15 +437,12 @@ class ControlSeq:
         fresh = np.append(True, (np.diff(first) != 0) | (np.diff(last) != 0))
         row = np.cumsum(fresh) - 1  # most events have the control of the one before
         counts = heard[last[fresh]] - heard[first[fresh]]
-        density = np.searchsorted(ControlSeq.DENSITIES, last - first, "right") - 1
-        return ControlSeq(np.maximum(density, 0), _share(counts)[row])
+        density = find_density_level(last - first)
+        return ControlSeq(density, normalize_histogram(counts)[row])
 
     def to_array(self) -> Array:
         """float32 [events, 24]: density one-hot, then histogram."""
-        array = np.zeros((len(self), self.dim()), np.float32)
-        array[np.arange(len(self)), self._RANGES["note_density"].start + self.note_density] = 1
-        array[:, self._RANGES["pitch_histogram"]] = self.pitch_histogram
-        return array
+        return encode_controls(self.note_density, self.pitch_histogram)
 
     def to_compressed_array(self) -> Array:
         """uint8 [events, 13]: density index, then 255 times the histogram, rounded down."""
@@ -432,15 +464,10 @@ class ControlSeq:
             raise ValueError(f"note density {rows[..., 0][wrong][0]} is not in 0-11")
         flat = rows.reshape(-1, 13)
         return (
-            ControlSeq(flat[:, 0], flat[:, 1:] / 255 if encoding.floored else _share(flat[:, 1:]))
+            ControlSeq(
+                flat[:, 0],
+                flat[:, 1:] / 255 if encoding.is_legacy else normalize_histogram(flat[:, 1:]),
+            )
             .to_array()
             .reshape(*rows.shape[:-1], ControlSeq.dim())
         )
-
-
-def _share(weights: Array) -> Array:
-    """Each row [rows, 12] divided by its sum; a row of zeros becomes uniform."""
-    total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
-    shares = weights / np.maximum(total, np.finfo(np.float64).tiny)
-    shares[total[:, 0] == 0] = 1 / 12
-    return shares

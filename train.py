@@ -24,13 +24,13 @@ from config import TrainConfig
 from corpus.performance import Corpus
 from generation.control import named
 from generation.control_metrics import adherence, play
-from generation.engine import rounded
+from generation.engine import round_weights
 from midi import pianoroll as render
 from model import Session, pick_device
 from sequence import Control
 from training.distributed import Team, end
-from training.evaluate import judge
-from training.logger import Board, Reached
+from training.evaluate import evaluate
+from training.logger import Board, TrainState
 from training.trainer import (
     Failure,
     NotFinite,
@@ -67,7 +67,7 @@ class Ending:
             signal.signal(number, handler)
 
 
-Step = tuple[Reached, Tensor, Tensor, float]  # how far it came, loss, gradient norm, rate
+Step = tuple[TrainState, Tensor, Tensor, float]  # how far it came, loss, gradient norm, rate
 
 
 def train(run: Run, board: Board, ending: Ending) -> None:
@@ -154,7 +154,7 @@ def _judge_and_keep(run: Run, board: Board) -> None:
         return
     if run.judged == run.reached.step:
         return
-    run.judged, judgement = run.reached.step, run.judge()
+    run.judged, judgement = run.reached.step, run.evaluate()
     if judgement.nats_per_event < run.reached.best:
         run.reached = replace(run.reached, best=judgement.nats_per_event, worse=0)
         run.save_best()
@@ -169,7 +169,7 @@ def _picture(run: Run) -> bytes:
         return b""
     encoding = run.windows.corpus.encoding
     (notes,) = play(run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0)
-    return render.piano_roll(*notes.columns, f"step {run.reached.step}, C major, density 3")
+    return render.draw_piano_roll(*notes.columns, f"step {run.reached.step}, C major, density 3")
 
 
 def _last_words(run: Run) -> Iterator[str]:
@@ -190,11 +190,11 @@ def _evaluate(options: TrainConfig) -> int:
     session, corpus = Session.load(options.session), Corpus.load(data_files(Path(options.dataset)))
     if session.encoding != corpus.encoding.version:
         raise Failure(for_other_data(Path(options.session), session.encoding, corpus.encoding))
-    model = session.model(pick_device(options.device))
+    model = session.build_model(pick_device(options.device))
     print(f"{options.session}: {told(session.config)}, step {session.training.get('step', 0)}")
     for controlled in (True, False):
         print("with control:" if controlled else "without control:")
-        print(*judge(model, corpus, None, controlled).lines(), sep="\n")
+        print(*evaluate(model, corpus, None, controlled).lines(), sep="\n")
     print("playing to a control:")
     print(*adherence(model, corpus.encoding), sep="\n")
     return 0
@@ -203,7 +203,7 @@ def _evaluate(options: TrainConfig) -> int:
 def _export(options: TrainConfig) -> int:
     """Write the network of a session alone, in half precision, and rounded to how it is played."""
     session = Session.load(options.session)
-    state = rounded(session.averaged or session.state)
+    state = round_weights(session.ema_state or session.state)
     half = {name: weight.half() for name, weight in state.items()}
     network = Session(session.config, half, session.encoding, training=session.training)
     with alone(options.export):
@@ -220,7 +220,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
         parser = flags.Parser(prog="train.py", description=__doc__)
         options = flags.parse(parser, TrainConfig, argv, **config.FINE_TUNING)
     try:
-        config.model_config(options.model_params)
+        config.parse_model_params(options.model_params)
         pick_device(options.device)
     except ValueError as error:
         parser.error(str(error))
@@ -258,7 +258,7 @@ def _train(options: TrainConfig) -> int:
 def _taught(options: TrainConfig, team: Team) -> int:
     print(
         f"learning rate {options.learning_rate:g}, batches of {options.batch_size} windows of "
-        f"{options.window_size} events (the original: {config.ORIGINAL_RECIPE})"
+        f"{options.window_size} events (the original: {config.LEGACY_RECIPE})"
     )
     run = open_run(options, team)
     learner, judges, corpus = run.learner, run.judges, run.windows.corpus

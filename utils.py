@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 if sys.platform == "win32":
     import msvcrt
@@ -23,6 +24,7 @@ else:
     import fcntl
 
 Name = str | os.PathLike[str]
+Array = npt.NDArray[Any]
 
 
 def find_files(
@@ -85,7 +87,7 @@ def _beside(target: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def claimed(path: Name) -> Iterator[bool]:
+def lock_file(path: Name) -> Iterator[bool]:
     """Have a file for this process alone, among those that ask; BlockingIOError if it is taken.
 
     It gives whether the file system knows locks. If so, what a killed `atomic_write` of this
@@ -94,7 +96,7 @@ def claimed(path: Name) -> Iterator[bool]:
     """
     folder, prefix = _beside(os.path.realpath(path))
     place = os.path.join(folder, f"{prefix}.lock")
-    handle, locked = _lock_file(place, os.fspath(path))
+    handle, locked = _open_lock(place, os.fspath(path))
     try:
         if locked:
             _sweep(folder, prefix)
@@ -105,7 +107,7 @@ def claimed(path: Name) -> Iterator[bool]:
         os.close(handle)
 
 
-def _lock_file(place: str, name: str) -> tuple[int, bool]:
+def _open_lock(place: str, name: str) -> tuple[int, bool]:
     """The open lock file at `place`, and whether its file system knows locks."""
     while True:
         handle = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -146,7 +148,7 @@ def _sweep(folder: str, prefix: str) -> None:
         os.unlink(os.path.join(folder, name))
 
 
-def optional(module: str, feature: str) -> Any:
+def import_optional(module: str, feature: str) -> Any:
     """Import a library that only one feature needs; ImportError says what installs it.
 
     It is not imported before it is needed, for such libraries take a second to load.
@@ -158,7 +160,7 @@ def optional(module: str, feature: str) -> Any:
         raise ImportError(f"{feature} needs {package} ({error}): pip install {package}") from error
 
 
-def mixed_seed(*parts: int) -> int:
+def derive_seed(*parts: int) -> int:
     """A seed, below 2**63, that is another one for other parts; for torch's generators."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

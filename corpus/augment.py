@@ -6,23 +6,20 @@ Files stay as they are: what is learned from next is stretched as it is cut.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from midi.quantize import quantise, time_shifts
+from midi.quantize import choose_time_shifts, quantize
 from sequence import CURRENT, ControlSeq, EventSeq
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 SHIFTS = EventSeq.feat_ranges()["time_shift"]
 LENGTHS = EventSeq.lengths(CURRENT)  # milliseconds
-SPARE = 1.1  # times as many events as are wanted: stretched, some have fewer time shifts
+SPARE = 1.1  # times as many events as are wanted: stretch_excerpt, some have fewer time shifts
 WINDOW = 1000 * ControlSeq.WINDOW  # milliseconds that a control looks ahead, or back from the end
 
 
-def stretched(events: Array, start: int, count: int, factor: float) -> tuple[Array, Array]:
+def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tuple[Array, Array]:
     """`count` events from `start` on, `factor` times as long, and their controls.
 
     events: uint8, all of a performance in today's encoding. Returns uint8 [1 + count] and
@@ -30,7 +27,7 @@ def stretched(events: Array, start: int, count: int, factor: float) -> tuple[Arr
     first one again. Where the performance ends too soon there are fewer.
     """
     around, before = _around(events, start, count, factor)
-    played = rewritten(around, factor)
+    played = stretch_events(around, factor)
     controls = ControlSeq.from_event_seq(EventSeq(played)).to_compressed_array()
     sounding = np.flatnonzero(played < SHIFTS.start)
     first = int(sounding[before]) if before < len(sounding) else len(played)
@@ -49,7 +46,7 @@ def _around(events: Array, start: int, count: int, factor: float) -> tuple[Array
     return events[begin:end], int((events[begin:start] < SHIFTS.start).sum())
 
 
-def rewritten(events: Array, factor: float) -> Array:
+def stretch_events(events: Array, factor: float) -> Array:
     """Event indices that last `factor` times as long, with the fewest time shifts for it.
 
     What happens at one time stays in its order; so it does where two times become one.
@@ -58,8 +55,8 @@ def rewritten(events: Array, factor: float) -> Array:
     sounding = np.flatnonzero(events < SHIFTS.start)
     times = np.append((np.cumsum(lengths) - lengths)[sounding], lengths.sum())
     points, where = np.unique(np.rint(factor * times).astype(np.int64), return_inverse=True)
-    clocks = quantise(points)
-    led, nth, shifts = time_shifts(np.unique(clocks))
+    clocks = quantize(points)
+    led, nth, shifts = choose_time_shifts(np.unique(clocks))
     when = np.concatenate([led, clocks[where[:-1]]])
     order = np.argsort((when << 32) + np.concatenate([nth, sounding]))
     written = np.concatenate([shifts + SHIFTS.start, events[sounding]])

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from corpus.augment import stretched
-from corpus.performance import Corpus, check_packed, expanded
-from sequence import Encoding, room_to_transpose, transpose
-
-Array = npt.NDArray[Any]
+from corpus.augment import stretch_excerpt
+from corpus.performance import Corpus, check_encoded, expand_controls
+from sequence import Encoding, transpose, transposition_range
+from utils import Array
 
 TRANSPOSITIONS = (-5, 6)  # lowest and highest, semitones
 FROM_THE_START = 0.1  # share of runs of windows that begin where their performance does
@@ -42,10 +39,10 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedBatch:
     """A batch as bytes: events [1 + steps, batch], the one before each window first.
 
-    Beside them controls [steps, batch, 13], and what `Batch` says of controlled and carried.
+    MidiStats them controls [steps, batch, 13], and what `Batch` says of controlled and carried.
     """
 
     events: Array
@@ -62,7 +59,9 @@ class Packed:
             part.to(device, non_blocking=True) for part in parts
         )
         events = events.long()
-        return Batch(events[0], events[1:], expanded(controls, encoding), controlled, carried)
+        return Batch(
+            events[0], events[1:], expand_controls(controls, encoding), controlled, carried
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class _Runs:
         return _Runs(*(np.where(where, theirs, ours) for ours, theirs in pairs))
 
 
-class Windows:
+class WindowSampler:
     """Random windows of a corpus; batch number and seed alone decide what is in a batch.
 
     Each column of the batches holds runs of `carry` windows that follow one another in one
@@ -127,18 +126,18 @@ class Windows:
 
     def batch(
         self, size: int, seed: int, number: int, control_ratio: float, transposing: bool
-    ) -> Packed:
+    ) -> PackedBatch:
         """Batch `number`: runs drawn evenly, with replacement."""
         runs = self._runs(self.among * size, seed, number)
         runs = runs.part(slice(self.rank * size, (self.rank + 1) * size))
         whole = self._whole(runs)
         cut = [self._cut(*run, nth) for run, nth in zip(whole, runs.nth, strict=True)]
         events, controls = (np.stack(column, axis=1) for column in zip(*cut, strict=True))
-        check_packed(events, controls)
+        check_encoded(events, controls)
         if transposing:
             offsets = self._offsets([run for run, _ in whole], runs.mood)
             events, controls = transpose(events, controls, offsets)
-        return Packed(events, controls[1:], runs.seen < control_ratio, runs.nth > 0)
+        return PackedBatch(events, controls[1:], runs.seen < control_ratio, runs.nth > 0)
 
     def _whole(self, runs: _Runs) -> list[tuple[Array, Array]]:
         """Events and controls of each run, and of the event before it, or its first one again."""
@@ -167,7 +166,7 @@ class Windows:
         """A run in its tempo."""
         piece, start, count = place
         events = self.corpus.performances[piece].events
-        return stretched(events, start, count, 1 + self.stretch * tempo)
+        return stretch_excerpt(events, start, count, 1 + self.stretch * tempo)
 
     def _rooms(self, runs: _Runs) -> Array:
         """How many windows there are from the start of each run to the end of its performance."""
@@ -204,7 +203,7 @@ class Windows:
 
     def _offsets(self, runs: Sequence[Array], mood: Array) -> Array:
         """Semitones [batch] that leave every note of a run on the piano."""
-        rooms = [room_to_transpose(events[:, None]) for events in runs]
+        rooms = [transposition_range(events[:, None]) for events in runs]
         low, high = np.array(rooms)[..., 0].T
         low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])
         return np.asarray(low + (mood * (high - low + 1)).astype(np.int64))

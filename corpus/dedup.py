@@ -11,15 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from corpus.performance import Performance
 from sequence import EventSeq, NoteSeq
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 CHORD = 0.035  # seconds from one onset to the next, below which they are one chord
 WORD = 8  # intervals in a word

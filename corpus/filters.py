@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from config import PreprocessConfig
-from midi.notes import Beside, NoteSeq
+from midi.notes import MidiStats, NoteSeq
 from sequence import PITCHES
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 # Of 991 performances by pianists the most regular had 0.63 of its onsets in step with a grid,
 # and 0.13 on its file's beats; 0.86 were the least of 300 random rhythms on a grid.
@@ -45,7 +42,7 @@ class Traits:
     pedalled: float
 
     @staticmethod
-    def of(notes: NoteSeq, beside: Beside) -> Traits:
+    def of(notes: NoteSeq, beside: MidiStats) -> Traits:
         """Measure notes that begin at 0."""
         return Traits(
             seconds=notes.seconds,

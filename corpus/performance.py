@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from corpus import tensorfile
-from sequence import CURRENT, ENCODINGS, ORIGINAL, ControlSeq, Encoding, EventSeq
-
-Array = npt.NDArray[Any]
+from sequence import CURRENT, ENCODINGS, LEGACY, ControlSeq, Encoding, EventSeq
+from utils import Array
 
 SUFFIX = ".data"
 
@@ -118,12 +116,12 @@ def _from_original(record: tuple[Any, ...]) -> Performance:
         raise ValueError(f"events and controls have the shapes {events.shape}, {controls.shape}")
     if not len(events):
         raise ValueError("it holds no events")
-    check_packed(events, controls)
-    known = EventSeq.from_array(events, ORIGINAL)
-    return Performance(events, controls, known.note_ons, known.total_ms, 0.0, 0.0, "", ORIGINAL)
+    check_encoded(events, controls)
+    known = EventSeq.from_array(events, LEGACY)
+    return Performance(events, controls, known.note_ons, known.total_ms, 0.0, 0.0, "", LEGACY)
 
 
-def check_packed(events: Array, controls: Array) -> None:
+def check_encoded(events: Array, controls: Array) -> None:
     """ValueError for an event or a density that there is not; files are not read whole for it."""
     if events.max() >= EventSeq.dim():
         raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
@@ -131,7 +129,7 @@ def check_packed(events: Array, controls: Array) -> None:
         raise ValueError(f"note density {controls[..., 0].max()} in the data is not in 0-11")
 
 
-def expanded(controls: Tensor, encoding: Encoding) -> Tensor:
+def expand_controls(controls: Tensor, encoding: Encoding) -> Tensor:
     """float32 [..., 24] of compressed controls uint8 [..., 13], made on their device.
 
     The same as `ControlSeq.recover_compressed_array`.
@@ -139,7 +137,7 @@ def expanded(controls: Tensor, encoding: Encoding) -> Tensor:
     density, weights = controls[..., 0].long(), controls[..., 1:].float()
     total = weights.sum(dim=-1, keepdim=True)
     shares = torch.where(total > 0, weights / total, 1 / 12)
-    if encoding.floored:
+    if encoding.is_legacy:
         shares = weights / 255
     one_hot = functional.one_hot(density, len(ControlSeq.DENSITIES))
     return torch.cat([one_hot.float(), shares], dim=-1)
@@ -190,7 +188,7 @@ def _hash(content: Any) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def held_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
+def hold_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
     """Split files into the ones to train on and the ones to judge by.
 
     A file's side depends on its name below `root` alone, so it stays when files are added;

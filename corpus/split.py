@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from config import SIDES, SPLIT_MARK, split_shares
+from config import SPLIT_FILE, SUBSETS, parse_split
 from corpus.dedup import Piece
 
 WAITING = ".waiting"
@@ -43,7 +43,7 @@ class Folder:
         Raises ValueError for a mark that is damaged, or if the folder has other data that
         would seem to be on a side.
         """
-        before = _marked(root / SPLIT_MARK)
+        before = _marked(root / SPLIT_FILE)
         folder = Folder(root, suffix, shares or before, before)
         if shares and not before:
             flat = Folder(root, suffix)
@@ -58,13 +58,13 @@ class Folder:
         """The file for the data of a MIDI file: where it is, or where it shall be for now."""
         if not self.shares:
             return self.root / (name + self.suffix)
-        places = [self.root / side / (name + self.suffix) for side in SIDES]
+        places = [self.root / side / (name + self.suffix) for side in SUBSETS]
         there = [place for place in places if place.exists()]
         return there[0] if there else self.root / WAITING / (name + self.suffix)
 
     def sided(self) -> Iterator[tuple[Path, str]]:
         """All files that are on a side, with it."""
-        for side in SIDES if self.shares else ():
+        for side in SUBSETS if self.shares else ():
             if (self.root / side).is_dir():
                 for path in utils.find_files(self.root / side, (self.suffix,)):
                     yield path, side
@@ -89,7 +89,7 @@ class Folder:
             "  " + json.dumps({"side": side, "performances": list(names)}) for side, names in pieces
         )
         text = f'{{"version": 1, "split": {json.dumps(self.shares)}, "pieces": [\n{lines}\n]}}\n'
-        utils.atomic_write(self.root / SPLIT_MARK, text.encode())
+        utils.atomic_write(self.root / SPLIT_FILE, text.encode())
 
 
 def _marked(path: Path) -> str:
@@ -97,7 +97,7 @@ def _marked(path: Path) -> str:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         shares = record["split"]
-        split_shares(shares)
+        parse_split(shares)
     except FileNotFoundError:
         return ""
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -107,7 +107,7 @@ def _marked(path: Path) -> str:
 
 def _check_no_strangers(flat: Folder, names: Iterable[str]) -> None:
     known = {flat.target(name) for name in names}
-    for side in SIDES:
+    for side in SUBSETS:
         if (flat.root / side).is_dir():
             for path in utils.find_files(flat.root / side, (flat.suffix,)):
                 if path not in known:
@@ -153,13 +153,13 @@ def assign(pieces: Sequence[Piece], there: Mapping[int, str], shares: str) -> As
     """
     found = [{there[number] for number in piece.members if number in there} for piece in pieces]
     places = [_place(piece.identity) for piece in pieces]
-    edges = np.cumsum(split_shares(shares)).tolist()
+    edges = np.cumsum(parse_split(shares)).tolist()
     drawn = [min(int(np.searchsorted(edges, place, "right")), _last(edges)) for place in places]
-    held = [min(map(SIDES.index, sides)) if sides else None for sides in found]
+    held = [min(map(SUBSETS.index, sides)) if sides else None for sides in found]
     chosen = [at if old is None else old for at, old in zip(drawn, held, strict=True)]
     _fill(chosen, [n for n, old in enumerate(held) if old is None], places, edges)
     return Assignment(
-        tuple(SIDES[side] for side in chosen),
+        tuple(SUBSETS[side] for side in chosen),
         tuple(n for n, old in enumerate(held) if old is not None and old != drawn[n]),
         tuple(n for n, sides in enumerate(found) if len(sides) > 1),
     )

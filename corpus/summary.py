@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from config import SIDES, SPLIT_MARK
+from config import SPLIT_FILE, SUBSETS
 from corpus.dedup import NEARLY, Link, Piece
 from corpus.filters import FILTERS, USUAL, Traits, refusals
 from corpus.performance import Performance
 from corpus.split import Assignment, Folder
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 LISTED = 20  # lines of one kind at most
 
@@ -144,8 +141,8 @@ class Ledger:
         shares, tell = folder.shares, self.remarks.append
         if folder.before and folder.before != shares:
             tell(f"the folder was split {folder.before} before: {shares} is for new pieces alone")
-        tell(f"split {shares}, by piece ({folder.root / SPLIT_MARK} names them):")
-        for name in SIDES:
+        tell(f"split {shares}, by piece ({folder.root / SPLIT_FILE} names them):")
+        for name in SUBSETS:
             own = [
                 piece for side, piece in zip(assignment.sides, pieces, strict=True) if side == name
             ]

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from generation.engine import Player, Primer, Schedule
-from generation.sampling import Rules, tempered
+from generation.engine import Context, Engine, Schedule
+from generation.sampling import EventRules, tempered
 
 
 @torch.inference_mode()
 def beam_search(
-    player: Player,
+    player: Engine,
     init: Tensor,
     steps: int,
     schedule: Schedule,
@@ -22,8 +22,8 @@ def beam_search(
     beam_size: int,
     stochastic: bool = False,
     temperature: float = 1.0,
-    rules: Rules | None = None,
-    primer: Primer | None = None,
+    rules: EventRules | None = None,
+    primer: Context | None = None,
 ) -> Tensor:
     """The best sequence that a beam finds for each start vector, int64 [steps, batch].
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import utils
 from corpus.performance import SUFFIX, Performance
-from sequence import CURRENT, Control, ControlSeq, Encoding, EventSeq, NoteSeq
-
-Array = npt.NDArray[Any]
+from midi.control_schedule import Control, ControlSchedule, find_density_level
+from sequence import CURRENT, ControlSeq, Encoding, EventSeq, NoteSeq
+from utils import Array
 
 ROW = 0.1  # seconds that a row of a plan that changes holds
-SECTION = 10.0  # seconds, where there are no parts to compare by
 DENSITY = 3  # where none is said
 MIDI = (".mid", ".midi", ".kar")
 EXAMPLE = "C major;3 | A minor;6 @20"
@@ -111,43 +107,7 @@ class Part:
     text: str
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """Controls over a piece, float32 [rows, 24]; the last one holds on.
-
-    seconds: how long a row holds, or None for rows that are for one event each; marks: when
-    something new is asked for, in seconds, and how it reads, for what is written.
-    """
-
-    rows: Array
-    seconds: float | None
-    text: str
-    marks: tuple[tuple[float, str], ...] = ()
-
-    @property
-    def events(self) -> int | None:
-        """How many events it is for, if it says so."""
-        return len(self.rows) if self.seconds is None else None
-
-    def sections(self, length: float) -> list[tuple[float, float, str]]:
-        """Start, end and name of the parts of a piece to compare by, which is `length` s long.
-
-        They are those of a written plan, or ten seconds each where it changes all the time.
-        """
-        begins = [at for at, _ in self.marks if at < length]
-        names = [text for _, text in self.marks]
-        if not self.marks or any(text.startswith("~") for text in names):
-            begins = [SECTION * k for k in range(max(1, round(length / SECTION)))]
-            names = [f"{at:g} to {at + SECTION:g} s of {self.text}" for at in begins]
-        return list(zip(begins, [*begins[1:], math.inf], names, strict=False))
-
-    def during(self, times: Array, numbers: Array) -> Array:
-        """The rows [moments, 24] in force at times in seconds, which are events `numbers`."""
-        row = numbers if self.seconds is None else (times / self.seconds).astype(np.int64)
-        return np.asarray(self.rows[np.clip(row, 0, len(self.rows) - 1)])
-
-
-def read(text: str, seed: int, encoding: Encoding = CURRENT) -> Asked:
+def read(text: str, seed: int, encoding: Encoding = CURRENT) -> ControlSchedule:
     """What -c says; of a folder's .data files, `seed` chooses one.
 
     Raises ValueError, naming the wrong part and a right one, or the file.
@@ -159,7 +119,9 @@ def read(text: str, seed: int, encoding: Encoding = CURRENT) -> Asked:
             raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
     if os.path.isfile(path):
-        return Asked(_of_file(path, encoding), None, str(path))
+        rows = _of_file(path, encoding)
+        density, histogram = (rows[:, part] for part in ControlSeq.feat_ranges().values())
+        return ControlSchedule(density.argmax(axis=1), histogram, text=str(path))
     if text.lower().endswith((*MIDI, SUFFIX)) or "/" in text.partition(";")[0]:
         raise ValueError(f"there is no file or folder {_short(text)}")
     return planned(parts(text))
@@ -167,8 +129,8 @@ def read(text: str, seed: int, encoding: Encoding = CURRENT) -> Asked:
 
 def _of_file(path: Path, encoding: Encoding) -> Array:
     if path.name.lower().endswith(MIDI):
-        notes = NoteSeq.from_midi_file(path, sustain=not encoding.floored)
-        events = EventSeq.from_note_seq(notes.trimmed(), encoding)
+        notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
+        events = EventSeq.from_note_seq(notes.trim_start(), encoding)
         controls = ControlSeq.from_event_seq(events).to_array()
     else:
         performance = Performance.load(path)
@@ -237,7 +199,7 @@ def _density(text: str) -> int:
         notes = float(rate[1]) * ControlSeq.WINDOW
         if notes > 60 * ControlSeq.WINDOW:
             raise ValueError(f"{rate[1]} notes a second are more than 60")
-        return max(0, int(np.searchsorted(ControlSeq.DENSITIES, notes, "right")) - 1)
+        return int(find_density_level(notes))
     if not re.fullmatch(r"\s*\d+\s*", text):
         raise ValueError(
             f"the density {_short(text)} is neither a whole number 0-11 nor notes a second ('8/s')"
@@ -262,7 +224,7 @@ def _weight(part: str) -> float:
         raise ValueError(f"{_short(part)} is not a number") from None
 
 
-def planned(plan: Sequence[Part]) -> Asked:
+def planned(plan: Sequence[Part]) -> ControlSchedule:
     """The controls of a plan over time: held, or glided into from the part before.
 
     In a glide the histogram changes in a line, and the density index by whole steps.
@@ -277,6 +239,6 @@ def planned(plan: Sequence[Part]) -> Asked:
     # a part may begin up to half a row after the row that is its first
     share = np.where(glided[then], (times - begins[now]) / span, 0.0).clip(0, 1)[:, None]
     rows = (1 - share) * wishes[now] + share * wishes[then]
-    controls = ControlSeq(np.rint(rows[:, 0]), rows[:, 1:]).to_array()
-    marks = tuple((part.at, part.text) for part in plan)
-    return Asked(controls, ROW, " | ".join(part.text for part in plan), marks)
+    texts = tuple((part.at, part.text) for part in plan)
+    written = " | ".join(part.text for part in plan)
+    return ControlSchedule(np.rint(rows[:, 0]).astype(int), rows[:, 1:], times, written, texts)

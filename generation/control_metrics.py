@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from generation.control import Asked, named
-from generation.engine import Player, Schedule, sources
-from generation.sampling import Rules
+from generation.control import named
+from generation.engine import Engine, Schedule, make_generators
+from generation.sampling import EventRules
+from midi.control_schedule import ControlSchedule, format_density, middle_notes
 from model import PerformanceRNN
 from sequence import PITCHES, Control, ControlSeq, Encoding, EventSeq, NoteSeq
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 SCALES = ("C major", "A minor", "F# major", "C pentatonic")
 DENSITIES = (1, 3, 6, 9)
@@ -55,54 +53,45 @@ def delivered(pitches: Array, onsets: Array, histogram: Array) -> Delivered:
     )
 
 
-def followed(events: EventSeq, asked: Asked, most: int = 4) -> Iterator[str]:
+def followed(events: EventSeq, asked: ControlSchedule, most: int = 4) -> Iterator[str]:
     """What was asked for in each section of a piece and what it holds; of many, the average."""
     numbers = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
     onsets = events.times[numbers] / events.encoding.per_second
     pitches = events.to_array()[numbers].astype(np.int64) + PITCHES.start
-    rows = asked.during(onsets, numbers)
-    ranges = ControlSeq.feat_ranges()
+    rows = asked.find_rows(onsets, numbers)
     found = []
-    for begin, end, name in asked.sections(events.total_ms / 1000):
+    for begin, end, name in asked.split_sections(events.total_ms / 1000):
         inside = (onsets >= begin) & (onsets < end)
         if inside.any():
-            wish = rows[inside].astype(np.float64).mean(axis=0)
-            index = wish[ranges["note_density"]] @ np.arange(len(ControlSeq.DENSITIES))
-            piece = delivered(pitches[inside], onsets[inside], wish[ranges["pitch_histogram"]])
+            index = float(asked.density[rows[inside]].mean())
+            histogram = asked.histogram[rows[inside]].mean(axis=0)
+            piece = delivered(pitches[inside], onsets[inside], histogram)
             found.append((name, index, piece))
     if len(found) <= most:
         for name, index, piece in found:
-            yield f"asked for {name}: {piece}, {_notes_in_window(index)} asked for"
+            yield f"asked for {name}: {piece}, {format_density(index)} asked for"
     else:
         cosine = np.mean([piece.cosine for _, _, piece in found])
-        off = np.mean([abs(piece.density - 2 - 3 * index) for _, index, piece in found])
+        off = np.mean([abs(piece.density - middle_notes(index)) for _, index, piece in found])
         yield (
             f"asked for {asked.text}: in {len(found)} sections the histogram is {cosine:.3f} "
             f"alike, density {off:.1f} notes in 2 s off, on average"
         )
 
 
-def _notes_in_window(index: float) -> str:
-    if index != round(index):
-        return f"{2 + 3 * index:.1f}"
-    low = ControlSeq.DENSITIES[round(index)]
-    last = index == len(ControlSeq.DENSITIES) - 1
-    return f"{low} or more" if last else f"{low if index else 0}-{low + 2}"
-
-
 def play(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
     """A piece of `steps` events to each of the controls."""
-    dice = sources(seed, len(controls))
+    dice = make_generators(seed, len(controls))
     init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in dice])
     asked = torch.from_numpy(np.stack([control.to_array() for control in controls])[None])
-    events = Player(model).generate(
+    events = Engine(model).generate(
         init.to(model.device),
         steps,
         Schedule(asked.to(model.device)),
         dice,
-        rules=Rules(*EventSeq.playable(), EventSeq.lengths(encoding)),
+        rules=EventRules(*EventSeq.playable_events(), EventSeq.lengths(encoding)),
     )
     columns = torch.stack(list(events), dim=1).cpu().numpy()
     return [EventSeq.from_array(column, encoding).to_note_seq() for column in columns]
@@ -126,6 +115,6 @@ def adherence(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Itera
     for density in DENSITIES:
         rates = [piece.density for piece, (_, control) in pairs if control.note_density == density]
         yield (
-            f"asked for density {density} ({1 + 3 * density}-{3 + 3 * density} notes in 2 s): "
+            f"asked for density {density} ({format_density(density)} notes in 2 s): "
             f"{np.mean(rates):.1f} notes, {min(rates):.1f} to {max(rates):.1f}"
         )

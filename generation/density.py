@@ -15,11 +15,11 @@ from torch import Tensor
 GAIN = 0.15  # levels by which the control is moved, for each one that is missing
 MEMORY = 20.0  # seconds in which what is missing falls to the e-th part
 REACH = 3  # levels by which it is moved at most
-NOTHING = REACH + 0.5  # how it is told that nothing is missing: see Helm
+NOTHING = REACH + 0.5  # how it is told that nothing is missing: see DensityController
 
 
 @dataclass(frozen=True)
-class Steering:
+class DensityTarget:
     """A quantity of which a control asks for a level: what that means, and what comes of it.
 
     column: of a control [control], where the level stands, one-hot; goals: float [levels], how
@@ -33,15 +33,15 @@ class Steering:
     seconds: Tensor
 
 
-class Helm:
-    """Steering under some controls [kinds, control], which are numbered by their rows.
+class DensityController:
+    """DensityTarget under some controls [kinds, control], which are numbered by their rows.
 
     controls: [variants, control], those that the network is asked for, each once. What is
     missing is told in levels to move, counted from half a level below the most that is moved
     down: so the whole part is the number of the move. `kinds` is None if there is one alone.
     """
 
-    def __init__(self, steering: Steering, kinds: Tensor) -> None:
+    def __init__(self, steering: DensityTarget, kinds: Tensor) -> None:
         levels, self._events = len(steering.goals), len(steering.given)
         place = slice(steering.column, steering.column + levels)
         goals, given, seconds = (

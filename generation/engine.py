@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import utils
-from generation.density import Helm, Steering
-from generation.sampling import Bounds, Dice, Rules, Sampling
+from generation.density import DensityController, DensityTarget
+from generation.sampling import EventMask, EventRules, GumbelNoise, Sampler
 from model import PerformanceRNN
 
 TABLES = 64  # different controls for which the first layer is worked out beforehand
 LEVELS = 255  # of a number of 8 bits, and the level of zero
 ZERO = 128
 
-PLAIN = Sampling()
+PLAIN = Sampler()
 Product = Callable[[Tensor], Tensor]  # weights times inputs, and a bias
 
 
@@ -39,7 +39,7 @@ class Schedule:
     controls: Tensor | None = None
     clock: Tensor | None = None
     row: int = 1
-    steering: Steering | None = None
+    steering: DensityTarget | None = None
 
     def length(self, events: Tensor) -> Tensor:
         """How long events last, by the clock."""
@@ -47,7 +47,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Primer:
+class Context:
     """What is heard first: events int64 [steps], and what they were asked to be."""
 
     events: Tensor
@@ -96,7 +96,7 @@ class Asked:
 
     schedule: Schedule
     which: Tensor
-    helm: Helm | None
+    helm: DensityController | None
     first: Tensor | None
     said: Tensor
 
@@ -113,12 +113,12 @@ class Asked:
         return self.which[row, column] if self.which.shape[1] > 1 else self.which[row, 0]
 
 
-def sources(seed: int, count: int) -> list[torch.Generator]:
+def make_generators(seed: int, count: int) -> list[torch.Generator]:
     """Random numbers for each of `count` pieces; piece k's depend on seed and k alone."""
-    return [torch.Generator().manual_seed(utils.mixed_seed(seed, k)) for k in range(count)]
+    return [torch.Generator().manual_seed(utils.derive_seed(seed, k)) for k in range(count)]
 
 
-class Player:
+class Engine:
     """Plays with a network; `exact` takes all products in float32, as training does.
 
     guidance: how much further than the control leads to go (classifier-free guidance, Ho and
@@ -131,7 +131,7 @@ class Player:
         self.exact = exact or not _has_small_products(model.device)
         self.guidance = guidance
         with torch.inference_mode():
-            self._table = model.table()
+            self._table = model.event_table()
             self._layers = [
                 # what the first layer is given has no bounds: 8 bits would be too coarse for it
                 (self._product(f"ih_l{layer}", layer > 0), self._product(f"hh_l{layer}", True))
@@ -152,7 +152,7 @@ class Player:
         """The state before the first event, from start vectors [batch, init]."""
         column = torch.arange(len(init), device=self.device)
         return self._state(
-            list(self.model.starts(init)), column, schedule, self._nothing(len(init))
+            list(self.model.init_hidden_each(init)), column, schedule, self._nothing(len(init))
         )
 
     def _nothing(self, batch: int) -> Tensor:
@@ -187,7 +187,7 @@ class Player:
         controls, helm = schedule.controls, None
         if controls is None:
             which = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            said = self.model.asked(None, None)[None]
+            said = self.model.project_controls(None, None)[None]
         else:
             # equal rows are one control, and a schedule that never changes is one row
             kinds, which = controls.flatten(0, 1).unique(dim=0, return_inverse=True)
@@ -195,9 +195,9 @@ class Player:
             if bool((which == which[:1]).all()):
                 which = which[:1]
             if schedule.steering is not None:
-                helm = Helm(schedule.steering, kinds)
+                helm = DensityController(schedule.steering, kinds)
                 kinds = helm.controls
-            said = self.model.asked(kinds, None)
+            said = self.model.project_controls(kinds, None)
         first = None
         if len(said) <= TABLES:
             heard = functional.leaky_relu(self._table + said[:, None], 0.1)
@@ -252,9 +252,9 @@ class Player:
         schedule: Schedule,
         generators: Sequence[torch.Generator],
         *,
-        sampling: Sampling = PLAIN,
-        rules: Rules | None = None,
-        primer: Primer | None = None,
+        sampling: Sampler = PLAIN,
+        rules: EventRules | None = None,
+        primer: Context | None = None,
     ) -> Iterator[Tensor]:
         """Sample events, one int64 [batch] after another, each heard by the next.
 
@@ -263,7 +263,9 @@ class Player:
         which is heard and not said.
         """
         state, heard, bounds = self.primed(init, schedule, rules, primer)
-        dice = Dice(generators, self.model.config.event_dim, sampling.greedy_ratio, self.device)
+        dice = GumbelNoise(
+            generators, self.model.config.event_dim, sampling.greedy_ratio, self.device
+        )
         for _ in range(steps):
             logits = bounds.applied(self.step(heard, state))
             heard = sampling.chosen(logits, dice.noise())
@@ -271,12 +273,12 @@ class Player:
             yield heard
 
     def primed(
-        self, init: Tensor, schedule: Schedule, rules: Rules | None, primer: Primer | None
-    ) -> tuple[State, Tensor, Bounds]:
+        self, init: Tensor, schedule: Schedule, rules: EventRules | None, primer: Context | None
+    ) -> tuple[State, Tensor, EventMask]:
         """The state after the primer, the last event heard [batch], and what may follow."""
         batch = len(init)
-        rules = rules or Rules.none(self.model.config.event_dim)
-        bounds = Bounds(rules, batch, self.device)
+        rules = rules or EventRules.none(self.model.config.event_dim)
+        bounds = EventMask(rules, batch, self.device)
         heard = self._nothing(batch)
         if primer is None or not len(primer.events):
             return self.start(init, schedule), heard, bounds
@@ -288,7 +290,7 @@ class Player:
         return self.under(state, schedule, heard), heard, bounds
 
 
-def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def round_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a network, those that are played in one number of 8 bits rounded to it.
 
     What the network says is then the same in 8 bits as in float32, but for the rounding of

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from config import GenerateConfig
 from generation.beam_search import beam_search
-from generation.control import ROW, Asked
-from generation.density import Steering
-from generation.engine import Player, Primer, Schedule, sources
-from generation.sampling import Rules, Sampling
+from generation.control import ROW
+from generation.density import DensityTarget
+from generation.engine import Context, Engine, Schedule, make_generators
+from generation.sampling import EventRules, Sampler
+from midi.control_schedule import DENSITY_LEVELS, ControlSchedule, middle_notes
 from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 RELEASE = 5.0  # seconds after which a key is let go that the network forgot to let go
 MARGIN = 2.0  # seconds by which a piece may miss the length that was asked for
@@ -28,7 +26,7 @@ GROUPS = {kind: number for number, kind in enumerate(EventSeq.feat_dims())}
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class Primer:
     """A primer: its events, their controls [events, 24], and how many notes were left out."""
 
     events: EventSeq
@@ -41,16 +39,16 @@ class Heard:
         return self.events.total_ms / 1000
 
 
-def read_primer(path: str, start: float, seconds: float, encoding: Encoding) -> Heard:
+def read_primer(path: str, start: float, seconds: float, encoding: Encoding) -> Primer:
     """The part of a MIDI file from second `start` on, about `seconds` long.
 
     It begins with a note and ends just before one, so that no note is torn: what sounds there
     goes on sounding. Raises ValueError if there is nothing to hear.
     """
-    notes = NoteSeq.from_midi_file(path, sustain=not encoding.floored)
+    notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
     later, piano = notes.starts >= start, np.isin(notes.pitches, PITCHES)
     heard = NoteSeq(*(column[later & piano] for column in notes.columns))
-    whole = EventSeq.from_note_seq(heard.trimmed(), encoding)
+    whole = EventSeq.from_note_seq(heard.trim_start(), encoding)
     array = whole.to_array()
     struck = np.flatnonzero(array < EventSeq.feat_ranges()["note_on"].stop)
     if not len(struck):
@@ -62,10 +60,10 @@ def read_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
         end -= 1  # it belongs to the note that is cut off
     outside = later & ~piano & (notes.starts <= heard.starts[0] + seconds)
     controls = ControlSeq.from_event_seq(whole).to_array()[:end]
-    return Heard(EventSeq(array[:end], encoding), controls, int(outside.sum()))
+    return Primer(EventSeq(array[:end], encoding), controls, int(outside.sum()))
 
 
-class Takes:
+class SampleBuffer:
     """The events of some pieces while they grow, a byte for each.
 
     elapsed: how long each is so far, in milliseconds from its first note on; `begun`: it has
@@ -91,21 +89,21 @@ class Takes:
         return self._events[: self._count, piece]
 
 
-def rules(options: GenerateConfig, encoding: Encoding) -> Rules:
+def rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
     """What may be played."""
     lengths, silence = EventSeq.lengths(encoding), 1000 * options.silence
-    bound = Rules(*EventSeq.playable(), lengths, options.repeats, silence)
+    bound = EventRules(*EventSeq.playable_events(), lengths, options.repeats, silence)
     return bound.free() if options.free else bound
 
 
-def sampling(options: GenerateConfig) -> Sampling:
+def sampling(options: GenerateConfig) -> Sampler:
     """How events are chosen."""
     given = {
         GROUPS["time_shift"]: options.time_temperature,
         GROUPS["note_on"]: options.pitch_temperature,
         GROUPS["velocity"]: options.velocity_temperature,
     }
-    return Sampling(
+    return Sampler(
         options.temperature,
         options.greedy_ratio,
         options.top_k,
@@ -116,12 +114,12 @@ def sampling(options: GenerateConfig) -> Sampling:
     )
 
 
-def steering(encoding: Encoding) -> Steering:
+def steering(encoding: Encoding) -> DensityTarget:
     """Note density: the middle of each level but the last, which has no end."""
-    notes = ControlSeq.DENSITIES + 1.0  # in a window
+    notes = middle_notes(np.arange(DENSITY_LEVELS))
     notes[-1] = np.inf
-    struck, milliseconds = EventSeq.playable()[-1], EventSeq.lengths(encoding)
-    return Steering(
+    struck, milliseconds = EventSeq.playable_events()[-1], EventSeq.lengths(encoding)
+    return DensityTarget(
         ControlSeq.feat_ranges()["note_density"].start,
         *(
             torch.as_tensor(row, dtype=torch.float32)
@@ -131,39 +129,39 @@ def steering(encoding: Encoding) -> Steering:
 
 
 def schedule(
-    asked: Asked | None, encoding: Encoding, device: torch.device, steered: bool = True
+    asked: ControlSchedule | None, encoding: Encoding, device: torch.device, steered: bool = True
 ) -> Schedule:
     """The controls for the player: by the milliseconds of what it plays, or by its events."""
     if asked is None:
         return Schedule()
-    controls = torch.from_numpy(asked.rows).to(device)[:, None]
+    controls = torch.from_numpy(asked.to_array()).to(device)[:, None]
     kept = steering(encoding) if steered else None
-    if asked.seconds is None:
+    if asked.times is None:
         return Schedule(controls, steering=kept)
     clock = torch.from_numpy(EventSeq.lengths(encoding)).to(device)
     return Schedule(controls, clock, round(1000 * ROW), kept)
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class GenerationJob:
     """What is to be played."""
 
     model: PerformanceRNN
     encoding: Encoding
     seed: int
-    asked: Asked | None
-    heard: Heard | None
+    asked: ControlSchedule | None
+    heard: Primer | None
     steps: int
 
 
-def compose(order: Order, options: GenerateConfig) -> Iterator[Array]:
+def generate_events(order: GenerationJob, options: GenerateConfig) -> Iterator[Array]:
     """Event indices [batch] after the primer, one step after another."""
     model, steps = order.model, order.steps
-    dice = sources(order.seed, options.batch_size)
+    dice = make_generators(order.seed, options.batch_size)
     init = torch.stack([torch.randn(model.config.init_dim, generator=source) for source in dice])
     init = (torch.zeros_like(init) if options.init_zero else init).to(model.device)
     primer = _primer(order)
-    player = Player(model, options.exact, options.guidance)
+    player = Engine(model, options.exact, options.guidance)
     plan = schedule(order.asked, order.encoding, model.device, options.steering)
     bound = rules(options, order.encoding)
     if options.beam_size:
@@ -188,36 +186,41 @@ def compose(order: Order, options: GenerateConfig) -> Iterator[Array]:
         yield events.cpu().numpy()
 
 
-def _primer(order: Order) -> Primer | None:
+def _primer(order: GenerationJob) -> Context | None:
     """The primer for the player; without -c it is heard as asked for nothing, as all after it."""
     heard = order.heard
     if heard is None:
         return None
     events = torch.from_numpy(heard.events.to_array().astype(np.int64))
     if order.asked is None:
-        return Primer(events, Schedule())
+        return Context(events, Schedule())
     controls = torch.from_numpy(heard.controls).to(order.model.device)
-    return Primer(events, Schedule(controls[:, None]))
+    return Context(events, Schedule(controls[:, None]))
 
 
-def performed(
-    events: Array, options: GenerateConfig, encoding: Encoding, heard: Heard | None
+def decode_sample(
+    events: Array, options: GenerateConfig, encoding: Encoding, heard: Primer | None
 ) -> NoteSeq:
     """The notes of a piece [events], with its primer or without, from its first note on."""
     begin = 0.0
     if heard is not None:
         begin = heard.seconds
         events = np.concatenate([heard.events.to_array(), events])
-    notes = EventSeq.from_array(events, encoding).to_note_seq().released(RELEASE, begin).trimmed()
+    notes = (
+        EventSeq.from_array(events, encoding)
+        .to_note_seq()
+        .limit_durations(RELEASE, begin)
+        .trim_start()
+    )
     if options.seconds is not None:
-        notes = ended(notes, begin + options.seconds, begin)
+        notes = end_at_boundary(notes, begin + options.seconds, begin)
     if heard is not None and options.continuation_only:
         new = notes.starts >= begin
         notes = NoteSeq(*(column[new] for column in notes.columns))
-    return notes.trimmed()
+    return notes.trim_start()
 
 
-def ended(notes: NoteSeq, seconds: float, begin: float = 0.0) -> NoteSeq:
+def end_at_boundary(notes: NoteSeq, seconds: float, begin: float = 0.0) -> NoteSeq:
     """Notes that end at a musical boundary within MARGIN of `seconds`.
 
     That is before the onset for which one waits longest, but not before the first one from
@@ -228,7 +231,7 @@ def ended(notes: NoteSeq, seconds: float, begin: float = 0.0) -> NoteSeq:
     near = near[np.abs(near - seconds) <= MARGIN]
     waits = np.diff(onsets, prepend=0.0)[np.searchsorted(onsets, near)]
     for end in near[np.argsort(-waits, kind="stable")]:
-        found = notes.until(float(end))
+        found = notes.truncate(float(end))
         if found.seconds >= seconds - MARGIN:
             return found
-    return notes.until(seconds)
+    return notes.truncate(seconds)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Array = npt.NDArray[Any]
+from utils import Array
 
 FULL = 1 - 1e-4  # of a limit; sums of shares are not exact
 CLOSED = 2.0  # what counts as spent of an event that is not possible
@@ -20,7 +18,7 @@ CHUNK = 64  # steps for which random numbers are drawn at once
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampler:
     """How events are chosen from their probabilities.
 
     temperature: probabilities are raised to its inverse. temperatures: of the events of some
@@ -97,7 +95,7 @@ def _beyond(logits: Tensor, share: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rules:
+class EventRules:
     """What can be played, known to a sampler that knows no music.
 
     start: bool [events], what is possible at first; opens, closes: bool [events, events],
@@ -115,16 +113,16 @@ class Rules:
     repeats: int = 0
     silence: float = 0.0
 
-    def free(self) -> Rules:
+    def free(self) -> EventRules:
         """These with everything possible always, but for repeats and silence."""
         nothing = np.zeros_like(self.opens)
         return replace(self, start=~nothing[0], opens=nothing, closes=nothing)
 
     @staticmethod
-    def none(events: int) -> Rules:
+    def none(events: int) -> EventRules:
         """No rules for so many events."""
         nothing = np.zeros((events, events), bool)
-        return Rules(~nothing[0], nothing, nothing, nothing[0], np.zeros(events))
+        return EventRules(~nothing[0], nothing, nothing, nothing[0], np.zeros(events))
 
     def spending(self) -> tuple[Array, Array, Array]:
         """How what each event has spent of its limit begins [events], and goes on.
@@ -150,10 +148,10 @@ class Rules:
         return np.where(self.start, shares, CLOSED), times, plus
 
 
-class Bounds:
+class EventMask:
     """What the rules allow each of some sequences now."""
 
-    def __init__(self, rules: Rules, batch: int, device: torch.device) -> None:
+    def __init__(self, rules: EventRules, batch: int, device: torch.device) -> None:
         spent, times, plus = (
             torch.as_tensor(rows, dtype=torch.float32).to(device) for rows in rules.spending()
         )
@@ -174,7 +172,7 @@ class Bounds:
         self._spent = self._spent[rows]
 
 
-class Dice:
+class GumbelNoise:
     """Gumbel noise for some sequences, of each one's own random numbers.
 
     The index of the greatest sum of log-weight and noise is a sample (Gumbel 1954); without

@@ -15,9 +15,11 @@ import flags
 import utils
 from config import GenerateConfig
 from generation.control_metrics import followed
-from generation.pipeline import Order, performed
+from generation.pipeline import GenerationJob, decode_sample
 from midi import pianoroll as render
-from sequence import ControlSeq, EventSeq, NoteSeq
+from midi import synth
+from midi.control_schedule import ControlSchedule
+from sequence import EventSeq, NoteSeq
 from web import player as page
 
 BESIDES = ("png", "wav", "soundfont", "html", "force", "stream")  # options that change no note
@@ -66,7 +68,7 @@ def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
     }
 
 
-def began(order: Order, played: EventSeq, options: GenerateConfig) -> float:
+def began(order: GenerationJob, played: EventSeq, options: GenerateConfig) -> float:
     """When a piece's events begin, in seconds of its file: after the primer, or its first is at 0.
 
     With a rest before the first note that is before 0.
@@ -77,7 +79,9 @@ def began(order: Order, played: EventSeq, options: GenerateConfig) -> float:
     return -float(played.times[struck.argmax()]) / played.encoding.per_second
 
 
-def kept(order: Order, played: EventSeq, notes: NoteSeq, options: GenerateConfig) -> EventSeq:
+def kept(
+    order: GenerationJob, played: EventSeq, notes: NoteSeq, options: GenerateConfig
+) -> EventSeq:
     """The events of which a piece was made: with --seconds, others were played after its end."""
     if options.seconds is None:
         return played
@@ -86,18 +90,19 @@ def kept(order: Order, played: EventSeq, notes: NoteSeq, options: GenerateConfig
     return EventSeq(played.to_array()[: max(1, before.sum())], played.encoding)
 
 
-def asked_for(order: Order, played: EventSeq, options: GenerateConfig) -> render.Asked | None:
+def asked_for(
+    order: GenerationJob, played: EventSeq, options: GenerateConfig
+) -> ControlSchedule | None:
     """What a piece was asked for, by the time in its file; of its primer nothing."""
     if order.asked is None:
         return None
     seconds = played.times / played.encoding.per_second
-    controls = order.asked.during(seconds, np.arange(len(seconds)))
+    rows = order.asked.find_rows(seconds, np.arange(len(seconds)))
     # in encoding 1 sums of seconds may step back by their rounding
     times = np.maximum.accumulate(np.maximum(seconds + began(order, played, options), 0))
-    if len(order.asked.rows) == 1:
-        times, controls = times[:1], order.asked.rows
-    density, histogram = (controls[:, part] for part in ControlSeq.feat_ranges().values())
-    return render.Asked(times, density.argmax(axis=1), histogram)
+    if len(order.asked) == 1:
+        times, rows = times[:1], rows[:1]
+    return order.asked.select(rows, times)
 
 
 def write(
@@ -105,25 +110,25 @@ def write(
     notes: NoteSeq,
     options: GenerateConfig,
     said: dict[str, str],
-    asked: render.Asked | None = None,
+    asked: ControlSchedule | None = None,
 ) -> str:
     """Write one piece, and what else was asked for; the line that tells of it."""
     notes.to_midi_file(path, texts=page.to_texts(said, asked))
     if options.png:
         title = f"{path.stem}   {page.title_of(said)}"
         told = page.figures(notes, asked)
-        picture = render.piano_roll(*notes.columns, title, asked, told, [said["made with"]])
+        picture = render.draw_piano_roll(*notes.columns, title, asked, told, [said["made with"]])
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if options.wav:
-        render.render_audio(path, path.with_suffix(".wav"), options.soundfont)
+        synth.render_audio(path, path.with_suffix(".wav"), options.soundfont)
     return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
 
 
 def finish(
-    path: Path, order: Order, events: EventSeq, options: GenerateConfig, piece: int
+    path: Path, order: GenerationJob, events: EventSeq, options: GenerateConfig, piece: int
 ) -> Iterator[str]:
     """Write all that was asked for of the events of a piece, and tell of it."""
-    notes = performed(events.to_array(), options, order.encoding, order.heard)
+    notes = decode_sample(events.to_array(), options, order.encoding, order.heard)
     played = kept(order, events, notes, options)
     asked = asked_for(order, played, options)
     yield write(path, notes, options, said_of(options, order.seed, piece), asked)

@@ -18,8 +18,7 @@ import pretty_midi
 import symusic
 
 import utils
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 SUSTAIN = 64  # controller number of the sustain pedal, and the value from which it is down
 
@@ -117,7 +116,7 @@ class NoteSeq:
     ) -> pretty_midi.PrettyMIDI:
         """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond.
 
-        `texts` become text events at its start, in their order and in UTF-8; `midi_texts` is
+        `texts` become text events at its start, in their order and in UTF-8; `read_midi_texts` is
         the inverse.
         """
         midi = _to_pretty_midi(self.columns, program, tempo)
@@ -151,18 +150,18 @@ class NoteSeq:
         louder = np.clip(self.velocities + offset, 1, 127)
         return NoteSeq(self.starts, self.ends, self.pitches, louder)
 
-    def released(self, seconds: float, after: float = 0.0) -> NoteSeq:
+    def limit_durations(self, seconds: float, after: float = 0.0) -> NoteSeq:
         """Notes that end `seconds` after their onset, or after second `after`, at the latest."""
         ends = np.minimum(self.ends, np.maximum(self.starts, after) + seconds)
         return NoteSeq(self.starts, ends, self.pitches, self.velocities)
 
-    def until(self, seconds: float) -> NoteSeq:
+    def truncate(self, seconds: float) -> NoteSeq:
         """Notes that start before `seconds`, and end there at the latest."""
         before = self.starts < seconds
         starts, ends, pitches, velocities = (column[before] for column in self.columns)
         return NoteSeq(starts, np.minimum(ends, seconds), pitches, velocities)
 
-    def trimmed(self) -> NoteSeq:
+    def trim_start(self) -> NoteSeq:
         """Notes moved so that the first one starts at 0."""
         return self.adjust_time(-self.starts[0]) if len(self) else self
 
@@ -210,7 +209,7 @@ def _from_pretty_midi(
 ) -> Iterator[tuple[Array, Array]]:
     """[start/end/pitch/velocity, notes] of each instrument in `programs` that is no drum set.
 
-    Beside it the moves of its pedal [time/value, changes]. Notes of no length are left out.
+    MidiStats it the moves of its pedal [time/value, changes]. Notes of no length are left out.
     """
     for instrument in midi.instruments:
         if not instrument.is_drum and instrument.program in programs:
@@ -228,13 +227,13 @@ def _from_score(score: Any, programs: set[int]) -> Iterator[tuple[Array, Array]]
             yield _symusic_columns(track, seconds)
 
 
-def only_drums(content: bytes) -> bool:
+def has_only_drums(content: bytes) -> bool:
     """Whether the notes of a MIDI file, if any, are all of drum sets, and there are some."""
     sounding = {track.is_drum for track in _score(content).tracks if len(track.notes)}
     return sounding == {True}
 
 
-def midi_texts(content: bytes) -> list[str]:
+def read_midi_texts(content: bytes) -> list[str]:
     """The text events at the start of a MIDI file, before all else but its like.
 
     Nothing is raised whatever the bytes are: what is not there or damaged says nothing.
@@ -260,7 +259,7 @@ def _number(content: bytes, at: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Beside:
+class MidiStats:
     """What a MIDI file says beside its notes; drums left out.
 
     on_beat: share of the note ons that are on eighths or twelfths of a quarter note, by the
@@ -273,13 +272,13 @@ class Beside:
     pedalled: float
 
 
-def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, Beside]:
+def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]:
     """Notes of a MIDI file's content, by the rules of `from_midi_file`, and what is beside."""
     score = _score(content)
     parts = list(_from_score(score, set(range(128))))
     ticks = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
     pedals = [_presses(notes, pedal) for notes, pedal in parts]
-    beside = Beside(
+    beside = MidiStats(
         on_beat=_on_beat(np.concatenate([[0], *ticks])[1:], score.ticks_per_quarter),
         presses=sum(presses for presses, _ in pedals),
         pedalled=max((pedalled for _, pedalled in pedals), default=0.0),

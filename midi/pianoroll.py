@@ -5,72 +5,23 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-import wave
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from utils import Name, atomic_write, optional
+from midi.control_schedule import PITCH_NAMES, WINDOW, ControlSchedule
+from utils import Array, import_optional
 
-Array = npt.NDArray[Any]
 Columns = tuple[Array, Array, Array, Array]  # starts, ends in seconds, pitches, velocities
 
 BLACK_KEYS = (1, 3, 6, 8, 10)
-CLASSES = "C C♯ D D♯ E F F♯ G G♯ A A♯ B".split()
-WINDOW = 2.0  # seconds a density speaks of
 SOFT, LOUD = 16, 112  # velocities at the ends of the colours
 COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
 GRID = 0.25  # seconds between two points of a curve
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """What a piece was asked for: each row holds from its time to that of the next.
-
-    times: seconds [rows], rising; density: [rows], index k for 1 + 3k to 3 + 3k note ons in
-    two seconds; histogram: [rows, 12], weights of the pitch classes from C that sum to 1.
-    The first row holds from the start, whatever its time. Raises ValueError for other shapes
-    or values.
-    """
-
-    times: Array
-    density: Array
-    histogram: Array
-
-    def __post_init__(self) -> None:
-        rows = len(self.times)
-        shapes = [np.shape(part) for part in (self.times, self.density, self.histogram)]
-        if not rows or shapes != [(rows,), (rows,), (rows, 12)]:
-            raise ValueError(f"times, densities and histograms of a control have shapes {shapes}")
-        values = np.column_stack([self.times, self.density, self.histogram])
-        if not (np.isfinite(values).all() and (values[:, 1:] >= 0).all()):
-            raise ValueError("a control holds what is not finite, or below 0")
-        if (np.diff(self.times) < 0).any() or (np.asarray(self.density) > 11).any():
-            raise ValueError("a control goes back in time, or its density is over 11")
-
-    @property
-    def changes(self) -> Asked:
-        """The same without the rows that repeat the one before."""
-        rows = np.column_stack([self.density, self.histogram])
-        fresh = np.append(True, (np.diff(rows, axis=0) != 0).any(axis=1))
-        return Asked(*(np.asarray(part)[fresh] for part in self.columns))
-
-    @property
-    def columns(self) -> tuple[Array, Array, Array]:
-        """Times, density, histogram."""
-        return self.times, self.density, self.histogram
-
-    @property
-    def notes(self) -> tuple[Array, Array]:
-        """The fewest and the most note ons in two seconds that were asked for [rows]."""
-        return 3 * np.asarray(self.density) + 1, 3 * np.asarray(self.density) + 3
-
-
-def delivered_density(starts: Array, seconds: float) -> tuple[Array, Array]:
+def measure_density(starts: Array, seconds: float) -> tuple[Array, Array]:
     """Times, and the note ons within two seconds from each; the last two seconds are whole."""
     times = np.arange(0.0, max(seconds - WINDOW, 0.0) + GRID, GRID)
     ordered = np.sort(starts)
@@ -80,13 +31,13 @@ def delivered_density(starts: Array, seconds: float) -> tuple[Array, Array]:
 # --------------------------------------------------------------------------------- pictures
 
 
-def piano_roll(
+def draw_piano_roll(
     starts: Any,
     ends: Any,
     pitches: Any,
     velocities: Any,
     title: str,
-    asked: Asked | None = None,
+    asked: ControlSchedule | None = None,
     figures: Mapping[str, str] | None = None,
     made_with: Sequence[str] = (),
 ) -> bytes:
@@ -124,7 +75,7 @@ class _Sheet:
         self.foot = 0.5 + 0.16 * footnotes + (0.06 if footnotes else 0)
         self.width = min(60.0, max(9.0, 0.22 * seconds))
         self.height = self.foot + sum(self.rows.values()) + self.GAP * len(self.rows) + 0.62
-        figures = optional("matplotlib.figure", "a piano roll")
+        figures = import_optional("matplotlib.figure", "a piano roll")
         self.figure = figures.Figure(figsize=(self.width, self.height), facecolor="white")
 
     def write(self, title: str, figures: Mapping[str, str], made_with: Sequence[str]) -> None:
@@ -200,8 +151,8 @@ def _draw_keys(axes: Any, low: int, high: int) -> None:
 
 
 def _draw_notes(axes: Any, columns: Columns, low: int, high: int) -> Any:
-    colors = optional("matplotlib.colors", "a piano roll")
-    collections = optional("matplotlib.collections", "a piano roll")
+    colors = import_optional("matplotlib.colors", "a piano roll")
+    collections = import_optional("matplotlib.collections", "a piano roll")
     for pitch in range(low, high):
         if pitch % 12 in BLACK_KEYS:
             axes.axhspan(pitch - 0.5, pitch + 0.5, color="#f3f3f6", zorder=0, lw=0)
@@ -223,11 +174,12 @@ def _draw_notes(axes: Any, columns: Columns, low: int, high: int) -> Any:
     return notes
 
 
-def _draw_classes(names: Any, axes: Any, asked: Asked, seconds: float) -> None:
+def _draw_classes(names: Any, axes: Any, asked: ControlSchedule, seconds: float) -> None:
     """The asked-for pitch classes over time, C below as in the roll."""
-    colors = optional("matplotlib.colors", "a piano roll")
-    changes = asked.changes
-    edges = np.append(np.append(0.0, np.clip(changes.times[1:], 0, seconds)), seconds)
+    colors = import_optional("matplotlib.colors", "a piano roll")
+    changes = asked.drop_repeats()
+    starts = changes.columns[0]
+    edges = np.append(np.append(0.0, np.clip(starts[1:], 0, seconds)), seconds)
     ramp = colors.LinearSegmentedColormap.from_list("asked", ("#f6f7f9", "#7fb8a8", "#0b5c4d"))
     strongest = max(0.25, float(changes.histogram.max()))
     axes.pcolormesh(
@@ -236,7 +188,7 @@ def _draw_classes(names: Any, axes: Any, asked: Asked, seconds: float) -> None:
     axes.hlines(np.arange(11) + 0.5, 0, seconds, color="white", lw=0.6)
     axes.set(xlim=(0, seconds), ylim=(-0.5, 11.5))
     names.set(xlim=(0, 1), ylim=(-0.5, 11.5), yticks=[])
-    for place, name in enumerate(CLASSES):
+    for place, name in enumerate(PITCH_NAMES):
         black = place in BLACK_KEYS
         names.text(
             0.5 if black else 0.8,
@@ -250,11 +202,14 @@ def _draw_classes(names: Any, axes: Any, asked: Asked, seconds: float) -> None:
     _beside(axes, "asked for:\npitch classes")
 
 
-def _draw_density(numbers: Any, axes: Any, asked: Asked, starts: Array, seconds: float) -> None:
+def _draw_density(
+    numbers: Any, axes: Any, asked: ControlSchedule, starts: Array, seconds: float
+) -> None:
     """The asked-for density over time as a band, and that of the notes as a line."""
-    fewest, most = asked.notes
-    times = np.append(np.append(0.0, asked.times[1:]), max(seconds, asked.times[-1]))
-    times_came, came = delivered_density(np.asarray(starts), float(np.max(starts, initial=0.0)))
+    fewest, most = asked.density_ranges()
+    begins = asked.columns[0]
+    times = np.append(np.append(0.0, begins[1:]), max(seconds, begins[-1]))
+    times_came, came = measure_density(np.asarray(starts), float(np.max(starts, initial=0.0)))
     top = max(float(most.max()), float(came.max(initial=0))) + 2
     axes.fill_between(
         times,
@@ -279,45 +234,3 @@ def _beside(axes: Any, text: str) -> None:
     axes.annotate(
         text, (1, 0.5), (7, 0), xycoords="axes fraction", textcoords="offset points", **style
     )
-
-
-# ------------------------------------------------------------------------------------ audio
-
-
-def soundfont_path(path: Name | None = None) -> Path:
-    """A soundfont of your own, or pretty_midi's; ValueError if it is none, OSError if missing."""
-    home = optional("pretty_midi", "audio")
-    found = Path(str(home.__file__)).with_name("TimGM6mb.sf2") if path is None else Path(path)
-    with found.open("rb") as file:
-        start = file.read(12)
-    if start[:4] != b"RIFF" or start[8:] != b"sfbk":
-        raise ValueError(f"{found}: not a soundfont (.sf2)")
-    return found
-
-
-def render_audio(midi_path: Name, path: Name, soundfont: Name | None = None) -> None:
-    """Play a MIDI file into a WAV file, with a soundfont of your own or pretty_midi's.
-
-    Raises ValueError, naming both, if they can not be played.
-    """
-    renderer, font = optional("midirenderer", "audio"), soundfont_path(soundfont)
-    try:
-        sound = renderer.render_wave_from(font.read_bytes(), Path(midi_path).read_bytes())
-    except RuntimeError as error:
-        raise ValueError(f"{midi_path} can not be played with {font}: {error}") from error
-    atomic_write(path, _loud(sound), durable=False)
-
-
-def _loud(sound: bytes) -> bytes:
-    """16-bit WAV content with its peak at nine tenths of the range, faded out at the end."""
-    with wave.open(io.BytesIO(sound)) as quiet:
-        shape, samples = quiet.getparams(), np.frombuffer(quiet.readframes(-1), "<i2")
-    scaled = samples * (0.9 * 32767 / max(1, np.abs(samples.astype(np.int32)).max(initial=0)))
-    scaled = scaled.reshape(-1, shape.nchannels)
-    fade = np.linspace(1, 0, min(len(scaled), shape.framerate // 4))[:, None]
-    scaled[len(scaled) - len(fade) :] *= fade
-    content = io.BytesIO()
-    with wave.open(content, "wb") as loud:
-        loud.setparams(shape)
-        loud.writeframes(np.rint(scaled).astype("<i2").tobytes())
-    return content.getvalue()

@@ -7,12 +7,9 @@ some multiple of that shift always lands on one of them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from utils import Array
 
 # 1.15**k / 65 seconds, rounded to the millisecond: 15, 18, 20, ... 1171
 SHIFT_MS = np.rint(1000 * 1.15 ** np.arange(32) / 65).astype(np.int64)
@@ -85,7 +82,7 @@ def _pins(gaps: Array) -> Array:
     return np.append(0, longest[:-1][blocks[:-1].max(axis=1) >= 60] + 1)
 
 
-def quantise(points: Array) -> Array:
+def quantize(points: Array) -> Array:
     """Clocks within REACH of each point, with the fewest time shifts between them.
 
     points: distinct int64 milliseconds [points], ascending; time starts at 0. Returns int64
@@ -146,7 +143,7 @@ def _best_places(gaps: Array, starts: Array, lengths: Array, free: int) -> Array
     return places
 
 
-def time_shifts(clocks: Array) -> tuple[Array, Array, Array]:
+def choose_time_shifts(clocks: Array) -> tuple[Array, Array, Array]:
     """The time shifts that lead from 0 to each of the ascending `clocks` in turn.
 
     Returns three int64 rows [shifts]: the clock led to, the place in the row of shifts that
@@ -163,7 +160,7 @@ def time_shifts(clocks: Array) -> tuple[Array, Array, Array]:
     return clocks[gap], nth - counts[gap], bins
 
 
-def floored_shifts(times: Array, lengths: Array) -> tuple[Array, Array, Array]:
+def floor_time_shifts(times: Array, lengths: Array) -> tuple[Array, Array, Array]:
     """As `time_shifts`, but of gaps that are rounded down each by itself, from the first time on.
 
     times: ascending seconds; lengths: those of the shifts, ascending, in seconds. The first

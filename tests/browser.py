@@ -63,7 +63,7 @@ class Browser:
     def open(self, path: Path) -> None:
         """Load a file and wait until it has."""
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.until(lambda: self.script("document.readyState === 'complete'"))
+        self.truncate(lambda: self.script("document.readyState === 'complete'"))
 
     def script(self, code: str) -> Any:
         """What an expression gives in the page."""
@@ -71,7 +71,7 @@ class Browser:
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
-    def until(self, true: Callable[[], object], seconds: float = 20.0) -> None:
+    def truncate(self, true: Callable[[], object], seconds: float = 20.0) -> None:
         """Wait until something is true."""
         end = time.monotonic() + seconds
         while not true():

@@ -109,9 +109,9 @@ def test_a_wrong_value_is_one_sentence_and_exit_2(
 
 
 def test_model_params_are_read_and_checked() -> None:
-    sizes = config.model_config("hidden_dim=64, gru_layers=2,gru_dropout=0")
+    sizes = config.parse_model_params("hidden_dim=64, gru_layers=2,gru_dropout=0")
     assert sizes == ModelConfig(hidden_dim=64, gru_layers=2, gru_dropout=0.0)
-    assert config.model_config("", sizes) == sizes
+    assert config.parse_model_params("", sizes) == sizes
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_model_params_are_read_and_checked() -> None:
 )
 def test_wrong_model_params_name_themselves(text: str) -> None:
     with pytest.raises(ValueError, match=r"hidden_dim|gru_layers|depth"):
-        config.model_config(text)
+        config.parse_model_params(text)
 
 
 def test_configs_can_not_be_changed() -> None:

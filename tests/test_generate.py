@@ -18,9 +18,10 @@ from config import GenerateConfig, ModelConfig
 from corpus.performance import Performance
 from generation import pipeline as composer
 from generation import writer as output
-from generation.control import EXAMPLE, Asked, read
-from generation.engine import Player, Schedule, _has_small_products
-from midi.notes import midi_texts
+from generation.control import EXAMPLE, read
+from generation.engine import Engine, Schedule, _has_small_products
+from midi.control_schedule import ControlSchedule
+from midi.notes import read_midi_texts
 from model import PerformanceRNN, Session
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
 from tools.synthetic_data import TINY_SIZES, write_data, write_midi
@@ -98,7 +99,7 @@ def test_a_piece_is_made_again_by_what_its_file_says(here: Path, manner: list[st
     write_data(here / "d", count=1, notes=30)
     assert run("-l", "120", "-b", "3", *manner, "--force") == 0
     path = Path("out/output-002.mid")
-    said, asked = page.from_texts(midi_texts(path.read_bytes()))
+    said, asked = page.from_texts(read_midi_texts(path.read_bytes()))
     assert (said["session"], said["seed"], said["piece"]) == ("m.sess", "5", "2")
     assert said["control"] == (manner[1] if "-c" in manner else "none")
     assert (asked is not None) == ("-c" in manner)
@@ -113,7 +114,7 @@ def test_a_piece_is_made_again_by_what_its_file_says(here: Path, manner: list[st
 def test_a_piece_of_a_seed_by_chance_is_made_again_too(here: Path) -> None:
     assert generate.main("-s m.sess -o out -l 60 -b 1 --device cpu".split()) == 0
     path = Path("out/output-000.mid")
-    said, _ = page.from_texts(midi_texts(path.read_bytes()))
+    said, _ = page.from_texts(read_midi_texts(path.read_bytes()))
     assert generate.main(shlex.split(said["made with"])[2:]) == 0
     assert Path("generated/output-000.mid").read_bytes() == path.read_bytes()
 
@@ -121,8 +122,8 @@ def test_a_piece_of_a_seed_by_chance_is_made_again_too(here: Path) -> None:
 def test_the_control_of_a_file_is_known_at_the_times_it_was_asked_for(here: Path) -> None:
     path = write_data(here / "d", count=1, notes=60) / "0.mid.data"
     assert run("-c", str(path), "-b", "1") == 0
-    _, asked = page.from_texts(midi_texts(Path("out/output-000.mid").read_bytes()))
-    controls = read(str(path), 0).rows
+    _, asked = page.from_texts(read_midi_texts(Path("out/output-000.mid").read_bytes()))
+    controls = read(str(path), 0).to_array()
     assert asked is not None
     assert asked.density[0] == controls[0, :12].argmax()
     assert asked.density[-1] == controls[-1, :12].argmax()
@@ -139,7 +140,14 @@ def test_times_of_a_control_count_from_the_first_note() -> None:
     events = EventSeq([239, 40, 239, 41])  # the first note on comes after 1.171 s
     rows = ControlSeq([1, 2, 3, 4], np.eye(12)[:4]).to_array()
     model = PerformanceRNN(TINY_SIZES)
-    order = composer.Order(model, CURRENT, 0, Asked(rows, None, "a file"), None, 4)
+    order = composer.GenerationJob(
+        model,
+        CURRENT,
+        0,
+        ControlSchedule(rows[:, :12].argmax(axis=1), rows[:, 12:], text="a file"),
+        None,
+        4,
+    )
     asked = output.asked_for(order, events, GenerateConfig())
     assert asked is not None
     assert asked.times.tolist() == [0, 0, 0, 1.171]
@@ -148,8 +156,8 @@ def test_times_of_a_control_count_from_the_first_note() -> None:
 
 
 def test_times_of_a_plan_count_from_the_end_of_the_primer() -> None:
-    heard = composer.Heard(EventSeq([40, 239, 239]), np.zeros((3, 24)), 0)
-    order = composer.Order(
+    heard = composer.Primer(EventSeq([40, 239, 239]), np.zeros((3, 24)), 0)
+    order = composer.GenerationJob(
         PerformanceRNN(TINY_SIZES), CURRENT, 0, read("C;1 | G;9 @2", 0), heard, 4
     )
     asked = output.asked_for(order, EventSeq([239, 41, 239, 42]), GenerateConfig())
@@ -218,7 +226,7 @@ def test_greedy_from_zeros_does_not_depend_on_the_seed(here: Path) -> None:
 def test_a_written_control_is_density_then_histogram(
     text: str, density: int, histogram: np.ndarray
 ) -> None:
-    (row,) = read(text, 0).rows
+    (row,) = read(text, 0).to_array()
     assert row[:12].tolist() == np.eye(12)[density].tolist()
     np.testing.assert_allclose(row[12:], histogram, atol=1e-7)
 
@@ -257,7 +265,7 @@ def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
 
     def stand_in(beam: bool) -> Callable[..., Any]:
         def record(
-            player: Player,
+            player: Engine,
             init: torch.Tensor,
             steps: int,
             schedule: Schedule,
@@ -271,7 +279,7 @@ def played(monkeypatch: pytest.MonkeyPatch, *argv: str) -> dict[str, Any]:
 
         return record
 
-    monkeypatch.setattr(Player, "generate", stand_in(False))
+    monkeypatch.setattr(Engine, "generate", stand_in(False))
     monkeypatch.setattr(composer, "beam_search", stand_in(True))
     assert run(*argv) == 0
     return heard
@@ -312,7 +320,7 @@ def test_a_key_that_the_network_forgets_is_let_go_after_five_seconds(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten = torch.tensor([40, *[239] * 20])[:, None]  # a note on, and 20 times 1.171 s
-    monkeypatch.setattr(Player, "generate", lambda *_, **__: iter(forgotten))
+    monkeypatch.setattr(Engine, "generate", lambda *_, **__: iter(forgotten))
     assert run("-b", "1", "-l", "21") == 0
     (note,) = pretty_midi.PrettyMIDI("out/output-000.mid").instruments[0].notes
     assert (note.pitch, note.end - note.start) == (61, pytest.approx(5.0, abs=0.001))
@@ -329,7 +337,7 @@ def test_a_data_file_controls_every_step_and_gives_the_length(
 ) -> None:
     path = write_data(here / "d", count=1, notes=30) / "0.mid.data"
     made = Performance.load(path)
-    controls = read(str(path), 0).rows
+    controls = read(str(path), 0).to_array()
     np.testing.assert_array_equal(controls, ControlSeq.recover_compressed_array(made.controls))
     size = len(made)
     for more, steps in (
@@ -381,33 +389,33 @@ def test_a_piece_ends_on_time_with_all_its_notes(here: Path, seconds: int) -> No
 def test_a_short_piece_does_not_end_before_its_first_note_nor_in_its_primer() -> None:
     starts = np.array([0, 8.0, 8.4, 8.5, 8.7])
     notes = NoteSeq(starts, starts + 0.1, [60] * 5, [64] * 5)
-    assert len(composer.ended(notes, 1.0)) == 1
-    assert composer.ended(notes, 9.0, 8.3).starts.tolist() == [0, 8.0, 8.4, 8.5]
+    assert len(composer.end_at_boundary(notes, 1.0)) == 1
+    assert composer.end_at_boundary(notes, 9.0, 8.3).starts.tolist() == [0, 8.0, 8.4, 8.5]
 
 
 def test_a_piece_ends_before_the_onset_that_is_waited_for_longest() -> None:
     starts = np.array([0, 4, 8.1, 8.2, 9.0, 9.3, 10, 12.1, 15])
     notes = NoteSeq(starts, starts + 0.5, np.arange(60, 69), [64] * 9)
-    found = composer.ended(notes, 10.0)
+    found = composer.end_at_boundary(notes, 10.0)
     assert (len(found), found.seconds) == (4, pytest.approx(8.7))
 
 
 def test_seconds_count_from_the_end_of_the_primer_and_no_piece_ends_in_it() -> None:
     primer = NoteSeq([0, 3, 5.5], [1, 4, 5.9], [60, 62, 64], [64] * 3)
     events = EventSeq(np.append(EventSeq.from_note_seq(primer).to_array(), [208]))
-    heard = composer.Heard(events, np.zeros((len(events), 24)), 0)
+    heard = composer.Primer(events, np.zeros((len(events), 24)), 0)
     new = NoteSeq(np.arange(40) / 4, np.arange(40) / 4 + 0.2, np.arange(40, 80), [64] * 40)
     array = EventSeq.from_note_seq(new).to_array()
     for seconds in (1.0, 5.0):  # the longest wait near second 1 of the rest is in the primer
         options = GenerateConfig(seconds=seconds)
-        notes = composer.performed(array, options, CURRENT, heard)
+        notes = composer.decode_sample(array, options, CURRENT, heard)
         assert len(notes) > 3
         assert notes.seconds == pytest.approx(heard.seconds + seconds, abs=2.0)
 
 
 def test_a_piece_goes_on_from_its_primer_note_by_note(here: Path) -> None:
     path = write_midi(here / "song.mid", 100, 3)
-    primer = NoteSeq.from_midi_file(path).trimmed()
+    primer = NoteSeq.from_midi_file(path).trim_start()
     assert run("-i", "song.mid", "--primer-seconds", "4", "-l", "200", "-b", "2") == 0
     pieces = [notes_of(f"out/output-00{number}.mid") for number in range(2)]
     end = primer.starts[primer.starts > 4][0]
@@ -479,15 +487,15 @@ def test_a_primer_begins_with_a_note_of_the_piano(tmp_path: Path) -> None:
     assert (heard.seconds, heard.left_out) == (pytest.approx(3.0, abs=0.01), 1)
     new = np.array([239, 40, 239], np.uint8)
     alone = GenerateConfig(continuation_only=True)
-    assert len(composer.performed(new, GenerateConfig(), CURRENT, heard)) == 4
-    assert composer.performed(new, alone, CURRENT, heard).pitches.tolist() == [61]
+    assert len(composer.decode_sample(new, GenerateConfig(), CURRENT, heard)) == 4
+    assert composer.decode_sample(new, alone, CURRENT, heard).pitches.tolist() == [61]
 
 
 def test_what_a_primer_holds_long_is_not_let_go_but_what_it_left_sounding_is() -> None:
     events = [40, *[239] * 8, 128, 41]  # one key held for 9.4 s and let go, then another
-    heard = composer.Heard(EventSeq(events), np.zeros((len(events), 24)), 0)
+    heard = composer.Primer(EventSeq(events), np.zeros((len(events), 24)), 0)
     silent = np.full(20, 239, np.uint8)
-    notes = composer.performed(silent, GenerateConfig(), CURRENT, heard)
+    notes = composer.decode_sample(silent, GenerateConfig(), CURRENT, heard)
     assert notes.ends - notes.starts == pytest.approx([8 * 1.171, 5.0])
 
 
@@ -505,7 +513,7 @@ def test_what_is_played_after_the_end_of_a_piece_is_neither_compared_nor_kept(
     for manner in ([], ["-i", "song.mid"], ["-i", "song.mid", "--continuation-only"]):
         told = []
         for count, name in ((44, "short"), (90, "long")):
-            monkeypatch.setattr(generate, "compose", steady(count))
+            monkeypatch.setattr(generate, "generate_events", steady(count))
             argv = ["-c", plan, "--seconds", "47", "-b", "1", "-o", name, "--force"]
             assert run(*argv, *manner) == 0
             told.append(capsys.readouterr().out.replace(name, "out"))
@@ -519,14 +527,14 @@ def test_a_growing_piece_is_there_while_it_is_played(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    compose = generate.compose
+    generate_events = generate.generate_events
 
     def watched(*given: Any) -> Any:
-        for events in compose(*given):
+        for events in generate_events(*given):
             sizes.append(sum(path.stat().st_size for path in Path("out").glob("*.mid")))
             yield events
 
-    monkeypatch.setattr(generate, "compose", watched)
+    monkeypatch.setattr(generate, "generate_events", watched)
     monkeypatch.setattr(generate, "GROWN", 0.0)
     assert run("-l", "400", "-b", "2", "--stream") == 0
     assert sizes[0] == 0
@@ -543,7 +551,7 @@ def test_a_growing_piece_that_is_stopped_holds_what_was_played(
         yield from map(np.array, ([40], [41], [239]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "compose", stopped)
+    monkeypatch.setattr(generate, "generate_events", stopped)
     assert run("-b", "1", "--stream") == 130
     assert [note.pitch for note in notes_of("out/output-000.mid")] == [61, 62]
     assert run("-b", "1", "-o", "other") == 130
@@ -551,7 +559,7 @@ def test_a_growing_piece_that_is_stopped_holds_what_was_played(
 
 
 def test_a_piece_takes_a_byte_of_memory_for_each_event() -> None:
-    takes = composer.Takes(3, CURRENT)
+    takes = composer.SampleBuffer(3, CURRENT)
     for _ in range(5000):
         takes.add(np.array([1, 2, 239]))
     assert takes.of(2).tolist() == [239] * 5000
@@ -572,7 +580,7 @@ def test_a_primer_is_heard_with_its_own_control_where_there_is_one_for_the_rest(
 
 def test_a_rest_counts_after_a_primer_and_not_before_the_first_note() -> None:
     for begun, elapsed in ((True, 2342), (False, 1171)):
-        takes = composer.Takes(1, CURRENT, begun)
+        takes = composer.SampleBuffer(1, CURRENT, begun)
         for event in (239, 40, 239):
             takes.add(np.array([event]))
         assert takes.elapsed.tolist() == [elapsed]
@@ -664,7 +672,7 @@ def test_a_session_that_is_not_there_or_damaged_is_a_sentence(
 def test_a_soundfont_that_is_none_is_said_before_playing(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "compose", lambda *_: pytest.fail("it played first"))
+    monkeypatch.setattr(generate, "generate_events", lambda *_: pytest.fail("it played first"))
     assert "m.sess: not a soundfont" in refusal(capsys, "--wav", "--soundfont", "m.sess")
     assert "none.sf2" in refusal(capsys, "--wav", "--soundfont", "none.sf2")
     with pytest.raises(SystemExit):
@@ -686,5 +694,5 @@ def test_an_output_folder_that_can_not_be_written_is_said_before_playing(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("out").touch()
-    monkeypatch.setattr(generate, "compose", lambda *_: pytest.fail("it played first"))
+    monkeypatch.setattr(generate, "generate_events", lambda *_: pytest.fail("it played first"))
     assert "out" in refusal(capsys, "-l", "10")

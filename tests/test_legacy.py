@@ -30,11 +30,11 @@ import train
 from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig
 from corpus.performance import Corpus, Performance
 from generation import control
-from generation.engine import Player
+from generation.engine import Engine
 from model import PerformanceRNN, Session
-from sequence import CURRENT, ORIGINAL, ControlSeq, EventSeq, NoteSeq
+from sequence import CURRENT, LEGACY, ControlSeq, EventSeq, NoteSeq
 from tools.synthetic_data import write_data, write_midi
-from training.evaluate import judge
+from training.evaluate import evaluate
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = SHARED / "golden"
@@ -51,7 +51,7 @@ SHIFTS = [1.15**k / 65 for k in range(32)]
 EDGES = [21 + k * 88 / 31 for k in range(31)]
 
 
-# ---------------------------------------------- the original, as ORIGINAL.md tells of it
+# ---------------------------------------------- the original, as LEGACY.md tells of it
 
 
 class Theirs(nn.Module):
@@ -248,13 +248,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 @torch.no_grad()
 def test_a_session_of_the_original_gives_its_logits(name: str) -> None:
     session = Session.load(GOLDEN / name)
-    assert session.encoding == ORIGINAL.version
-    model = session.model(torch.device("cpu")).eval()
+    assert session.encoding == LEGACY.version
+    model = session.build_model(torch.device("cpu")).eval()
     golden = {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / "original-logits.npz").items()}
     events = golden["events"].long()
     heard = torch.cat([torch.full_like(events[:1], 239), events])
     for key, controls in (("controlled", golden["controls"]), ("uncontrolled", None)):
-        logits, _ = model(heard, model.start(golden["init"]), controls)
+        logits, _ = model(heard, model.init_hidden(golden["init"]), controls)
         torch.testing.assert_close(logits, golden[f"logits_{key}"], atol=1e-4, rtol=0)
     record = torch.load(GOLDEN / name, weights_only=True)
     theirs = record.get("model_optimizer_state") or record["optimizer_state"]
@@ -273,12 +273,12 @@ def test_a_session_in_its_format_gives_the_logits_of_a_step_by_step_loop(
 ) -> None:
     network, _ = write_session(tmp_path / "old.sess", new)
     session = Session.load(tmp_path / "old.sess")
-    model = session.model(torch.device("cpu")).eval()
+    model = session.build_model(torch.device("cpu")).eval()
     events, init = torch.randint(0, 240, (30, 3)), torch.randn(3, 4)
     controls = torch.rand(30, 3, 24) if controlled else None
-    logits, _ = model(model.shifted(events), model.start(init), controls)
+    logits, _ = model(model.shift_right(events), model.init_hidden(init), controls)
     torch.testing.assert_close(logits, network(init, events, controls), atol=1e-5, rtol=0)
-    assert session.encoding == ORIGINAL.version
+    assert session.encoding == LEGACY.version
     assert dataclasses.asdict(session.config) == SIZES
 
 
@@ -319,7 +319,7 @@ def test_training_goes_on_with_its_moments_and_saves_a_session_that_it_reads(
     again = torch.optim.Adam(read.parameters(), lr=0.002)
     again.load_state_dict(record["model_optimizer_state"])
     assert {int(known["step"]) for known in again.state_dict()["state"].values()} == {4}
-    assert Session.load("old.sess").encoding == ORIGINAL.version
+    assert Session.load("old.sess").encoding == LEGACY.version
 
 
 def test_its_settings_of_adam_do_not_replace_those_of_the_run(here: Path) -> None:
@@ -349,10 +349,10 @@ def test_a_session_written_here_is_read_by_the_original(here: Path, steps: str) 
         for weight, known in adam.state.items():
             assert known["exp_avg"].shape == weight.shape
             assert int(known["step"]) == made
-        model = Session.load(name).model(torch.device("cpu"), averaged=False).eval()
+        model = Session.load(name).build_model(torch.device("cpu"), ema=False).eval()
         events, init = torch.randint(0, 240, (9, 2)), torch.randn(2, 4)
         with torch.no_grad():
-            ours, _ = model(model.shifted(events), model.start(init))
+            ours, _ = model(model.shift_right(events), model.init_hidden(init))
             torch.testing.assert_close(ours, network(init, events, None), atol=1e-5, rtol=0)
 
 
@@ -364,7 +364,7 @@ def test_music_from_its_session_has_its_velocities_and_true_lengths(
     events = [176, 40, 208, 128, 191, 43, 220, 131, 207, 45, 239, 239, 133, 190, 47]
     events += [239, *music(7)]
     played = torch.tensor(events)[:, None]
-    monkeypatch.setattr(Player, "generate", lambda *_, **__: iter(played))
+    monkeypatch.setattr(Engine, "generate", lambda *_, **__: iter(played))
     assert generate.main(["-s", "old.sess", "-o", "out", "-b", "1", "-l", str(len(events))]) == 0
     (piano,) = pretty_midi.PrettyMIDI("out/output-000.mid").instruments
     found = sorted((note.start, note.pitch, note.end, note.velocity) for note in piano.notes)
@@ -400,8 +400,8 @@ def test_its_session_is_judged_by_its_data_with_the_controls_that_it_knows(here:
         targets = torch.tensor(events)[:, None]
         logits = network(torch.zeros(1, 4), targets, controls)
         nats += float(functional.cross_entropy(logits[:, 0], targets[:, 0], reduction="sum"))
-    model = Session.load("old.sess").model(torch.device("cpu"))
-    assert judge(model, Corpus.load(paths)).nats == pytest.approx(nats, rel=1e-6)
+    model = Session.load("old.sess").build_model(torch.device("cpu"))
+    assert evaluate(model, Corpus.load(paths)).nats == pytest.approx(nats, rel=1e-6)
 
 
 def bomb() -> Any:
@@ -478,14 +478,12 @@ def test_an_optimizer_state_that_does_not_fit_is_one_sentence(
 def test_a_tuple_of_arrays_is_read_as_a_performance(tmp_path: Path) -> None:
     made = Performance.load(write_theirs(tmp_path / "a.data"))
     events = music()
-    assert made.encoding is ORIGINAL
+    assert made.encoding is LEGACY
     assert made.events.tolist() == events
     np.testing.assert_array_equal(made.controls, controls_of(events))
     assert made.notes == 60
     assert made.milliseconds == round(1000 * sum(SHIFTS[e - 208] for e in events if e >= 208))
-    np.testing.assert_allclose(
-        made.controls_in(ORIGINAL), floats_of(controls_of(events)), atol=1e-7
-    )
+    np.testing.assert_allclose(made.controls_in(LEGACY), floats_of(controls_of(events)), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -562,20 +560,20 @@ def _weights(width: int) -> dict[str, torch.Tensor]:
 def test_its_data_controls_a_session_of_today(here: Path) -> None:
     """It is decoded, with its clock, and encoded anew."""
     asked = control.read(str(write_theirs(here / "a.data")), 0, CURRENT)
-    controls = asked.rows
+    controls = asked.to_array()
     notes = NoteSeq(*zip(*decoded_by_hand(music()), strict=True))
     anew = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes, CURRENT))
-    assert asked.seconds is None
+    assert asked.times is None
     np.testing.assert_allclose(controls[:, 12:].sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(controls, anew.to_array(), atol=1 / 100)
 
 
 def test_data_of_today_controls_a_session_of_the_original(here: Path) -> None:
     path = write_data(here / "d", count=1, notes=50) / "0.mid.data"
-    asked = control.read(str(path), 0, ORIGINAL)
-    controls = asked.rows
+    asked = control.read(str(path), 0, LEGACY)
+    controls = asked.to_array()
     notes = EventSeq.from_array(Performance.load(path).events).to_note_seq()
-    assert asked.seconds is None
+    assert asked.times is None
     np.testing.assert_allclose(controls, floats_of(controls_of(encoded_by_hand(notes))), atol=1e-7)
 
 
@@ -609,7 +607,7 @@ def test_real_performances_are_encoded_as_the_original_did(entry: dict[str, Any]
     if not midi.exists():
         pytest.skip("no ../shared/data/asap")
     notes = NoteSeq.from_midi_file(midi, sustain=False)
-    events = EventSeq.from_note_seq(notes, ORIGINAL)
+    events = EventSeq.from_note_seq(notes, LEGACY)
     made = Performance.load(GOLDEN / entry["data"])
     assert len(events) == entry["events"]
     assert made.notes == entry["notes"]
@@ -631,7 +629,7 @@ def random_notes(seed: int) -> NoteSeq:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_legacy_encoding_is_the_plain_loop(seed: int) -> None:
     notes = random_notes(seed)
-    events = EventSeq.from_note_seq(notes, ORIGINAL)
+    events = EventSeq.from_note_seq(notes, LEGACY)
     assert events.to_array().tolist() == encoded_by_hand(notes)
     controls = ControlSeq.from_event_seq(events).to_compressed_array()
     np.testing.assert_array_equal(controls, controls_of(events.to_array().tolist()))
@@ -641,7 +639,7 @@ def test_the_legacy_encoding_is_the_plain_loop(seed: int) -> None:
 def test_legacy_decoding_is_the_plain_loop_for_any_events(seed: int) -> None:
     dice = np.random.default_rng(seed)
     for events in (music(seed), dice.permutation(music(seed)).tolist()):
-        found = EventSeq.from_array(events, ORIGINAL).to_note_seq()
+        found = EventSeq.from_array(events, LEGACY).to_note_seq()
         expected: dict[tuple[float, int], tuple[float, int]] = {}
         for start, end, pitch, velocity in decoded_by_hand(events):
             expected[round(start, 6), pitch] = (end, velocity)  # of two at a time, the last
@@ -656,7 +654,7 @@ def test_legacy_decoding_is_the_plain_loop_for_any_events(seed: int) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_music_of_no_time_shift_and_no_music_have_controls(version: int) -> None:
     for events in ([], [40], [128], [208]):
-        encoding = {1: ORIGINAL, 2: CURRENT}[version]
+        encoding = {1: LEGACY, 2: CURRENT}[version]
         controls = ControlSeq.from_event_seq(EventSeq.from_array(events, encoding))
         assert len(controls) == len(events)
 
@@ -669,7 +667,7 @@ def test_preprocessing_the_original_way_makes_data_for_its_sessions(here: Path) 
     assert preprocess.main(["midi", "data", "1", "--original"]) == 0
     made = Performance.load(here / "data" / "a.mid.data")
     events = encoded_by_hand(NoteSeq.from_midi_file(path, sustain=False))
-    assert made.encoding is ORIGINAL
+    assert made.encoding is LEGACY
     assert made.events.tolist() == events
     np.testing.assert_array_equal(made.controls, controls_of(events))
     assert preprocess.main(["midi", "data", "1"]) == 0

@@ -17,8 +17,8 @@ from torch import nn
 
 from config import ModelConfig
 from generation.beam_search import beam_search
-from generation.engine import Player, Schedule
-from generation.sampling import Rules, Sampling
+from generation.engine import Engine, Schedule
+from generation.sampling import EventRules, Sampler
 from model import PerformanceRNN, Session, pick_device
 
 SIZES = ModelConfig(
@@ -78,7 +78,7 @@ def test_whole_sequences_give_the_logits_of_a_step_by_step_loop(controlled: bool
     events, init = torch.randint(0, 11, (17, 3)), torch.randn(3, 4)
     controls = torch.rand(17, 3, 5) if controlled else None
     with torch.no_grad():
-        logits, _ = model(model.shifted(events), model.starts(init), controls)
+        logits, _ = model(model.shift_right(events), model.init_hidden_each(init), controls)
         torch.testing.assert_close(
             logits, by_hand(model, events, init, controls), atol=1e-5, rtol=0
         )
@@ -95,21 +95,23 @@ def test_states_of_several_start_vectors_are_dealt_out_as_the_original_deals_the
     for nth, number in enumerate(numbers):
         layer, row, unit = nth // (3 * width), nth // width % 3, nth % width
         dealt[row][layer, 0, unit] = number
-    torch.testing.assert_close(model.start(init), torch.cat(dealt, dim=1))
-    logits, _ = model(model.shifted(events), model.start(init))
+    torch.testing.assert_close(model.init_hidden(init), torch.cat(dealt, dim=1))
+    logits, _ = model(model.shift_right(events), model.init_hidden(init))
     expected = by_hand_from(model, events, dealt, None)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
     one = init[:1]
-    assert torch.equal(model.start(one), model.starts(one)), "alone, a vector has its own"
+    assert torch.equal(model.init_hidden(one), model.init_hidden_each(one)), (
+        "alone, a vector has its own"
+    )
 
 
 def test_a_carried_hidden_state_goes_on_where_it_was() -> None:
     model = network()
     events, init, controls = torch.randint(0, 11, (20, 2)), torch.randn(2, 4), torch.rand(20, 2, 5)
-    heard = model.shifted(events)
+    heard = model.shift_right(events)
     with torch.no_grad():
-        whole, _ = model(heard, model.start(init), controls)
-        first, hidden = model(heard[:7], model.start(init), controls[:7])
+        whole, _ = model(heard, model.init_hidden(init), controls)
+        first, hidden = model(heard[:7], model.init_hidden(init), controls[:7])
         second, _ = model(heard[7:], hidden, controls[7:])
     torch.testing.assert_close(torch.cat([first, second]), whole)
 
@@ -119,9 +121,9 @@ def test_a_batch_may_mix_sequences_with_and_without_control() -> None:
     events, init, controls = torch.randint(0, 11, (9, 2)), torch.randn(2, 4), torch.rand(9, 2, 5)
     mask = torch.tensor([True, False])
     with torch.no_grad():
-        mixed, _ = model(model.shifted(events), model.start(init), controls, mask)
-        seen, _ = model(model.shifted(events), model.start(init), controls)
-        unseen, _ = model(model.shifted(events), model.start(init))
+        mixed, _ = model(model.shift_right(events), model.init_hidden(init), controls, mask)
+        seen, _ = model(model.shift_right(events), model.init_hidden(init), controls)
+        unseen, _ = model(model.shift_right(events), model.init_hidden(init))
     torch.testing.assert_close(mixed[:, 0], seen[:, 0])
     torch.testing.assert_close(mixed[:, 1], unseen[:, 1])
 
@@ -131,7 +133,7 @@ def test_dropout_works_between_layers_and_only_in_training() -> None:
     events, init = torch.randint(0, 11, (9, 2)), torch.randn(2, 4)
 
     def logits() -> torch.Tensor:
-        return model(model.shifted(events), model.start(init))[0]
+        return model(model.shift_right(events), model.init_hidden(init))[0]
 
     assert torch.equal(logits(), logits())
     model.train()
@@ -169,7 +171,7 @@ def test_weights_of_the_original_give_its_logits() -> None:
     events = golden["events"].long()
     heard = torch.cat([torch.full_like(events[:1], 239), events])
     with torch.no_grad():
-        start = model.start(golden["init"])
+        start = model.init_hidden(golden["init"])
         for key, controls in (("controlled", golden["controls"]), ("uncontrolled", None)):
             logits, _ = model(heard, start, controls)
             torch.testing.assert_close(logits, golden[f"logits_{key}"], atol=1e-4, rtol=0)
@@ -178,7 +180,7 @@ def test_weights_of_the_original_give_its_logits() -> None:
 # --------------------------------------------------------------------------------- sampling
 
 
-def sources(count: int, seed: int = 0) -> list[torch.Generator]:
+def make_generators(count: int, seed: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(100 * seed + row) for row in range(count)]
 
 
@@ -188,15 +190,15 @@ def sampled(
     steps: int,
     seed: int = 0,
     controls: torch.Tensor | None = None,
-    rules: Rules | None = None,
+    rules: EventRules | None = None,
     **how: Any,
 ) -> torch.Tensor:
-    said = Player(model, exact=True).generate(
+    said = Engine(model, exact=True).generate(
         init,
         steps,
         Schedule(controls),
-        sources(len(init), seed),
-        sampling=Sampling(**how),
+        make_generators(len(init), seed),
+        sampling=Sampler(**how),
         rules=rules,
     )
     return torch.stack(list(said))
@@ -254,12 +256,12 @@ def test_the_control_of_each_step_is_the_one_heard_then() -> None:
     assert not torch.equal(held, said)
 
 
-def alternating() -> Rules:
+def alternating() -> EventRules:
     """0 and 1 must alternate, 0 first; 2 and 3 are free."""
     opens, closes = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     opens[0, 1] = opens[1, 0] = closes[0, 0] = closes[1, 1] = True
     start = np.array([True, False, True, True])
-    return replace(Rules.none(4), start=start, opens=opens, closes=closes)
+    return replace(EventRules.none(4), start=start, opens=opens, closes=closes)
 
 
 @pytest.mark.parametrize("beam", [0, 3])
@@ -267,11 +269,11 @@ def test_what_can_not_be_played_is_not(beam: int) -> None:
     model, init = network(TINY), torch.randn(3, 2)
     if beam:
         said = beam_search(
-            Player(model, exact=True),
+            Engine(model, exact=True),
             init,
             40,
             Schedule(),
-            sources(3),
+            make_generators(3),
             beam_size=beam,
             stochastic=True,
             rules=alternating(),
@@ -296,7 +298,9 @@ def log_probability(model: PerformanceRNN, path: tuple[int, ...], init: torch.Te
 
 def test_a_beam_of_one_is_greedy() -> None:
     model, init = network(), torch.randn(3, 4)
-    beam = beam_search(Player(model, exact=True), init, 25, Schedule(), sources(3), beam_size=1)
+    beam = beam_search(
+        Engine(model, exact=True), init, 25, Schedule(), make_generators(3), beam_size=1
+    )
     assert torch.equal(beam, sampled(model, init, 25, greedy_ratio=1.0))
 
 
@@ -305,17 +309,17 @@ def test_a_beam_as_wide_as_all_paths_finds_the_likeliest() -> None:
     for scale in (2.0, 3.0, 4.0, 5.0):
         model, init = network(TINY, scale), 3 * torch.randn(8, 2)
         found = beam_search(
-            Player(model, exact=True),
+            Engine(model, exact=True),
             init,
             5,
             Schedule(),
-            sources(8),
+            make_generators(8),
             beam_size=paths.shape[1],
         )
         for row, path in enumerate(found.T.tolist()):
             with torch.no_grad():
-                start = model.start(init[row : row + 1].expand(paths.shape[1], -1))
-                logits = model(model.shifted(paths), start)[0].log_softmax(dim=-1)
+                start = model.init_hidden(init[row : row + 1].expand(paths.shape[1], -1))
+                logits = model(model.shift_right(paths), start)[0].log_softmax(dim=-1)
             best = logits.gather(2, paths[..., None]).sum(dim=0).argmax()
             assert path == paths[:, best].tolist()
 
@@ -337,7 +341,9 @@ def plain_beam_search(
 
 def test_each_beam_goes_on_from_its_own_past() -> None:
     model, init = network(scale=3.0), 2 * torch.randn(8, 4)
-    found = beam_search(Player(model, exact=True), init, 10, Schedule(), sources(8), beam_size=3)
+    found = beam_search(
+        Engine(model, exact=True), init, 10, Schedule(), make_generators(8), beam_size=3
+    )
     plain = [plain_beam_search(model, 10, 3, row[None]) for row in init]
     assert found.T.tolist() == plain
 
@@ -347,11 +353,11 @@ def test_a_stochastic_beam_gives_true_samples() -> None:
     model, steps, count = network(TINY, 3.0), 2, 3000
     init = torch.zeros(count, 2)
     found = beam_search(
-        Player(model, exact=True),
+        Engine(model, exact=True),
         init,
         steps,
         Schedule(),
-        sources(count),
+        make_generators(count),
         beam_size=3,
         stochastic=True,
     )
@@ -369,10 +375,14 @@ def test_full_teacher_forcing_is_the_whole_sequence() -> None:
     model = network()
     events, init, controls = torch.randint(0, 11, (9, 2)), torch.randn(2, 4), torch.rand(9, 2, 5)
     mask = torch.ones(2, dtype=torch.bool)
-    whole, _ = model(model.shifted(events), model.start(init), controls)
-    stepped, _ = model.scheduled(model.shifted(events), model.start(init), controls, mask, 1.0)
+    whole, _ = model(model.shift_right(events), model.init_hidden(init), controls)
+    stepped, _ = model.forward_scheduled(
+        model.shift_right(events), model.init_hidden(init), controls, mask, 1.0
+    )
     torch.testing.assert_close(stepped, whole)
-    free, _ = model.scheduled(model.shifted(events), model.start(init), controls, mask, 0.0)
+    free, _ = model.forward_scheduled(
+        model.shift_right(events), model.init_hidden(init), controls, mask, 0.0
+    )
     torch.testing.assert_close(free[0], whole[0])
     assert not torch.allclose(free[5:], whole[5:])
 
@@ -389,7 +399,7 @@ def test_a_session_comes_back_as_it_was(tmp_path: Path) -> None:
     session(model).save(tmp_path / "a.sess")
     loaded = Session.load(tmp_path / "a.sess")
     assert (loaded.config, loaded.encoding, loaded.training) == (SIZES, 2, {"step": 3})
-    weights = loaded.model(torch.device("cpu")).state_dict()
+    weights = loaded.build_model(torch.device("cpu")).state_dict()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
@@ -411,7 +421,7 @@ def test_half_precision_weights_play_as_float32(tmp_path: Path) -> None:
     model = network()
     half = {name: value.half() for name, value in model.state_dict().items()}
     Session(SIZES, half, 2).save(tmp_path / "half.sess")
-    loaded = Session.load(tmp_path / "half.sess").model(torch.device("cpu"))
+    loaded = Session.load(tmp_path / "half.sess").build_model(torch.device("cpu"))
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
 
 

@@ -230,7 +230,7 @@ def test_a_file_that_crashes_or_hangs_its_worker_costs_that_file_alone(
 
 
 def gorge(job: preprocess.Job) -> preprocess.Outcome:
-    """Takes two gigabytes for one file."""
+    """SampleBuffer two gigabytes for one file."""
     if job.path.name == "flood.mid":
         np.ones(2 << 30, np.uint8)
     return CONVERT(job)
@@ -409,6 +409,6 @@ def test_the_pedal_is_measured(tmp_path: Path) -> None:
 def test_no_pianist_is_taken_for_a_machine(validation_paths: list[Path]) -> None:
     for path in validation_paths:
         notes, beside = read_midi(path.read_bytes())
-        traits = Traits.of(notes.trimmed(), beside)
+        traits = Traits.of(notes.trim_start(), beside)
         assert not traits.quantised, path
         assert not traits.flat, path

@@ -9,7 +9,7 @@ import torch
 import generate
 from config import GenerateConfig, ModelConfig
 from generation import writer as output
-from midi.notes import midi_texts
+from midi.notes import read_midi_texts
 from model import Session
 from sequence import CURRENT, NoteSeq
 from web import player as page
@@ -43,7 +43,7 @@ def test_it_plays_in_the_scale_that_is_asked_for(
 
 def command_of(sample: Path) -> list[str]:
     """The arguments that the file says it was made with."""
-    said, _ = page.from_texts(midi_texts(sample.read_bytes()))
+    said, _ = page.from_texts(read_midi_texts(sample.read_bytes()))
     return shlex.split(said["made with"])[2:]
 
 

@@ -19,9 +19,9 @@ from sequence import (
     ControlSeq,
     EventSeq,
     NoteSeq,
-    onset_errors,
-    room_to_transpose,
+    measure_onset_errors,
     transpose,
+    transposition_range,
 )
 
 SHIFTS = [round(1000 * 1.15**k / 65) for k in range(32)]  # milliseconds
@@ -175,7 +175,7 @@ def test_the_last_end_is_the_length() -> None:
             [Note(500, 750, 72, 27), Note(1000, 3000, 60, 1), Note(1000, 2000, 64, 1)],
         ),
         (
-            three().trimmed(),
+            three().trim_start(),
             [Note(0, 250, 72, 127), Note(500, 2500, 60, 64), Note(500, 1500, 64, 1)],
         ),
     ],
@@ -188,7 +188,7 @@ def test_notes_can_be_moved(changed: NoteSeq, expected: list[Note]) -> None:
 def test_moving_leaves_the_old_notes() -> None:
     notes = three()
     for changed in (
-        notes.adjust_time(1), notes.adjust_pitches(1), notes.adjust_velocities(1), notes.trimmed()
+        notes.adjust_time(1), notes.adjust_pitches(1), notes.adjust_velocities(1), notes.trim_start()
     ):  # fmt: skip
         assert changed != notes
     assert notes == three()
@@ -199,7 +199,7 @@ def test_notes_are_not_moved_where_there_are_none() -> None:
                   lambda: three().adjust_pitches(-61)):  # fmt: skip
         with pytest.raises(ValueError, match="is not allowed"):
             shift()
-    assert NoteSeq().trimmed() == NoteSeq()
+    assert NoteSeq().trim_start() == NoteSeq()
 
 
 def test_merged_notes_are_cut_where_their_key_is_struck_again() -> None:
@@ -655,12 +655,12 @@ def test_a_long_performance_is_written_with_hardly_more_shifts_than_the_fewest()
 
 @pytest.mark.real
 def test_real_notes_stay_near_where_they_were_played(real_path: Path) -> None:
-    notes = NoteSeq.from_midi_file(real_path).trimmed()
+    notes = NoteSeq.from_midi_file(real_path).trim_start()
     events = EventSeq.from_note_seq(notes)
     pairs = paired(notes_of(notes))
     errors = [abs(note.start - strike.start) for strike, note in pairs]
     assert max(errors) <= 8
-    np.testing.assert_allclose(1000 * onset_errors(notes, events), errors, atol=1e-6)
+    np.testing.assert_allclose(1000 * measure_onset_errors(notes, events), errors, atol=1e-6)
     assert abs(events.total_ms - 1000 * notes.ends.max()) <= 20
     assert sum(abs(note.velocity - strike.velocity) > 2 for strike, note in pairs) == 0
     late = [abs(n.end - s.end) for s, n in pairs if s.end - s.start >= 15]
@@ -669,18 +669,18 @@ def test_real_notes_stay_near_where_they_were_played(real_path: Path) -> None:
 
 @pytest.mark.real
 def test_a_real_note_takes_about_four_events(validation_paths: list[Path]) -> None:
-    played = [NoteSeq.from_midi_file(path).trimmed() for path in validation_paths]
+    played = [NoteSeq.from_midi_file(path).trim_start() for path in validation_paths]
     events = [len(EventSeq.from_note_seq(notes)) for notes in played]
     assert np.mean([n / len(notes) for n, notes in zip(events, played, strict=True)]) <= 4.15
 
 
 def test_onset_errors_are_those_of_the_encoding() -> None:
     notes = [Note(3, 500, 60, 64), Note(700, 800, 60, 64), Note(704, 800, 40, 64)]
-    errors = onset_errors(note_seq(notes), EventSeq.from_note_seq(note_seq(notes)))
+    errors = measure_onset_errors(note_seq(notes), EventSeq.from_note_seq(note_seq(notes)))
     by_hand = [abs(note.start - strike.start) / 1000 for strike, note in paired(notes)]
     assert errors.tolist() == pytest.approx(by_hand)
     with pytest.raises(ValueError, match="3 notes were played, 1 decoded"):
-        onset_errors(note_seq(notes), EventSeq([on(60), wait(15)]))
+        measure_onset_errors(note_seq(notes), EventSeq([on(60), wait(15)]))
 
 
 # ---------------------------------------------------------------------------------------- controls
@@ -757,7 +757,7 @@ def test_two_seconds_before_the_end_a_window_still_starts_at_its_event() -> None
 def test_controls_of_a_real_performance_are_those_of_a_plain_loop(
     validation_paths: list[Path],
 ) -> None:
-    seq = EventSeq.from_note_seq(NoteSeq.from_midi_file(validation_paths[0]).trimmed())
+    seq = EventSeq.from_note_seq(NoteSeq.from_midi_file(validation_paths[0]).trim_start())
     assert_controls(ControlSeq.from_event_seq(seq), seq.to_array().tolist())
 
 
@@ -874,8 +874,8 @@ def test_a_control_can_not_be_changed_through_its_weights() -> None:
         ([-0.1, *[1] * 11], 0, "0 or more"),
         ([np.nan, *[1] * 11], 0, "0 or more"),
         ([np.inf, *[1] * 11], 0, "0 or more"),
-        ([1] * 12, 12, "density 12 "),
-        ([1] * 12, -1, "density -1 "),
+        ([1] * 12, 12, "got 12"),
+        ([1] * 12, -1, "got -1"),
     ],
 )
 def test_a_wrong_control_is_refused(weights: list[Any], density: int, message: str) -> None:
@@ -900,7 +900,7 @@ def plain_room(events: list[int]) -> tuple[int, int]:
 
 def test_the_room_to_transpose_is_what_the_keys_leave() -> None:
     events, _ = batch(range(20))
-    lowest, highest = room_to_transpose(events)
+    lowest, highest = transposition_range(events)
     expected = [plain_room(column) for column in events.T.tolist()]
     assert list(zip(lowest.tolist(), highest.tolist(), strict=True)) == expected
 
@@ -915,12 +915,12 @@ def test_the_room_to_transpose_is_what_the_keys_leave() -> None:
     ],
 )
 def test_the_room_to_transpose_ends_with_the_piano(events: list[int], room: Any) -> None:
-    lowest, highest = room_to_transpose(np.array(events, np.uint8)[:, None])
+    lowest, highest = transposition_range(np.array(events, np.uint8)[:, None])
     assert (lowest.tolist(), highest.tolist()) == ([room[0]], [room[1]])
 
 
 def test_there_is_room_where_there_are_no_notes() -> None:
-    lowest, highest = room_to_transpose(np.full((5, 1), wait(15), np.uint8))
+    lowest, highest = transposition_range(np.full((5, 1), wait(15), np.uint8))
     assert lowest[0] <= 0 <= highest[0]
 
 
@@ -964,7 +964,7 @@ def test_transposed_controls_are_those_of_the_transposed_events(where: str) -> N
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_playable_is_what_the_keys_allow(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    possible, opens, closes, struck = EventSeq.playable()
+    possible, opens, closes, struck = EventSeq.playable_events()
     assert np.flatnonzero(struck).tolist() == list(range(88))
     sounding: set[int] = set()
     for _ in range(400):

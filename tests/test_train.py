@@ -19,15 +19,15 @@ import config
 import train
 import utils
 from config import TrainConfig
-from corpus.batches import Windows
+from corpus.batches import WindowSampler
 from corpus.performance import Corpus, Performance
 from model import PerformanceRNN, Session
 from sequence import CURRENT
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, performance, write_data
 from training import logger as board
-from training.evaluate import Judgement, judge
+from training.evaluate import EvalResult, evaluate
 from training.learner import Learner
-from training.logger import Reached
+from training.logger import TrainState
 from training.trainer import Run
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +107,9 @@ def test_the_best_is_kept_beside_the_last(here: Path, data: Path) -> None:
     assert run(data, *more, "-l", "0.01") == 0
     best = Session.load("m.best.sess")
     assert best.optimizer_state is None
-    judged = judge(best.model(torch.device("cpu")), Corpus.load(sorted(data.iterdir())), 1000)
+    judged = evaluate(
+        best.build_model(torch.device("cpu")), Corpus.load(sorted(data.iterdir())), 1000
+    )
     assert judged.nats_per_event == pytest.approx(best.training["best"], abs=1e-6)
     assert best.training["best"] == Session.load("m.sess").training["best"]
 
@@ -183,7 +185,7 @@ def test_patience_ends_a_run_that_gets_no_better(
     counts, costs = np.ones((2, 240))
     costs_later = iter(costs * cost for cost in (3.0, 2.0, 2.5, 2.4, 2.3, 2.2))
     monkeypatch.setattr(
-        Run, "judge", lambda _: Judgement(counts, counts, next(costs_later), CURRENT)
+        Run, "evaluate", lambda _: EvalResult(counts, counts, next(costs_later), CURRENT)
     )
     often = ("-v", str(data), "--validation-interval", "0.000001", "--patience", "3")
     assert run(data, *often) == 0
@@ -206,7 +208,7 @@ def test_a_session_made_from_another_begins_where_that_is(
 ) -> None:
     run(data, "--max-steps", "20", "-l", "0.01", "-v", str(data))
     base = Session.load("m.sess")
-    assert base.averaged is not None
+    assert base.ema_state is not None
     Path("m.sess").rename("base.sess")
     Path("m.best.sess").unlink()
     capsys.readouterr()
@@ -217,7 +219,7 @@ def test_a_session_made_from_another_begins_where_that_is(
     assert (given.learning_rate, given.use_transposition) == (4e-3, False)
     opened = train.open_run(options)
     assert "new session m.sess from base.sess" in capsys.readouterr().out
-    assert same(base.averaged, opened.learner.model.state_dict())
+    assert same(base.ema_state, opened.learner.model.state_dict())
     assert len(opened.learner.optimizer.state) == 0
     assert opened.reached.step == 0
     assert run(data, "--init-from", "base.sess", "--max-steps", "2") == 0
@@ -229,15 +231,15 @@ def test_a_session_made_from_another_begins_where_that_is(
 
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     options = TrainConfig(learning_rate=1.0, warm_up=10, max_steps=100)
-    rates = [train.learning_rate(options, train.Reached(step=step)) for step in range(101)]
+    rates = [train.learning_rate(options, train.TrainState(step=step)) for step in range(101)]
     assert rates[0] < 0.1
     assert max(rates) == rates[10] == pytest.approx(0.9)
     assert rates[100] == 0
     assert np.all(np.diff(rates[10:]) < 0)
     short = TrainConfig(learning_rate=1.0, warm_up=1000, max_steps=100)
-    assert train.learning_rate(short, train.Reached(step=10)) == pytest.approx(0.9)
+    assert train.learning_rate(short, train.TrainState(step=10)) == pytest.approx(0.9)
     endless = TrainConfig(learning_rate=1.0, warm_up=0)
-    assert train.learning_rate(endless, train.Reached(step=10**6)) == 1.0
+    assert train.learning_rate(endless, train.TrainState(step=10**6)) == 1.0
 
 
 @pytest.mark.parametrize("ratio", ["1.0", "0.5"])
@@ -260,7 +262,7 @@ def by_hand(
     """Nats, hits and notes, one performance after the other and one event at a time."""
     nats, hits, notes = 0.0, 0.0, 0
     for piece in pieces:
-        hidden = model.start(torch.zeros(1, model.config.init_dim))
+        hidden = model.init_hidden(torch.zeros(1, model.config.init_dim))
         heard = torch.tensor([[239]])
         for event, row in zip(piece.events.tolist(), piece.controls, strict=True):
             control = torch.zeros(1, 1, 24)
@@ -281,15 +283,15 @@ def test_judging_carries_the_hidden_state_through_pieces_of_any_length() -> None
     model.event_embedding.weight.data *= 30  # so that a single wrong event is seen
     random = np.random.default_rng(0)
     pieces = [performance(random.integers(0, 240, size)) for size in (5, 300, 128, 1)]
-    judged = judge(model, Corpus(pieces))
+    judged = evaluate(model, Corpus(pieces))
     nats, hits, notes = by_hand(model, pieces)
     assert judged.events == 434
     assert judged.nats == pytest.approx(nats, rel=1e-6)
     assert (judged.correct.sum(), judged.notes) == (hits, notes)
-    blind = judge(model, Corpus(pieces), controlled=False)
+    blind = evaluate(model, Corpus(pieces), controlled=False)
     assert blind.nats == pytest.approx(by_hand(model, pieces, controlled=False)[0], rel=1e-6)
     assert blind.nats != judged.nats
-    short = judge(model, Corpus(pieces), 3)
+    short = evaluate(model, Corpus(pieces), 3)
     assert short.events == 3 + 3 + 3 + 1
     assert short.nats < judged.nats
 
@@ -299,7 +301,7 @@ def test_a_judgement_says_its_figures_in_every_unit() -> None:
     counts[[60, 148, 180, 239]] = (4, 2, 1, 3)  # note ons, offs, velocity, longest shift
     correct[[60, 239]] = (1, 3)
     costs[[60, 148]] = (12.0, 8.0)
-    found = Judgement(counts, correct, costs, CURRENT)
+    found = EvalResult(counts, correct, costs, CURRENT)
     assert (found.events, found.notes, found.nats) == (10, 4, 20.0)
     assert found.seconds == pytest.approx(3 * 1.171)
     assert found.nats_per_note == 5.0
@@ -317,7 +319,7 @@ def test_a_judgement_says_its_figures_in_every_unit() -> None:
 def test_a_network_that_is_far_off_is_judged_too() -> None:
     counts, correct, costs = np.zeros((3, 240))
     counts[0], costs[0] = 1, 800.0
-    assert Judgement(counts, correct, costs, CURRENT).perplexity == math.inf
+    assert EvalResult(counts, correct, costs, CURRENT).perplexity == math.inf
 
 
 def test_evaluation_tells_of_a_session_and_changes_nothing(
@@ -372,7 +374,7 @@ def test_the_time_left_is_by_the_pace_of_now_not_of_the_session_before(
     shown = train.Board(train.parse_args(["--max-steps", "1012", "--no-enable-logging"]))
     for step in (1001, 1002):
         now += 40
-        reached = Reached(step, seconds=1e6, events=400 * step)
+        reached = TrainState(step, seconds=1e6, events=400 * step)
         shown.step(reached, loss=1.0, norm=1.0, rate=0.1)
     assert "10 events/s, 6.7 min left" in capsys.readouterr().out
 
@@ -380,7 +382,7 @@ def test_the_time_left_is_by_the_pace_of_now_not_of_the_session_before(
 def test_an_event_that_is_none_is_a_sentence_when_judging_too() -> None:
     model = PerformanceRNN(TINY_SIZES)
     with pytest.raises(ValueError, match="250"):
-        judge(model, Corpus([performance(np.full(20, 250))]))
+        evaluate(model, Corpus([performance(np.full(20, 250))]))
 
 
 # ------------------------------------------------------------------------------ refusals
@@ -456,7 +458,7 @@ def test_stopped_from_outside_the_command_saves_and_ends_well(
     command = [sys.executable, str(ROOT / "train.py"), *arguments(data, "-i", "1000")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        assert config.ORIGINAL_RECIPE in running.stdout.readline()
+        assert config.LEGACY_RECIPE in running.stdout.readline()
         assert "new session" in running.stdout.readline()
         assert "to learn" in running.stdout.readline()
         time.sleep(1.0)
@@ -485,7 +487,7 @@ def test_a_second_training_of_a_session_refuses_and_reading_does_not(
 ) -> None:
     assert run(data, "--max-steps", "1") == 0
     before = Path("m.sess").read_bytes()
-    with utils.claimed(taken):
+    with utils.lock_file(taken):
         assert run(data, "--max-steps", "2") == 1
         assert f"{taken}: another process is writing it" in said(capsys)
         assert run(data, "--max-steps", "2", "--export", taken) == 1
@@ -603,13 +605,13 @@ def test_a_best_by_other_judges_does_not_count(
 def test_the_options_reach_the_batches(
     here: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, batch = [], Windows.batch
+    seen, batch = [], WindowSampler.batch
 
-    def record(windows: Windows, *how: object) -> object:
+    def record(windows: WindowSampler, *how: object) -> object:
         seen.append(how)
         return batch(windows, *how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Windows, "batch", record)
+    monkeypatch.setattr(WindowSampler, "batch", record)
     run(data, "--max-steps", "2", "-t", "-c", "0.25", "--seed", "8")
     assert seen[:2] == [(4, 8, 0, 0.25, True), (4, 8, 1, 0.25, True)]
 
@@ -620,7 +622,7 @@ def test_an_exported_network_is_half_as_large_and_plays_the_same(here: Path, dat
     small = Session.load("small.sess")
     assert {weight.dtype for weight in small.state.values()} == {torch.float16}
     assert small.optimizer_state is None
-    averaged = Session.load("m.sess").averaged
+    averaged = Session.load("m.sess").ema_state
     assert averaged is not None
     for name, weight in averaged.items():
         off = (small.state[name].float() - weight).abs()

@@ -34,7 +34,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named_with_what_installs_it() -> None:
     with pytest.raises(ImportError, match=r"the moon needs cheese .*pip install cheese"):
-        utils.optional("cheese.gouda", "the moon")
+        utils.import_optional("cheese.gouda", "the moon")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(
@@ -67,7 +67,7 @@ def test_what_a_killed_write_left_is_removed_but_nothing_of_other_files(tmp_path
     ours, other = (left_behind(tmp_path, name) for name in ("m.sess", "other.sess"))
     plain = tmp_path / ".m.sess.tmp"
     plain.touch()
-    with utils.claimed(tmp_path / "m.sess") as locked:
+    with utils.lock_file(tmp_path / "m.sess") as locked:
         assert locked
         assert not ours.exists()
     assert set(tmp_path.iterdir()) == {other, plain}
@@ -77,29 +77,29 @@ def test_a_file_that_is_claimed_can_not_be_claimed_again_but_another_one_can(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "link").symlink_to("m.sess")
-    with utils.claimed(tmp_path / "m.sess"):
-        with utils.claimed(tmp_path / "other"):
+    with utils.lock_file(tmp_path / "m.sess"):
+        with utils.lock_file(tmp_path / "other"):
             pass
         for name in ("m.sess", "link"):
-            with pytest.raises(BlockingIOError), utils.claimed(tmp_path / name):
+            with pytest.raises(BlockingIOError), utils.lock_file(tmp_path / name):
                 pass
-    with utils.claimed(tmp_path / "link"):
+    with utils.lock_file(tmp_path / "link"):
         pass
     assert os.listdir(tmp_path) == ["link"]
 
 
 def test_the_claim_of_a_process_that_died_is_no_obstacle(tmp_path: Path) -> None:
-    code = "import os, sys, utils; c = utils.claimed(sys.argv[1]); c.__enter__(); os._exit(9)"
+    code = "import os, sys, utils; c = utils.lock_file(sys.argv[1]); c.__enter__(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.sess")], cwd=ROOT)
     assert len(os.listdir(tmp_path)) == 1, "its lock file"
-    with utils.claimed(tmp_path / "m.sess"):
+    with utils.lock_file(tmp_path / "m.sess"):
         pass
     assert not os.listdir(tmp_path)
 
 
 def test_a_name_of_255_bytes_can_be_written_and_claimed(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 127 + "x")
-    with utils.claimed(path):
+    with utils.lock_file(path):
         utils.atomic_write(path, b"x")
     assert os.listdir(tmp_path) == [path.name]
 
@@ -113,7 +113,7 @@ def test_without_locks_nothing_is_removed_and_it_says_so(
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", unknown)
-    with utils.claimed(tmp_path / "m.sess") as locked:
+    with utils.lock_file(tmp_path / "m.sess") as locked:
         assert not locked
     assert list(tmp_path.iterdir()) == [left]
 

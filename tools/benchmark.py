@@ -26,15 +26,15 @@ from torch.nn import functional
 import preprocess
 import train
 import utils
-from config import ORIGINAL_RECIPE, GenerateConfig, ModelConfig
-from corpus.batches import Windows
+from config import LEGACY_RECIPE, GenerateConfig, ModelConfig
+from corpus.batches import WindowSampler
 from corpus.performance import Corpus
 from generation.control import read
-from generation.pipeline import Order, compose
+from generation.pipeline import GenerationJob, generate_events
 from model import PerformanceRNN
 from sequence import CURRENT
 from tools.synthetic_data import performance, write_midi
-from training.evaluate import judge
+from training.evaluate import evaluate
 from training.learner import TYPES, pick_precision
 from training.trainer import EXCERPT
 
@@ -111,12 +111,12 @@ def paces() -> tuple[float, float, str, PerformanceRNN]:
 
     def whole() -> None:
         with autocast:
-            logits, _ = model(model.shifted(events), model.start(init), controls)
+            logits, _ = model(model.shift_right(events), model.init_hidden(init), controls)
         functional.cross_entropy(logits.float().flatten(0, 1), events.flatten()).backward()
 
     def stepped() -> None:
-        hidden, logits = model.start(init), []
-        for heard, control in zip(model.shifted(events), controls, strict=True):
+        hidden, logits = model.init_hidden(init), []
+        for heard, control in zip(model.shift_right(events), controls, strict=True):
             output, hidden = plain(heard, hidden, control)
             logits.append(output)
         functional.cross_entropy(torch.cat(logits), events.flatten()).backward()
@@ -137,7 +137,7 @@ def training() -> Iterator[str]:
         f"{reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of it"
     )
     corpus = Corpus([performance(np.arange(5000) % 240)] * 100)
-    windows, numbers = Windows(corpus, STEPS, 10, 8), itertools.count()
+    windows, numbers = WindowSampler(corpus, STEPS, 10, 8), itertools.count()
     cpu = torch.device("cpu")
     cut = seconds(
         lambda: windows.batch(BATCH, 0, next(numbers), 0.9, True).on(cpu, corpus.encoding), 20
@@ -151,8 +151,8 @@ def operations(model: PerformanceRNN) -> int:
     return 3 * 2 * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
-ORIGINAL = "the original's recipe"
-RECIPES = {ORIGINAL: ORIGINAL_RECIPE, "ours": ""}
+LEGACY = "the original's recipe"
+RECIPES = {LEGACY: LEGACY_RECIPE, "ours": ""}
 
 
 def _begun_as_the_original(model: PerformanceRNN) -> None:
@@ -169,10 +169,10 @@ def _learned(
     with tempfile.TemporaryDirectory() as folder:
         common = ["-s", f"{folder}/m.sess", "-d", str(data), "-v", str(validation)]
         options = train.parse_args([*common, *recipe.split()])
-        if name != ORIGINAL:
+        if name != LEGACY:
             options = replace(options, max_minutes=minutes)
         run, judged = train.open_run(options), 0.0
-        if name == ORIGINAL:
+        if name == LEGACY:
             _begun_as_the_original(run.learner.model)
         while run.reached.seconds < 60 * minutes:
             begun = time.monotonic()
@@ -181,9 +181,9 @@ def _learned(
             run.reached = replace(run.reached, step=run.reached.step + 1, seconds=spent)
             if spent >= 60 * min(minutes, judged + max(1.0, minutes / 8)):
                 judged = spent / 60
-                judgement = judge(run.learner.averaged, run.judges, EXCERPT)
+                judgement = evaluate(run.learner.averaged, run.judges, EXCERPT)
                 yield judged, f"step {run.reached.step}: {judgement}"
-        yield judged, f"whole pieces: {judge(run.learner.averaged, run.judges)}"
+        yield judged, f"whole pieces: {evaluate(run.learner.averaged, run.judges)}"
 
 
 def time_to_quality(
@@ -204,7 +204,7 @@ def time_to_quality(
             if line is not None:
                 spent, judgement = line
                 told = f"{spent:.1f} min"
-                if name == ORIGINAL:
+                if name == LEGACY:
                     told += f" ({spent * slow / fast:.0f} in a loop of its own)"
                 yield f"{name}, {told}, {judgement}"
 
@@ -218,15 +218,15 @@ def generation() -> Iterator[str]:
 
     @torch.inference_mode()
     def sampled(batch: int) -> None:
-        hidden = model.starts(torch.randn(batch, model.config.init_dim))
+        hidden = model.init_hidden_each(torch.randn(batch, model.config.init_dim))
         heard, control = torch.full((batch,), 239), torch.rand(batch, 24)
         for _ in range(steps):
             logits, hidden = plain(heard, hidden, control)
             heard = torch.distributions.Categorical(logits=logits).sample()
 
     def composed(batch: int, count: int) -> None:
-        order = Order(model, CURRENT, 0, read(";3", 0), None, count)
-        list(compose(order, GenerateConfig(batch_size=batch)))
+        order = GenerationJob(model, CURRENT, 0, read(";3", 0), None, count)
+        list(generate_events(order, GenerateConfig(batch_size=batch)))
 
     for batch in (1, 8, 64):
         slow = seconds(lambda batch=batch: sampled(batch), 3)  # type: ignore[misc]

@@ -46,7 +46,7 @@ import train
 from config import GenerateConfig, PreprocessConfig, TrainConfig
 from corpus.performance import Performance
 from model import PerformanceRNN, Session
-from sequence import CURRENT, ORIGINAL, EventSeq
+from sequence import CURRENT, LEGACY, EventSeq
 from tools import hostile_files as hostile
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data, write_midi
 from training.trainer import Run
@@ -521,7 +521,7 @@ def decoding(count: int) -> str:
     begun = time.monotonic()
     for number in range(count):
         events = dice.integers(0, 240, int(dice.choice((0, 1, 5, 20, 60))))
-        played = EventSeq.from_array(events, (CURRENT, ORIGINAL)[number % 2]).to_note_seq()
+        played = EventSeq.from_array(events, (CURRENT, LEGACY)[number % 2]).to_note_seq()
         notes += len(played)
         content = io.BytesIO()
         played.to_midi().write(content)
@@ -765,7 +765,7 @@ def logged_week(count: int) -> str:
 
 def _lasting(count: int, logging: bool) -> tuple[str, str]:
     data = write_data(Path("data"), 4, 200)
-    learn, save, judged = Run.learn, Run.save, Run.judge
+    learn, save, judged = Run.learn, Run.save, Run.evaluate
     seen: list[tuple[int, int, int]] = []
     done: Counter[str] = Counter()
     every = max(1, count // 20)
@@ -786,7 +786,7 @@ def _lasting(count: int, logging: bool) -> tuple[str, str]:
     def verb() -> int:
         Run.learn = watched  # type: ignore[method-assign]
         Run.save = counted("saves", save)  # type: ignore[method-assign]
-        Run.judge = counted("validations", judged)  # type: ignore[method-assign]
+        Run.evaluate = counted("validations", judged)  # type: ignore[method-assign]
         judges = write_data(Path("judges").absolute(), 1, 30)
         pace = ("-i", "0.05", "--validation-interval", "0.25", "-v", str(judges))
         line = arguments if logging else quiet

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-Dice = np.random.Generator
+GumbelNoise = np.random.Generator
 
 END = b"\x00\xff\x2f\x00"  # of a track
 
@@ -38,7 +38,7 @@ def midi(*tracks: bytes, kind: int = 1, claimed: int | None = None, division: in
     return b"MThd" + struct.pack(">IHHH", 6, kind, count, division & 0xFFFF) + b"".join(tracks)
 
 
-def melody(dice: Dice, notes: int, delta: int = 100) -> bytes:
+def melody(dice: GumbelNoise, notes: int, delta: int = 100) -> bytes:
     """Notes one after another, each with its status."""
     pitches = dice.integers(21, 109, notes)
     return b"".join(
@@ -59,7 +59,7 @@ def _riff(content: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content) + 12) + b"RMIDdata" + size + content
 
 
-def _sysex(dice: Dice, count: int) -> bytes:
+def _sysex(dice: GumbelNoise, count: int) -> bytes:
     bodies = (dice.integers(0, 128, size, np.uint8) for size in dice.integers(0, 200, count))
     return b"".join(
         b"\x00\xf0" + length(len(body) + 1) + body.tobytes() + b"\xf7" for body in bodies
@@ -75,7 +75,7 @@ def _programs(tracks: int) -> bytes:
     return midi(*[track(every + END)] * tracks)
 
 
-def built_midi(dice: Dice) -> Iterator[tuple[str, bytes]]:
+def built_midi(dice: GumbelNoise) -> Iterator[tuple[str, bytes]]:
     """Files of every kind that the standard, or nobody, allows; small ones."""
     tune = track(melody(dice, 30) + END)
     yield "plain", midi(tune)
@@ -126,57 +126,57 @@ def floods(notes: int = 10_000_000) -> Iterator[tuple[str, bytes]]:
     yield "over the limit of bytes", midi(track(b"\1\xff\1\1a" * (notes * 3 // 2)))
 
 
-def mutated(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def mutated(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """`content` with some of its bits, bytes, times or tracks changed, or cut."""
     for _ in range(int(dice.choice((1, 1, 1, 2, 4)))):
         content = MUTATIONS[dice.integers(len(MUTATIONS))](content, others, dice)
     return content
 
 
-def _place(content: bytes, dice: Dice) -> int:
+def _place(content: bytes, dice: GumbelNoise) -> int:
     return int(dice.integers(len(content) + 1))
 
 
-def _flipped(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _flipped(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     changed = np.frombuffer(content or b"\0", np.uint8).copy()
     at = dice.integers(len(changed), size=int(dice.choice((1, 2, 8, 64))))
     changed[at] ^= (1 << dice.integers(8, size=len(at))).astype(np.uint8)
     return changed.tobytes()
 
 
-def _overwritten(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _overwritten(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     at, size = _place(content, dice), int(dice.integers(1, 16))
     value = int(dice.choice((0, 0x7F, 0x80, 0x90, 0xF0, 0xFF)))
     return content[:at] + bytes([value]) * size + content[at + size :]
 
 
-def _cut(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _cut(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     return content[: _place(content, dice)]
 
 
-def _without(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _without(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     at = _place(content, dice)
     return content[:at] + content[at + int(dice.integers(1, 200)) :]
 
 
-def _repeated(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _repeated(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     at = _place(content, dice)
     return content[:at] + content[at : at + 200] * int(dice.integers(2, 40)) + content[at:]
 
 
-def _spliced(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _spliced(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """The first part of one file before the last part of another."""
     other = others[dice.integers(len(others))]
     return content[: _place(content, dice)] + other[_place(other, dice) :]
 
 
-def _more_tracks(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _more_tracks(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     other = others[dice.integers(len(others))]
     at = other.find(b"MTrk")
     return content + other[at:] if at >= 0 else content
 
 
-def _header(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _header(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     kind, count, division = (
         int(dice.choice(values))
         for values in ((0, 1, 2, 9), (0, 1, 2, 65535), (0, 1, 96, 32767, 0xE728, 0xFFFF))
@@ -184,12 +184,12 @@ def _header(content: bytes, others: list[bytes], dice: Dice) -> bytes:
     return content[:8] + struct.pack(">HHH", kind, count, division) + content[14:]
 
 
-def _huge_delta(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _huge_delta(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     at = _place(content, dice)
     return content[:at] + b"\xff\xff\xff\x7f" * int(dice.integers(1, 4)) + content[at:]
 
 
-MUTATIONS: list[Callable[[bytes, list[bytes], Dice], bytes]] = [
+MUTATIONS: list[Callable[[bytes, list[bytes], GumbelNoise], bytes]] = [
     *(_flipped, _overwritten, _cut, _without, _repeated, _spliced),
     *(_more_tracks, _header, _huge_delta),
 ]
@@ -220,19 +220,19 @@ def saved(record: Any, new: bool = True) -> bytes:
     return content.getvalue()
 
 
-def _coded(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _coded(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """Opcodes of a pickle, put somewhere."""
     at = _place(content[:3000], dice)
     return content[:at] + CODES[dice.integers(len(CODES))] + content[at:]
 
 
-def _commanded(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _commanded(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """A pickle that would run a command, put somewhere or at the front."""
     at = int(dice.choice((0, _place(content, dice))))
     return content[:at] + EVIL + content[at:]
 
 
-def _claiming(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _claiming(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """A number of a pickle made as large as its bytes let it be."""
     places = [at for at in range(min(len(content), 3000)) if content[at : at + 1] in b"KMJ"]
     if not places:
@@ -242,7 +242,7 @@ def _claiming(content: bytes, others: list[bytes], dice: Dice) -> bytes:
     return content[: at + 1] + (b"\xff" * (size - 1) + b"\x7f") + content[at + 1 + size :]
 
 
-def _inside(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def _inside(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """A zip whose pickle alone is mutated, and whose table fits it."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -259,7 +259,7 @@ def _inside(content: bytes, others: list[bytes], dice: Dice) -> bytes:
     return file.getvalue()
 
 
-def mutated_tensors(content: bytes, others: list[bytes], dice: Dice) -> bytes:
+def mutated_tensors(content: bytes, others: list[bytes], dice: GumbelNoise) -> bytes:
     """A tensor file with some of its bytes changed, or with code put into its pickles."""
     ways = [*TENSOR_MUTATIONS, _coded, _commanded, _claiming, *[_inside] * 8]
     for _ in range(int(dice.choice((1, 1, 1, 2, 4)))):

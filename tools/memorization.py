@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sequence import NoteSeq
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 TOGETHER = 0.03  # seconds: notes that follow one another faster are one chord
 WIDEST = 3  # octaves of the ratio of two gaps that are told apart
@@ -51,7 +48,7 @@ def intervals_and_onsets(notes: NoteSeq) -> Array:
     """The same with the rhythm of each step, as one number [notes - 1].
 
     The rhythm is "in a chord", or the ratio of the gap from the chord to the next to the gap
-    before it, in powers of two: its binary logarithm rounded, at most 3 either way; 0 for the
+    before it, in powers of two: its binary logarithm round_weights, at most 3 either way; 0 for the
     first gap.
     """
     semitones, chord, onsets = _steps(notes)

@@ -6,7 +6,6 @@ Times are seconds from the first onset; `seconds` is how long a piece is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,7 @@ import numpy.typing as npt
 from generation.pipeline import RELEASE
 from sequence import ControlSeq, Encoding, EventSeq, NoteSeq
 from tools.memorization import chords
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 SILENCE = 4.0  # seconds without a note that are too long
 LOOP = 13  # strikes of one pitch alone in a row; see `longest_repetition`

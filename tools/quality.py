@@ -184,7 +184,7 @@ def learned_by_heart(music: Music, corpus: Sequence[tuple[str, NoteSeq]]) -> Ite
 
 
 def _sampling(text: str) -> dict[str, Any]:
-    """Options of `Player.generate` from 'name=value,...'."""
+    """Options of `Engine.generate` from 'name=value,...'."""
     try:
         pairs = dict(pair.split("=") for pair in text.split(",") if pair)
         return {name: ast.literal_eval(value) for name, value in pairs.items()}
@@ -208,7 +208,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[{}],
         metavar="NAME=VALUE,...",
-        help="how to sample: options of Player.generate, such as temperature=0.95; several "
+        help="how to sample: options of Engine.generate, such as temperature=0.95; several "
         "settings make several tables",
     )
     parser.add_argument(
@@ -236,7 +236,7 @@ def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[
     """Play everything, and measure it."""
     session = Session.load(options.session)
     encoding, seconds = ENCODINGS[session.encoding], options.seconds
-    model = session.model(torch.device("cpu")).eval()
+    model = session.build_model(torch.device("cpu")).eval()
     real, learned = performances(options.validation), performances(options.train)
     of_real, of_learned = (
         places([notes for _, notes in corpus], options.pieces, seconds, options.seed)

@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 import utils
 from config import GenerateConfig
 from corpus.performance import SUFFIX, Performance
 from generation import pipeline as composer
-from generation.engine import Player, Schedule, sources
-from generation.pipeline import RELEASE, Takes
+from generation.engine import Engine, Schedule, make_generators
+from generation.pipeline import RELEASE, SampleBuffer
 from model import PerformanceRNN
 from preprocess import MIDI_SUFFIXES
 from sequence import Control, ControlSeq, Encoding, EventSeq, NoteSeq
 from tools.music_metrics import DENSITIES
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 EVENTS = 150  # a second, at most; more is as good as standing still
 REAL = "excerpts"  # of the validation performances themselves
@@ -51,7 +49,7 @@ def performances(folder: Path) -> list[tuple[str, NoteSeq]]:
 def decoded(path: Path) -> NoteSeq:
     """The notes of a `.data` or MIDI file as they are after they were events."""
     if path.suffix.lower() != SUFFIX:
-        return EventSeq.from_note_seq(NoteSeq.from_midi_file(path).trimmed()).to_note_seq()
+        return EventSeq.from_note_seq(NoteSeq.from_midi_file(path).trim_start()).to_note_seq()
     performance = Performance.load(path)
     return EventSeq.from_array(performance.events, performance.encoding).to_note_seq()
 
@@ -140,15 +138,15 @@ def play(
     early: more than the controls, if they change, or than 150 a second.
     """
     options = GenerateConfig(**sampling)
-    dice = sources(seed, pieces)
+    dice = make_generators(seed, pieces)
     init = torch.stack([torch.randn(model.config.init_dim, generator=one) for one in dice])
     kept = composer.steering(encoding) if options.steering else None
     asked = Schedule(None if controls is None else torch.from_numpy(controls), steering=kept)
     changing = controls is not None and len(controls) > 1
     steps = len(controls) if changing else round(EVENTS * seconds)  # type: ignore[arg-type]
-    player = Player(model, options.exact, options.guidance)
+    player = Engine(model, options.exact, options.guidance)
     how = {"sampling": composer.sampling(options), "rules": composer.rules(options, encoding)}
-    takes = Takes(pieces, encoding)
+    takes = SampleBuffer(pieces, encoding)
     for events in player.generate(init, steps, asked, dice, **how):  # type: ignore[arg-type]
         takes.add(events.numpy())
         if takes.elapsed.min() >= 1000 * seconds:
@@ -158,4 +156,4 @@ def play(
 
 def finished(events: EventSeq, seconds: float) -> NoteSeq:
     """What generate.py would write of the events, and of that the first seconds."""
-    return part(events.to_note_seq().trimmed().released(RELEASE), 0.0, seconds)
+    return part(events.to_note_seq().trim_start().limit_durations(RELEASE), 0.0, seconds)

@@ -6,15 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-Array = npt.NDArray[Any]
+from utils import Array
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from corpus.performance import Corpus, Performance, check_packed, expanded
+from corpus.performance import Corpus, Performance, check_encoded, expand_controls
 from model import PerformanceRNN
 from sequence import Encoding, EventSeq
-
-Array = npt.NDArray[Any]
+from utils import Array
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class EvalResult:
     """How well a network foretells performances it did not learn from.
 
     Of each of the 240 events: how often it came (`counts`), how often it was the likeliest
@@ -102,9 +99,9 @@ STEPS = 128  # how many events of each performance are in memory at once
 
 
 @torch.inference_mode()
-def judge(
+def evaluate(
     model: PerformanceRNN, corpus: Corpus, longest: int | None = None, controlled: bool = True
-) -> Judgement:
+) -> EvalResult:
     """Judge by every performance, up to `longest` events of it, from a start vector of zeros.
 
     The hidden state is carried from the first event to the last; with `controlled` the
@@ -114,13 +111,13 @@ def judge(
     pieces = sorted(corpus.performances, key=len, reverse=True)
     lengths = np.array([min(len(piece), longest or len(piece)) for piece in pieces])
     zeros = torch.zeros(1, model.config.init_dim, device=model.device)
-    hidden = model.start(zeros).expand(-1, len(pieces), -1)
+    hidden = model.init_hidden(zeros).expand(-1, len(pieces), -1)
     heard = torch.full((len(pieces),), model.primary_event, device=model.device)
     sums = np.zeros((3, EventSeq.dim()))  # counts, correct, costs
     for first in range(0, int(lengths.max(initial=0)), STEPS):
         active = int((lengths > first).sum())
         targets, packed = _excerpts(pieces[:active], lengths[:active], first)
-        controls = expanded(torch.from_numpy(packed).to(model.device), corpus.encoding)
+        controls = expand_controls(torch.from_numpy(packed).to(model.device), corpus.encoding)
         true = torch.from_numpy(np.maximum(targets, 0)).to(model.device)
         inputs = torch.cat([heard[None, :active], true[:-1]])
         logits, hidden = model(
@@ -134,7 +131,7 @@ def judge(
             weights = None if values is None else values.cpu().numpy()[real]
             row += np.bincount(targets.ravel()[real], weights, minlength=EventSeq.dim())
     counts, correct, costs = sums
-    return Judgement(counts.astype(np.int64), correct.astype(np.int64), costs, corpus.encoding)
+    return EvalResult(counts.astype(np.int64), correct.astype(np.int64), costs, corpus.encoding)
 
 
 def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tuple[Array, Array]:
@@ -146,5 +143,5 @@ def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tupl
         size = inside.stop - first
         events[:size, column] = piece.events[inside]
         controls[:size, column] = piece.controls[inside]
-    check_packed(events, controls)
+    check_encoded(events, controls)
     return events, controls

@@ -38,14 +38,14 @@ class _Lesson(nn.Module):
         carried: the state after the batch before; init: start vectors of the whole team.
         """
         model = self.model
-        hidden = self.team.part(model.start(init))
-        heard = model.shifted(batch.targets)
+        hidden = self.team.part(model.init_hidden(init))
+        heard = model.shift_right(batch.targets)
         if carried is not None and carried.shape == hidden.shape:
             hidden = torch.where(batch.carried[:, None], carried, hidden)
             heard[0] = torch.where(batch.carried, batch.before, heard[0])
         control = (batch.controls, batch.controlled)
         if taught < 1:
-            logits, last = model.scheduled(heard, hidden, *control, taught)
+            logits, last = model.forward_scheduled(heard, hidden, *control, taught)
         else:
             logits, last = model(heard, hidden, *control)
         loss = functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
@@ -107,11 +107,11 @@ class Learner:
 
     def _loss(self, batch: Batch, taught: float, seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The loss, and the hidden state after the batch."""
-        torch.manual_seed(utils.mixed_seed(*seed))
+        torch.manual_seed(utils.derive_seed(*seed))
         size = self.team.size * batch.targets.shape[1]
         init = torch.randn(size, self.model.config.init_dim, device=self.model.device)
         if not self.team.leads:  # dropout of its own
-            torch.manual_seed(utils.mixed_seed(*seed, self.team.rank))
+            torch.manual_seed(utils.derive_seed(*seed, self.team.rank))
         with self._autocast():
             loss, hidden = self._lesson(batch, self.hidden, init, taught)
             return loss, hidden

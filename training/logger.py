@@ -18,7 +18,7 @@ import progress
 
 import utils
 from config import TrainConfig
-from training.evaluate import Judgement
+from training.evaluate import EvalResult
 from training.learner import GRADIENT_NORM
 
 LOGS = Path("runs")
@@ -26,7 +26,7 @@ TALK = 30.0  # seconds between lines of progress where there is no terminal
 
 
 @dataclass(frozen=True)
-class Reached:
+class TrainState:
     """How far a session has come; kept in its file."""
 
     step: int = 0
@@ -47,16 +47,16 @@ class Board:
         self.losses: deque[float] = deque(maxlen=100)
         self.norms: deque[float] = deque(maxlen=100)
         self.spoken = time.monotonic()
-        self.begun: tuple[float, Reached] | None = None  # when the first step was shown, and it
+        self.begun: tuple[float, TrainState] | None = None  # when the first step was shown, and it
         self.writer: Any = None
         if options.enable_logging and shown:
-            board = utils.optional("tensorboardX", "-L/--enable-logging")
-            records = utils.optional("tensorboardX.record_writer", "-L/--enable-logging")
+            board = utils.import_optional("tensorboardX", "-L/--enable-logging")
+            records = utils.import_optional("tensorboardX.record_writer", "-L/--enable-logging")
             records.register_writer_factory(_LogFiles.SCHEME, _LogFiles())
             folder = LOGS / _log_name(Path(options.session))
             self.writer = board.SummaryWriter(f"{_LogFiles.SCHEME}:{folder}")
 
-    def step(self, reached: Reached, loss: float, norm: float, rate: float) -> None:
+    def step(self, reached: TrainState, loss: float, norm: float, rate: float) -> None:
         """Show one step."""
         self.losses.append(loss)
         self.norms.append(norm)
@@ -71,13 +71,13 @@ class Board:
             text = self._text(reached)
             self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
 
-    def _pace(self, reached: Reached) -> tuple[float, float]:
+    def _pace(self, reached: TrainState) -> tuple[float, float]:
         """Events and steps a second since the first step that was shown."""
         begun, first = self.begun or (0.0, reached)
         seconds = max(1e-9, time.monotonic() - begun)
         return (reached.events - first.events) / seconds, (reached.step - first.step) / seconds
 
-    def _text(self, reached: Reached) -> str:
+    def _text(self, reached: TrainState) -> str:
         clipped = sum(norm > GRADIENT_NORM for norm in self.norms) / len(self.norms)
         return (
             f"step {reached.step}, loss {sum(self.losses) / len(self.losses):.4f}, "
@@ -85,7 +85,7 @@ class Board:
             f"{self._pace(reached)[0]:,.0f} events/s, {self._left(reached)}"
         )
 
-    def _left(self, reached: Reached) -> str:
+    def _left(self, reached: TrainState) -> str:
         options, left = self.options, []
         if options.max_minutes:
             left.append(60 * options.max_minutes - reached.seconds)
@@ -96,7 +96,7 @@ class Board:
             return f"{reached.seconds / 60:.1f} min so far"
         return f"{max(0.0, min(left)) / 60:.1f} min left"
 
-    def judged(self, reached: Reached, judgement: Judgement, picture: bytes) -> None:
+    def judged(self, reached: TrainState, judgement: EvalResult, picture: bytes) -> None:
         """Show a validation; `picture` is a PNG of music that the network made, or empty."""
         self.say(
             f"step {reached.step}, {reached.seconds / 60:.1f} min, validation: {judgement}"
@@ -114,7 +114,7 @@ class Board:
             for name, value in figures.items():
                 self.writer.add_scalar(f"validation/{name}", value, reached.step)
             if picture:
-                pixels = utils.optional("matplotlib.image", "a piano roll").imread(
+                pixels = utils.import_optional("matplotlib.image", "a piano roll").imread(
                     io.BytesIO(picture)
                 )
                 self.writer.add_image("music", pixels, reached.step, dataformats="HWC")

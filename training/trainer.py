@@ -17,14 +17,14 @@ from torch import Tensor
 import config
 import utils
 from config import ModelConfig, TrainConfig
-from corpus.batches import Batch, Windows
-from corpus.performance import SUFFIX, Corpus, held_out
+from corpus.batches import Batch, WindowSampler
+from corpus.performance import SUFFIX, Corpus, hold_out
 from model import OPTION, PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
 from training.distributed import Team
-from training.evaluate import Judgement, judge
+from training.evaluate import EvalResult, evaluate
 from training.learner import ALONE, TYPES, Learner, pick_precision
-from training.logger import Reached
+from training.logger import TrainState
 
 RECIPE = (
     *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
@@ -45,7 +45,7 @@ class NotFinite(Failure):
     """The network is spoiled: what the session file holds is better."""
 
 
-def learning_rate(options: TrainConfig, reached: Reached) -> float:
+def learning_rate(options: TrainConfig, reached: TrainState) -> float:
     """Rises over the warm-up; with an end in sight, falls from then on in a line to zero."""
     over = 0.0
     if options.max_steps:
@@ -56,7 +56,7 @@ def learning_rate(options: TrainConfig, reached: Reached) -> float:
     return options.learning_rate * rising * max(0.0, 1 - over)
 
 
-def finished(options: TrainConfig, reached: Reached) -> bool:
+def finished(options: TrainConfig, reached: TrainState) -> bool:
     """Whether --max-steps, --max-minutes or --patience says that it is enough."""
     return (
         (options.max_steps is not None and reached.step >= options.max_steps)
@@ -71,9 +71,9 @@ class Run:
 
     options: TrainConfig
     learner: Learner
-    windows: Windows
+    windows: WindowSampler
     judges: Corpus
-    reached: Reached
+    reached: TrainState
     team: Team = ALONE
     judged: int = field(init=False)  # at which step it was judged last
 
@@ -119,8 +119,8 @@ class Run:
         replace(
             session,
             optimizer_state=learner.optimizer.state_dict(),
-            averaged=learner.averaged.state_dict(),
-            carried=carried,
+            ema_state=learner.averaged.state_dict(),
+            hidden_state=carried,
         ).save(self.options.session)
 
     def save_best(self) -> Path:
@@ -130,13 +130,13 @@ class Run:
             self._session(self.learner.averaged.state_dict()).save(path)
         return path
 
-    def judge(self) -> Judgement:
+    def evaluate(self) -> EvalResult:
         """How good the averaged network is; each process judges by its share of the pieces."""
         team = self.team
         share = Corpus(self.judges.performances[team.rank :: team.size])
-        found = judge(self.learner.averaged, share, EXCERPT)
+        found = evaluate(self.learner.averaged, share, EXCERPT)
         counts, correct, costs = team.summed(np.stack([found.counts, found.correct, found.costs]))
-        return Judgement(counts, correct, costs, self.judges.encoding)
+        return EvalResult(counts, correct, costs, self.judges.encoding)
 
     def _session(self, state: dict[str, Tensor]) -> Session:
         about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
@@ -151,7 +151,7 @@ class Run:
         )
 
 
-def spoiled(options: TrainConfig, reached: Reached) -> str:
+def spoiled(options: TrainConfig, reached: TrainState) -> str:
     return (
         f"the loss or the weights are no longer finite at step {reached.step}; "
         f"{options.session} holds the last good state: try a lower -l, or -r"
@@ -171,7 +171,7 @@ def alone(*paths: str | Path) -> Iterator[None]:
         for path in paths:
             utils.check_writable(Path(path).parent)
             try:
-                locked = claims.enter_context(utils.claimed(path))
+                locked = claims.enter_context(utils.lock_file(path))
             except BlockingIOError as error:
                 raise Failure(
                     f"{path}: another process is writing it: wait for its end, or give another -s"
@@ -187,7 +187,7 @@ def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
     learners, judges = _corpora(options)
     if options.stretch and learners.encoding is not CURRENT:
         raise Failure("--stretch is for data of today's encoding, and this has the original's")
-    windows = Windows(
+    windows = WindowSampler(
         learners,
         options.window_size,
         options.stride_size,
@@ -230,16 +230,16 @@ def _learner(options: TrainConfig, session: Session, device: torch.device, team:
         (number,) = team.told([list(TYPES).index(precision)])
         precision = list(TYPES)[int(number)]
     learner = Learner(
-        session.model(device, averaged=False),
+        session.build_model(device, ema=False),
         precision,
         options.averaging,
         options.weight_decay,
         team,
     )
-    if session.averaged:
-        learner.averaged.load_state_dict(session.averaged)
-    if session.carried is not None:
-        learner.hidden = team.part(session.carried).to(device)
+    if session.ema_state:
+        learner.averaged.load_state_dict(session.ema_state)
+    if session.hidden_state is not None:
+        learner.hidden = team.part(session.hidden_state).to(device)
     if learner.scaler.is_enabled() and SCALER + "scale" in session.training:
         known = {key: session.training[SCALER + key] for key in learner.scaler.state_dict()}
         learner.scaler.load_state_dict(known)
@@ -252,13 +252,13 @@ def _learner(options: TrainConfig, session: Session, device: torch.device, team:
     return learner
 
 
-def _reached(name: str, training: dict[str, Any]) -> Reached:
+def _reached(name: str, training: dict[str, Any]) -> TrainState:
     """How far a session says it has come."""
-    known = {key: training[key] for key in asdict(Reached()) if key in training}
+    known = {key: training[key] for key in asdict(TrainState()) if key in training}
     for key, value in known.items():
-        if type(value) is not type(getattr(Reached(), key)):
+        if type(value) is not type(getattr(TrainState(), key)):
             raise Failure(f"{name}: {key} is {value!r}")
-    return Reached(**known)
+    return TrainState(**known)
 
 
 def _going_on(session: Session, options: TrainConfig, learners: Corpus) -> Session:
@@ -268,10 +268,10 @@ def _going_on(session: Session, options: TrainConfig, learners: Corpus) -> Sessi
     if "data" in known and known["data"] != learners.fingerprint:
         print("other performances to learn from than before")
         anew = True
-    return replace(session, carried=None) if anew else session
+    return replace(session, hidden_state=None) if anew else session
 
 
-def _judged_by(judges: Corpus, reached: Reached) -> Reached:
+def _judged_by(judges: Corpus, reached: TrainState) -> TrainState:
     """`reached`, without its best if that was judged by other performances."""
     if reached.judges == judges.fingerprint:
         return reached
@@ -283,8 +283,8 @@ def _judged_by(judges: Corpus, reached: Reached) -> Reached:
 def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
     """What to learn from, and what to judge by."""
     root = Path(options.dataset)
-    if (root / config.SPLIT_MARK).exists():
-        train, judges = (str(root / side) for side in config.SIDES[:2])
+    if (root / config.SPLIT_FILE).exists():
+        train, judges = (str(root / side) for side in config.SUBSETS[:2])
         raise Failure(
             f"{options.dataset!r} is split, and all of it would be learned from, the test too: "
             f"use -d {train} -v {judges}"
@@ -293,7 +293,7 @@ def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
     if options.validation is not None:
         others = list(data_files(Path(options.validation)))
     else:
-        paths, others = held_out(paths, root, options.validation_share)
+        paths, others = hold_out(paths, root, options.validation_share)
     both = Corpus.load([*paths, *others]).performances
     return Corpus(both[: len(paths)]), Corpus(both[len(paths) :])
 
@@ -344,18 +344,18 @@ def _new(options: TrainConfig, encoding: Encoding) -> Session:
     if options.init_from:
         source = Path(options.init_from)
         base = _fitting(Session.load(source), source, options, encoding)
-        state = base.model(torch.device("cpu")).state_dict()
+        state = base.build_model(torch.device("cpu")).state_dict()
         return Session(base.config, state, encoding.version)
     torch.manual_seed(options.seed)
-    sizes = config.model_config(options.model_params)
-    return Session(sizes, PerformanceRNN(sizes).initialised().state_dict(), encoding.version)
+    sizes = config.parse_model_params(options.model_params)
+    return Session(sizes, PerformanceRNN(sizes).init_weights().state_dict(), encoding.version)
 
 
 def _fitting(session: Session, path: Path, options: TrainConfig, encoding: Encoding) -> Session:
     """The session with the dropout that is asked for; Failure if -p or the data contradict it."""
     if session.encoding != encoding.version:
         raise Failure(for_other_data(path, session.encoding, encoding))
-    wanted = config.model_config(options.model_params, session.config)
+    wanted = config.parse_model_params(options.model_params, session.config)
     if replace(wanted, gru_dropout=session.config.gru_dropout) != session.config:
         raise Failure(f"argument -p/--model-params: {path} was made with {told(session.config)}")
     return replace(session, config=wanted)
@@ -381,7 +381,7 @@ def _changes(options: TrainConfig, session: Session, sizes: ModelConfig) -> Iter
 
 
 def for_other_data(path: Path, version: int, encoding: Encoding) -> str:
-    flag = " --original" if ENCODINGS.get(version, CURRENT).floored else ""
+    flag = " --original" if ENCODINGS.get(version, CURRENT).is_legacy else ""
     return (
         f"{path} is for data of encoding {version}, the data has {encoding.version}; "
         f"preprocess.py{flag} makes such data"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from utils import Array
 
 BINS = 24  # bars of a histogram at most
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 380, 170, 40, 24, 8  # of a picture and its margins

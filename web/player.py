@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from midi.notes import NoteSeq, midi_texts
-from midi.pianoroll import COLORS, LOUD, SOFT, Asked, delivered_density
+from midi.control_schedule import ControlSchedule
+from midi.notes import NoteSeq, read_midi_texts
+from midi.pianoroll import COLORS, LOUD, SOFT, measure_density
 from utils import atomic_write
 
 TEMPLATE = Path(__file__).with_name("player.html")
@@ -37,7 +38,7 @@ class Piece:
     notes: NoteSeq
     midi: bytes = b""
     title: str = ""
-    asked: Asked | None = None
+    asked: ControlSchedule | None = None
     figures: Mapping[str, str] = field(default_factory=dict)
     made_with: Sequence[str] = ()
 
@@ -60,7 +61,7 @@ def is_command(line: str) -> bool:
     return line in (to_command(argv), to_command(argv, many=True))
 
 
-def to_texts(said: Mapping[str, str], asked: Asked | None = None) -> list[str]:
+def to_texts(said: Mapping[str, str], asked: ControlSchedule | None = None) -> list[str]:
     """Text events for a MIDI file: 'label: text' for each of `said`, and the control asked for.
 
     The control is rounded to milliseconds and thousandths, and of more than 240 rows only so
@@ -69,7 +70,7 @@ def to_texts(said: Mapping[str, str], asked: Asked | None = None) -> list[str]:
     texts = [f"{label}: {text}" for label, text in said.items()]
     if asked is None:
         return texts
-    times, density, histogram = asked.changes.columns
+    times, density, histogram = asked.drop_repeats().columns
     kept = np.unique(np.linspace(0, len(times) - 1, min(len(times), ROWS)).astype(int))
     rows = {
         "times": np.round(np.asarray(times)[kept], 3).tolist(),
@@ -79,7 +80,7 @@ def to_texts(said: Mapping[str, str], asked: Asked | None = None) -> list[str]:
     return [*texts, f"asked: {json.dumps(rows, separators=(',', ':'))}"]
 
 
-def from_texts(texts: Sequence[str]) -> tuple[dict[str, str], Asked | None]:
+def from_texts(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedule | None]:
     """What `to_texts` was given; texts by other hands are left out, whatever they hold."""
     found: dict[str, str] = {}
     for text in texts:
@@ -91,7 +92,7 @@ def from_texts(texts: Sequence[str]) -> tuple[dict[str, str], Asked | None]:
     return found, _asked(found.pop("asked", ""))
 
 
-def _asked(text: str) -> Asked | None:
+def _asked(text: str) -> ControlSchedule | None:
     try:
         rows = json.loads(text)
         times, density, weights = (
@@ -101,24 +102,24 @@ def _asked(text: str) -> Asked | None:
         if not sound or len(times) > 10 * ROWS:
             return None
         share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-        return Asked(times, density.astype(np.int64), share)
+        return ControlSchedule(density.astype(np.int64), share, times)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None  # the piece is shown without its control
 
 
-def figures(notes: NoteSeq, asked: Asked | None = None) -> dict[str, str]:
+def figures(notes: NoteSeq, asked: ControlSchedule | None = None) -> dict[str, str]:
     """What a piece came to, and how well it does what was asked for, for people."""
     told = {"notes": f"{len(notes):,}", "length": f"{notes.seconds:.1f} s"}
     if not len(notes):
         return told
-    _, density = delivered_density(notes.starts, float(notes.starts[-1]))
+    _, density = measure_density(notes.starts, float(notes.starts[-1]))
     low, high = (int(edge) for edge in (notes.velocities.min(), notes.velocities.max()))
     told |= {"notes in 2 s": f"{density.mean():.1f}", "velocity": f"{low}-{high}"}
     if asked is None:
         return told
-    row = np.maximum(np.searchsorted(asked.times, notes.starts, "right") - 1, 0)
+    row = np.maximum(asked.find_rows(notes.starts, np.arange(len(notes))), 0)
     inside = asked.histogram[row, notes.pitches % 12] > 0
-    fewest, most = asked.notes
+    fewest, most = asked.density_ranges()
     told["notes in 2 s"] += f" (asked for {fewest.min()}-{most.max()})"
     if (asked.histogram == 0).any():  # else every note would be
         told["on asked-for pitch classes"] = f"{inside.mean():.1%}"
@@ -138,7 +139,7 @@ def read_piece(path: Path) -> Piece:
         notes = NoteSeq.from_midi_bytes(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    said, asked = from_texts(midi_texts(content))
+    said, asked = from_texts(read_midi_texts(content))
     made_with = [said["made with"]] if "made with" in said else []
     told = figures(notes, asked) | {key: said[key] for key in ("control",) if key in said}
     return Piece(path.stem, notes, content, title_of(said), asked, told, made_with)
@@ -230,7 +231,7 @@ def _data(piece: Piece) -> dict[str, Any]:
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
     data: dict[str, Any] = {"notes": [column.astype(int).tolist() for column in columns]}
     if piece.asked is not None:
-        times, density, histogram = piece.asked.changes.columns
+        times, density, histogram = piece.asked.drop_repeats().columns
         data["asked"] = {
             "times": np.round(times, 3).tolist(),
             "density": np.asarray(density).astype(int).tolist(),

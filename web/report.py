@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from corpus.summary import Ledger, Row, flag
+from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
+from utils import Array
 from web.charts import STYLE, bars, histogram
-
-Array = npt.NDArray[Any]
 
 ROWS = 500  # lines of a table at most
 
@@ -142,9 +140,6 @@ def _figure(title: str, what: str, picture: str, told: str) -> str:
 def _middle(values: Array, unit: str = "") -> str:
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
     return f"median {middle:.3g}{unit}, nine of ten from {low:.3g} to {high:.3g}{unit}"
-
-
-PITCH_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 
 
 def _keys(pitches: Array) -> str:

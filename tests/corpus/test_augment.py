@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import train
-from corpus.augment import rewritten, stretched
-from corpus.batches import Windows
+from corpus.augment import stretch_events, stretch_excerpt
+from corpus.batches import WindowSampler
 from corpus.performance import Corpus, Performance
 from preprocess import encode
-from sequence import ORIGINAL, ControlSeq, EventSeq
+from sequence import LEGACY, ControlSeq, EventSeq
 from tools.synthetic_data import write_data, write_midi
 from training import trainer as run
 
@@ -27,7 +27,7 @@ def piece(tmp_path_factory: pytest.TempPathFactory) -> Performance:
 @pytest.mark.parametrize("factor", FACTORS)
 def test_the_same_notes_come_at_stretched_times(piece: Performance, factor: float) -> None:
     before = EventSeq(piece.events).to_note_seq()
-    after = EventSeq(rewritten(piece.events, factor)).to_note_seq()
+    after = EventSeq(stretch_events(piece.events, factor)).to_note_seq()
     assert len(before) == len(after)
     order, other = (np.lexsort((n.starts, n.pitches)) for n in (before, after))
     assert np.array_equal(before.pitches[order], after.pitches[other])
@@ -38,7 +38,7 @@ def test_the_same_notes_come_at_stretched_times(piece: Performance, factor: floa
 
 
 def test_strikes_of_one_key_that_come_to_one_time_are_one(piece: Performance) -> None:
-    after = EventSeq(rewritten(piece.events, 0.7)).to_note_seq()
+    after = EventSeq(stretch_events(piece.events, 0.7)).to_note_seq()
     assert 0.98 * piece.notes < len(after) < piece.notes
 
 
@@ -47,7 +47,7 @@ def test_strikes_of_one_key_that_come_to_one_time_are_one(piece: Performance) ->
 def test_an_excerpt_begins_where_it_is_told_with_the_controls_of_its_music(
     piece: Performance, start: int, factor: float
 ) -> None:
-    events, controls = stretched(piece.events, start, 200, factor)
+    events, controls = stretch_excerpt(piece.events, start, 200, factor)
     assert len(events) == len(controls) == 201
     sounding = piece.events < 208
     begin = int(sounding[:start].sum())
@@ -72,13 +72,13 @@ def test_an_excerpt_begins_where_it_is_told_with_the_controls_of_its_music(
 def test_near_the_end_of_a_performance_there_is_what_there_is(piece: Performance) -> None:
     whole = len(piece.events)
     for left in (50, 1):
-        events, controls = stretched(piece.events, whole - left, 80, 0.8)
+        events, controls = stretch_excerpt(piece.events, whole - left, 80, 0.8)
         assert 1 < len(events) == len(controls) <= left + 1
         assert events[-1] == piece.events[-1]
 
 
-def windows(piece: Performance, stretch: float) -> Windows:
-    return Windows(Corpus([piece]), 20, 1, carry=5, stretch=stretch)
+def windows(piece: Performance, stretch: float) -> WindowSampler:
+    return WindowSampler(Corpus([piece]), 20, 1, carry=5, stretch=stretch)
 
 
 def test_runs_go_on_in_their_tempo_whether_or_not_they_were_seen_to_begin(
@@ -104,7 +104,7 @@ def test_runs_go_on_in_their_tempo_whether_or_not_they_were_seen_to_begin(
 def test_without_a_stretch_nothing_is_rewritten(
     piece: Performance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corpus.batches.stretched", None)
+    monkeypatch.setattr("corpus.batches.stretch_excerpt", None)
     windows(piece, 0.0).batch(8, 3, 0, 0.9, True)
 
 
@@ -128,7 +128,7 @@ def test_a_training_stretches_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     theirs = tmp_path / "theirs"  # the first run may still read its files
     theirs.mkdir()
     for path in data.iterdir():
-        original = replace(Performance.load(path), encoding=ORIGINAL)
+        original = replace(Performance.load(path), encoding=LEGACY)
         (theirs / path.name).write_bytes(original.to_bytes())
     with pytest.raises(run.Failure, match="today's encoding"):
         run.open_run(replace(options, dataset=str(theirs), session="other.sess"))

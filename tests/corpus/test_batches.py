@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from corpus.batches import Batch, Windows
+from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from sequence import EventSeq
 from tools.synthetic_data import performance, write_data
 
 
-def batch(windows: Windows, *how: Any) -> Batch:
+def batch(windows: WindowSampler, *how: Any) -> Batch:
     return windows.batch(*how).on(torch.device("cpu"), windows.corpus.encoding)
 
 
 @pytest.mark.parametrize(("steps", "stride"), [(10, 3), (10, 10), (1, 1), (25, 4)])
 def test_windows_are_counted_exactly_and_stay_inside_a_piece(steps: int, stride: int) -> None:
     pieces = [performance(np.full(size, k)) for k, size in enumerate((30, 5, 24, 10))]
-    windows = Windows(Corpus(pieces), steps, stride)
+    windows = WindowSampler(Corpus(pieces), steps, stride)
     expected = [
         (k, first)
         for k, piece in enumerate(pieces)
@@ -32,7 +32,7 @@ def test_windows_are_counted_exactly_and_stay_inside_a_piece(steps: int, stride:
 
 
 def test_a_batch_depends_on_seed_and_number_alone() -> None:
-    windows = Windows(Corpus([performance(np.arange(240))]), 20, 1)
+    windows = WindowSampler(Corpus([performance(np.arange(240))]), 20, 1)
 
     def targets(seed: int, number: int) -> torch.Tensor:
         return batch(windows, 8, seed, number, 0.5, True).targets
@@ -43,7 +43,9 @@ def test_a_batch_depends_on_seed_and_number_alone() -> None:
 
 
 def test_every_window_is_drawn_about_as_often() -> None:
-    windows = Windows(Corpus([performance(np.arange(12)), performance(np.arange(100, 107))]), 3, 1)
+    windows = WindowSampler(
+        Corpus([performance(np.arange(12)), performance(np.arange(100, 107))]), 3, 1
+    )
     firsts = torch.cat([batch(windows, 50, 0, n, 1, False).targets[0] for n in range(100)])
     counts = torch.unique(firsts, return_counts=True)[1]
     assert len(counts) == len(windows) == 15
@@ -56,7 +58,7 @@ def test_targets_and_controls_of_a_batch_belong_together() -> None:
     controls = np.zeros((200, 13), np.uint8)
     controls[np.arange(200), 1 + events % 12] = 255
     controls[:, 0] = events % 7
-    windows = Windows(Corpus([performance(events, controls)]), 20, 1)
+    windows = WindowSampler(Corpus([performance(events, controls)]), 20, 1)
     found = batch(windows, 16, 0, 0, 1.0, False)
     assert found.targets.shape == (20, 16)
     assert torch.equal(found.controls[..., 12:].argmax(dim=-1), found.targets % 12)
@@ -65,7 +67,7 @@ def test_targets_and_controls_of_a_batch_belong_together() -> None:
 
 
 def test_the_control_ratio_is_the_share_of_windows_with_control() -> None:
-    windows = Windows(Corpus([performance(np.arange(50))]), 5, 1)
+    windows = WindowSampler(Corpus([performance(np.arange(50))]), 5, 1)
     seen = torch.cat([batch(windows, 100, 0, n, 0.3, False).controlled for n in range(50)])
     assert 0.27 < float(seen.float().mean()) < 0.33
 
@@ -74,7 +76,7 @@ def test_transposed_batches_move_notes_with_their_histogram_and_stay_on_the_pian
     tmp_path: Path,
 ) -> None:
     paths = sorted(write_data(tmp_path / "d").iterdir())
-    windows = Windows(Corpus.load(paths), 100, 7)
+    windows = WindowSampler(Corpus.load(paths), 100, 7)
     plain, moved = (batch(windows, 32, 0, 0, 1.0, transposing) for transposing in (False, True))
     ranges = EventSeq.feat_ranges()
     notes = plain.targets < ranges["velocity"].start
@@ -91,13 +93,13 @@ def test_transposed_batches_move_notes_with_their_histogram_and_stay_on_the_pian
 
 def test_notes_at_the_ends_of_the_piano_are_not_transposed_off_it() -> None:
     both_ends = np.tile([0, 87, 208], 20)
-    found = batch(Windows(Corpus([performance(both_ends)]), 12, 1), 16, 0, 0, 1.0, True)
+    found = batch(WindowSampler(Corpus([performance(both_ends)]), 12, 1), 16, 0, 0, 1.0, True)
     assert set(found.targets.unique().tolist()) == {0, 87, 208}
 
 
 def test_carried_windows_follow_one_another_in_their_performance() -> None:
     pieces = [np.arange(100), np.arange(100, 141), np.arange(150, 172)]
-    windows = Windows(Corpus([performance(piece) for piece in pieces]), 10, 3, carry=4)
+    windows = WindowSampler(Corpus([performance(piece) for piece in pieces]), 10, 3, carry=4)
     before = batch(windows, 32, 5, 0, 1.0, False)
     carried, runs = 0, []
     for number in range(1, 40):
@@ -113,7 +115,7 @@ def test_carried_windows_follow_one_another_in_their_performance() -> None:
 
 
 def test_transposition_and_seen_control_stay_the_same_in_a_run() -> None:
-    windows = Windows(Corpus([performance(np.arange(40, 80))]), 5, 1, carry=3)
+    windows = WindowSampler(Corpus([performance(np.arange(40, 80))]), 5, 1, carry=3)
     before = batch(windows, 32, 1, 0, 0.5, True)
     for number in range(1, 20):
         now = batch(windows, 32, 1, number, 0.5, True)
@@ -126,9 +128,9 @@ def test_transposition_and_seen_control_stay_the_same_in_a_run() -> None:
 
 def test_processes_cut_the_columns_of_one_batch_between_them() -> None:
     corpus = Corpus([performance(np.arange(240)) for _ in range(3)])
-    whole = batch(Windows(corpus, 10, 3, 4), 12, 5, 7, 0.5, True)
+    whole = batch(WindowSampler(corpus, 10, 3, 4), 12, 5, 7, 0.5, True)
     for rank in range(3):
-        part = batch(Windows(corpus, 10, 3, 4, rank, 3), 4, 5, 7, 0.5, True)
+        part = batch(WindowSampler(corpus, 10, 3, 4, rank, 3), 4, 5, 7, 0.5, True)
         own = slice(4 * rank, 4 * rank + 4)
         assert torch.equal(part.targets, whole.targets[:, own])
         assert torch.equal(part.controls, whole.controls[:, own])
@@ -137,7 +139,7 @@ def test_processes_cut_the_columns_of_one_batch_between_them() -> None:
 
 
 def test_a_tenth_of_the_runs_begins_where_the_performance_does() -> None:
-    windows = Windows(Corpus([performance(np.arange(200)[:150])]), 5, 1, carry=2)
+    windows = WindowSampler(Corpus([performance(np.arange(200)[:150])]), 5, 1, carry=2)
     found = [batch(windows, 50, 0, number, 1.0, False) for number in range(40)]
     firsts = torch.cat([part.targets[0][~part.carried] for part in found])
     assert 0.08 < float((firsts == 0).float().mean()) < 0.13
@@ -145,4 +147,4 @@ def test_a_tenth_of_the_runs_begins_where_the_performance_does() -> None:
 
 def test_an_event_out_of_range_is_an_error() -> None:
     with pytest.raises(ValueError, match="250"):
-        Windows(Corpus([performance(np.full(20, 250))]), 5, 1).batch(2, 0, 0, 1.0, False)
+        WindowSampler(Corpus([performance(np.full(20, 250))]), 5, 1).batch(2, 0, 0, 1.0, False)

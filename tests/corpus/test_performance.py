@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from corpus.performance import Performance, expanded, held_out
-from sequence import CURRENT, ORIGINAL, ControlSeq, Encoding
+from corpus.performance import Performance, expand_controls, hold_out
+from sequence import CURRENT, LEGACY, ControlSeq, Encoding
 from tools.synthetic_data import performance
 
 
@@ -53,29 +53,29 @@ def test_a_data_file_that_does_not_hold_together_is_refused(
     assert "odd.data" in str(refusal.value)
 
 
-@given(arrays(np.uint8, (3, 2, 13)), st.sampled_from([CURRENT, ORIGINAL]))
+@given(arrays(np.uint8, (3, 2, 13)), st.sampled_from([CURRENT, LEGACY]))
 def test_controls_expand_on_the_device_as_the_codec_says(
     packed: np.ndarray, encoding: Encoding
 ) -> None:
     packed[..., 0] %= 12
     expected = torch.from_numpy(ControlSeq.recover_compressed_array(packed, encoding))
-    torch.testing.assert_close(expanded(torch.from_numpy(packed), encoding), expected)
+    torch.testing.assert_close(expand_controls(torch.from_numpy(packed), encoding), expected)
 
 
 def test_of_two_files_one_is_held_out_unless_the_share_is_zero() -> None:
     two = [Path("a/0.data"), Path("a/1.data")]
-    assert [len(side) for side in held_out(two, Path("a"), 1e-6)] == [1, 1]
-    assert held_out(two, Path("a"), 0.0) == (two, [])
-    assert held_out(two[:1], Path("a"), 1e-6) == (two[:1], [])
+    assert [len(side) for side in hold_out(two, Path("a"), 1e-6)] == [1, 1]
+    assert hold_out(two, Path("a"), 0.0) == (two, [])
+    assert hold_out(two[:1], Path("a"), 1e-6) == (two[:1], [])
 
 
 def test_the_held_out_share_is_stable_when_files_are_added() -> None:
     root = Path("somewhere")
     many = [root / f"{k}.data" for k in range(2000)]
-    train, held = held_out(many, root, 0.1)
+    train, held = hold_out(many, root, 0.1)
     assert 150 < len(held) < 250
     assert sorted(train + held) == sorted(many)
-    assert held_out(many[:500], root, 0.1)[1] == [path for path in many[:500] if path in held]
+    assert hold_out(many[:500], root, 0.1)[1] == [path for path in many[:500] if path in held]
     elsewhere = [Path("else") / path.name for path in many]
-    moved = held_out(elsewhere, Path("else"), 0.1)[1]
+    moved = hold_out(elsewhere, Path("else"), 0.1)[1]
     assert [path.name for path in moved] == [path.name for path in held]

@@ -7,8 +7,7 @@ import pytest
 
 from generation import control
 from generation.control import named, read
-from midi.encoding import ORIGINAL
-from sequence import ControlSeq, EventSeq, NoteSeq
+from sequence import LEGACY, ControlSeq, EventSeq, NoteSeq
 from tools.synthetic_data import write_data, write_midi
 
 SPELLED = "C C# D D# E F F# G G# A A# B".split()
@@ -62,7 +61,7 @@ def test_the_root_and_then_the_fifth_are_asked_for_most() -> None:
 
 
 def densities(text: str) -> list[int]:
-    return read(text, 0).rows[:, :12].argmax(axis=1).tolist()
+    return read(text, 0).to_array()[:, :12].argmax(axis=1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -77,13 +76,13 @@ def test_a_density_is_an_index_or_notes_a_second(density: str, index: int) -> No
 def test_each_part_holds_from_its_second_on() -> None:
     asked = read("C major;3 | A minor;6 @20 | G7;8/s @30.5", 0)
     times = np.array([0.0, 19.94, 20.0, 30.44, 30.5, 1e6])
-    rows = asked.during(times, np.zeros(6, np.int64))
+    rows = asked.to_array()[asked.find_rows(times, np.zeros(6, np.int64))]
     assert rows[:, :12].argmax(axis=1).tolist() == [3, 3, 6, 6, 5, 5]
     for row, name in zip(rows, ["C major"] * 2 + ["A minor"] * 2 + ["G7"] * 2, strict=True):
         np.testing.assert_allclose(row[12:], named(name) / named(name).sum(), atol=1e-6)
     assert asked.events is None
-    assert asked.sections(25.0)[1][:2] == (20.0, np.inf)
-    assert [name for _, _, name in asked.sections(99.0)] == [
+    assert asked.split_sections(25.0)[1][:2] == (20.0, np.inf)
+    assert [name for _, _, name in asked.split_sections(99.0)] == [
         "C major;3",
         "A minor;6 @20",
         "G7;8/s @30.5",
@@ -92,7 +91,7 @@ def test_each_part_holds_from_its_second_on() -> None:
 
 def test_a_part_begins_with_the_row_that_is_nearest() -> None:
     for begin, row in (("20.04", 200), ("20.06", 201)):
-        density = read(f"C;1 | C;2 @{begin}", 0).rows[:, :12].argmax(axis=1)
+        density = read(f"C;1 | C;2 @{begin}", 0).to_array()[:, :12].argmax(axis=1)
         assert np.flatnonzero(density == 2)[0] == row
 
 
@@ -104,18 +103,18 @@ def test_a_part_without_a_density_keeps_the_one_before() -> None:
 def test_a_glide_moves_in_a_line_from_the_part_before() -> None:
     asked = read("C major;1 | ~F# major;9 @40 | G7;2 @50", 0)
     times = np.array([0.0, 10.0, 20.0, 30.0, 40.0, 49.0, 50.0, 7.0, 8.0])
-    rows = asked.during(times, np.zeros(9, np.int64))
+    rows = asked.to_array()[asked.find_rows(times, np.zeros(9, np.int64))]
     assert rows[:, :12].argmax(axis=1).tolist() == [1, 3, 5, 7, 9, 9, 2, 2, 3]  # 2.4 and 2.6
     begin, end = (named(name) / named(name).sum() for name in ("C major", "F# major"))
     for row, share in zip(rows[:5], (0, 0.25, 0.5, 0.75, 1), strict=True):
         np.testing.assert_allclose(row[12:], (1 - share) * begin + share * end, atol=1e-6)
-    assert len(asked.sections(60.0)) == 6, "a glide is compared in tens of seconds"
+    assert len(asked.split_sections(60.0)) == 6, "a glide is compared in tens of seconds"
 
 
 @pytest.mark.parametrize("begin", ["0.04", "20.04", "19.96"])
 @pytest.mark.parametrize("end", ["20.08", "40"])
 def test_a_glide_from_between_two_rows_stays_between_its_ends(begin: str, end: str) -> None:
-    rows = read(f"C;1 | C;2 @{begin} | ~F#;9 @{end}", 0).rows
+    rows = read(f"C;1 | C;2 @{begin} | ~F#;9 @{end}", 0).to_array()
     assert rows[:, 12:].min() >= 0
     assert rows[:, :12].sum(axis=1).tolist() == [1] * len(rows)
     assert rows[-1, :12].argmax() == 9
@@ -169,16 +168,18 @@ def test_the_examples_of_the_help_are_right() -> None:
 @pytest.mark.parametrize("name", ["a.mid", "A.MIDI", "a.kar"])
 def test_a_midi_file_is_followed_event_by_event(tmp_path: Path, name: str) -> None:
     path = write_midi(tmp_path / name, 50, 1)
-    notes = NoteSeq.from_midi_file(path).trimmed()
+    notes = NoteSeq.from_midi_file(path).trim_start()
     asked = read(str(path), 0)
     expected = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes)).to_array()
-    np.testing.assert_array_equal(asked.rows, expected)
-    assert (asked.events, asked.seconds) == (len(expected), None)
+    np.testing.assert_array_equal(asked.to_array(), expected)
+    assert (asked.events, asked.times) == (len(expected), None)
     numbers = np.array([0, 7, 10**6])
-    np.testing.assert_array_equal(asked.during(np.zeros(3), numbers), expected[[0, 7, -1]])
-    old = read(str(path), 0, ORIGINAL)
-    notes = NoteSeq.from_midi_file(path, sustain=False).trimmed()
-    assert old.events == len(EventSeq.from_note_seq(notes, ORIGINAL))
+    np.testing.assert_array_equal(
+        asked.to_array()[asked.find_rows(np.zeros(3), numbers)], expected[[0, 7, -1]]
+    )
+    old = read(str(path), 0, LEGACY)
+    notes = NoteSeq.from_midi_file(path, sustain=False).trim_start()
+    assert old.events == len(EventSeq.from_note_seq(notes, LEGACY))
 
 
 def test_a_midi_file_without_notes_has_no_control(tmp_path: Path) -> None:

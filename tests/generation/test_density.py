@@ -10,16 +10,16 @@ import torch
 from config import GenerateConfig
 from generation import pipeline as composer
 from generation.control import read
-from generation.density import GAIN, MEMORY, NOTHING, REACH, Helm, Steering
-from generation.engine import Player, Schedule
-from generation.pipeline import Order, Takes, compose
+from generation.density import GAIN, MEMORY, NOTHING, REACH, DensityController, DensityTarget
+from generation.engine import Engine, Schedule
+from generation.pipeline import GenerationJob, SampleBuffer, generate_events
 from model import PerformanceRNN, Session
 from sequence import CURRENT, ControlSeq, EventSeq
 from tests.generation.test_engine import controls, plain
 
 CPU = torch.device("cpu")
 # event 0 gives one, events 1 and 2 last half a second and three seconds
-THREE = Steering(
+THREE = DensityTarget(
     column=1,
     goals=torch.tensor([2.0, 4.0, math.inf]),
     given=torch.tensor([1.0, 0.0, 0.0]),
@@ -30,11 +30,11 @@ THREE = Steering(
 @pytest.fixture(scope="module")
 def model() -> PerformanceRNN:
     path = Path(__file__).parents[2] / "pretrained.sess"
-    return Session.load(path).model(CPU).eval()
+    return Session.load(path).build_model(CPU).eval()
 
 
 def followed(
-    events: list[int], levels: list[int], steering: Steering, first: int | None = None
+    events: list[int], levels: list[int], steering: DensityTarget, first: int | None = None
 ) -> list[int]:
     """The level to ask for after each event, while `levels` are asked for: in plain numbers."""
     goals, given, seconds = (
@@ -55,7 +55,7 @@ def followed(
 @pytest.mark.parametrize("chances", [(0.7, 0.2, 0.1), (0.9, 0.07, 0.03)])  # too few, too many
 def test_a_level_is_moved_by_what_is_missing(chances: tuple[float, ...]) -> None:
     kinds = torch.tensor([[0.5, 1, 0, 0, 7], [0.5, 0, 1, 0, 7], [0.5, 0, 0, 1, 8]])
-    helm, random = Helm(THREE, kinds), np.random.default_rng(0)
+    helm, random = DensityController(THREE, kinds), np.random.default_rng(0)
     levels = [0] * 50 + [1] * 50 + [2] * 50  # the last one has no end
     events = [1, *random.choice(3, 149, p=chances).tolist()]
     expected = followed(events, levels, THREE, first=1)
@@ -71,7 +71,7 @@ def test_a_level_is_moved_by_what_is_missing(chances: tuple[float, ...]) -> None
 
 def test_what_is_missing_is_not_made_up_for_for_ever() -> None:
     """After any silence so much is missing that it moves the control by three levels at most."""
-    helm, kind = Helm(THREE, torch.eye(5)[1:4]), torch.tensor(1)  # four in a second
+    helm, kind = DensityController(THREE, torch.eye(5)[1:4]), torch.tensor(1)  # four in a second
     missing = helm.start(kind, torch.tensor([1]))
     for _ in range(100):
         missing = helm.moved(missing, kind, torch.tensor([2]))
@@ -83,7 +83,11 @@ def test_what_is_missing_is_not_made_up_for_for_ever() -> None:
 
 
 def test_under_a_level_without_end_nothing_is_missing_and_nothing_is_moved() -> None:
-    helm, steered, without_end = Helm(THREE, torch.eye(5)[1:4]), torch.tensor(0), torch.tensor(2)
+    helm, steered, without_end = (
+        DensityController(THREE, torch.eye(5)[1:4]),
+        torch.tensor(0),
+        torch.tensor(2),
+    )
     missing = helm.start(steered, torch.tensor([1]))
     for event in [1] + 15 * [0]:
         missing = helm.moved(missing, steered, torch.tensor([event]))
@@ -96,7 +100,7 @@ def test_under_a_level_without_end_nothing_is_missing_and_nothing_is_moved() -> 
 
 def test_variants_of_two_controls_are_made_once() -> None:
     kinds = torch.tensor([[0.5, 1, 0, 0, 7], [0.5, 0, 1, 0, 7], [0.5, 0, 0, 1, 8]])
-    assert len(Helm(THREE, kinds).controls) == 4  # an open end has none but itself
+    assert len(DensityController(THREE, kinds).controls) == 4  # an open end has none but itself
 
 
 @pytest.mark.parametrize("kinds", [1, 3, 9])  # with tables for the first layer, and without
@@ -113,7 +117,7 @@ def test_the_network_is_asked_for_the_moved_level(model: PerformanceRNN, kinds: 
         moved = followed(heard[:, piece].tolist(), levels, steering, first=model.primary_event)
         assert len(set(moved)) > 1, "else this shows little"
         asked[:, piece, density] = torch.eye(len(density))[moved]
-    player = Player(model, exact=True)
+    player = Engine(model, exact=True)
     with torch.inference_mode():
         state = player.start(torch.zeros(3, 32), Schedule(rows, steering=steering))
         found = []
@@ -125,7 +129,7 @@ def test_the_network_is_asked_for_the_moved_level(model: PerformanceRNN, kinds: 
 
 
 def test_sequences_that_are_followed_take_along_what_is_missing(model: PerformanceRNN) -> None:
-    player, rows = Player(model, exact=True), torch.tensor([2, 0, 0])
+    player, rows = Engine(model, exact=True), torch.tensor([2, 0, 0])
     heard = torch.randint(0, 240, (60, 3), generator=torch.Generator().manual_seed(2))
     plan = Schedule(controls(1, 1), steering=composer.steering(CURRENT))
     with torch.inference_mode():
@@ -152,11 +156,11 @@ def test_the_density_means_what_the_readme_says() -> None:
 
 def test_generate_py_keeps_the_density_unless_it_shall_not(model: PerformanceRNN) -> None:
     """At density 9 each piece has 28-30 notes in 2 s; the network alone strays further."""
-    order = Order(model, CURRENT, 3, read("C major;9", 0), None, 900)
+    order = GenerationJob(model, CURRENT, 3, read("C major;9", 0), None, 900)
 
     def strays(steering: bool) -> float:
-        takes = Takes(8, CURRENT)
-        for events in compose(order, GenerateConfig(batch_size=8, steering=steering)):
+        takes = SampleBuffer(8, CURRENT)
+        for events in generate_events(order, GenerateConfig(batch_size=8, steering=steering)):
             takes.add(events)
         notes = np.array([(takes.of(piece) < 88).sum() for piece in range(8)])
         return float(np.abs(2000 * notes / takes.elapsed - 29).max())

@@ -10,8 +10,8 @@ import torch
 from config import ModelConfig
 from generation import engine as player_module
 from generation.beam_search import beam_search
-from generation.engine import Player, Primer, Schedule
-from generation.sampling import Rules, Sampling
+from generation.engine import Context, Engine, Schedule
+from generation.sampling import EventRules, Sampler
 from model import PerformanceRNN, Session
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ small = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def model() -> PerformanceRNN:
-    return Session.load(SESSION).model(CPU).eval()
+    return Session.load(SESSION).build_model(CPU).eval()
 
 
 def controls(steps: int, batch: int) -> torch.Tensor:
@@ -34,11 +34,11 @@ def controls(steps: int, batch: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([density, shares], axis=-1)).float()
 
 
-def sources(count: int) -> list[torch.Generator]:
+def make_generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in range(count)]
 
 
-def logits(player: Player, heard: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
+def logits(player: Engine, heard: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
     """What the player thinks after each of `heard` [steps, batch]."""
     with torch.inference_mode():
         state = player.start(torch.zeros(heard.shape[1], 32), Schedule(asked))
@@ -47,7 +47,7 @@ def logits(player: Player, heard: torch.Tensor, asked: torch.Tensor | None) -> t
 
 @pytest.mark.parametrize("kind", ["none", "one", "changing", "of each"])
 def test_in_float32_it_plays_what_the_network_says(model: PerformanceRNN, kind: str) -> None:
-    heard = torch.randint(0, 240, (20, 3), generator=sources(1)[0])
+    heard = torch.randint(0, 240, (20, 3), generator=make_generators(1)[0])
     asked = {
         "none": None,
         "one": controls(1, 1).expand(1, 3, -1),
@@ -55,9 +55,9 @@ def test_in_float32_it_plays_what_the_network_says(model: PerformanceRNN, kind: 
         "of each": controls(20, 3),
     }[kind]
     with torch.inference_mode():
-        expected, _ = model(heard, model.starts(torch.zeros(3, 32)), asked)
+        expected, _ = model(heard, model.init_hidden_each(torch.zeros(3, 32)), asked)
     torch.testing.assert_close(
-        logits(Player(model, exact=True), heard, asked), expected, atol=2e-5, rtol=0
+        logits(Engine(model, exact=True), heard, asked), expected, atol=2e-5, rtol=0
     )
 
 
@@ -68,11 +68,13 @@ def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
 ) -> None:
     asked = controls(steps, 4)
     events = list(
-        Player(model, exact=True).generate(torch.zeros(4, 32), 150, Schedule(asked), sources(4))
+        Engine(model, exact=True).generate(
+            torch.zeros(4, 32), 150, Schedule(asked), make_generators(4)
+        )
     )
     heard = torch.stack(events)
     exact, rough = (
-        logits(Player(model, exact=exact), heard, asked).softmax(dim=-1) for exact in (True, False)
+        logits(Engine(model, exact=exact), heard, asked).softmax(dim=-1) for exact in (True, False)
     )
     variation = (exact - rough).abs().sum(dim=-1) / 2
     assert 0 < float(variation.mean()) < 0.01
@@ -81,7 +83,7 @@ def test_with_8_bits_the_distribution_stays_the_same_to_a_hundredth(
 
 @small
 def test_two_numbers_of_8_bits_for_each_weight_lose_next_to_nothing() -> None:
-    random = sources(1)[0]
+    random = make_generators(1)[0]
     weight, bias = torch.randn(40, 64, generator=random), torch.randn(40, generator=random)
     levels = torch.randint(-127, 128, (5, 64), generator=random) / 127.5  # no rounding of inputs
     expected = torch.nn.functional.linear(levels.double(), weight.double(), bias.double())
@@ -95,10 +97,10 @@ def test_two_numbers_of_8_bits_for_each_weight_lose_next_to_nothing() -> None:
 
 @small
 def test_rounded_weights_are_the_same_in_8_bits_after_they_were_of_half_precision() -> None:
-    random = sources(1)[0]
+    random = make_generators(1)[0]
     weight, bias = torch.randn(96, 64, generator=random), torch.randn(96, generator=random)
     names = ("gru.weight_hh_l0", "gru.weight_ih_l0")
-    state = player_module.rounded({name: weight for name in names})
+    state = player_module.round_weights({name: weight for name in names})
     kept, same = (state[name].half().float() for name in names)
     levels = torch.randint(-127, 128, (5, 64), generator=random) / 127.5  # no rounding of inputs
     rough = player_module._small_product(kept, bias)(levels)
@@ -108,25 +110,25 @@ def test_rounded_weights_are_the_same_in_8_bits_after_they_were_of_half_precisio
 
 
 def test_what_was_rounded_is_rounded_to_the_same_levels_and_rows_of_zeros_stay() -> None:
-    weight = torch.randn(96, 64, generator=sources(1)[0])
+    weight = torch.randn(96, 64, generator=make_generators(1)[0])
     weight[5] = 0
-    once = player_module.rounded({"gru.weight_hh_l0": weight})["gru.weight_hh_l0"].half()
-    again = player_module.rounded({"gru.weight_hh_l0": once})["gru.weight_hh_l0"].half()
+    once = player_module.round_weights({"gru.weight_hh_l0": weight})["gru.weight_hh_l0"].half()
+    again = player_module.round_weights({"gru.weight_hh_l0": once})["gru.weight_hh_l0"].half()
     torch.testing.assert_close(again, once, rtol=2e-3, atol=0)  # two units of half precision
     assert not once[5].any()
 
 
 @small
 def test_with_8_bits_a_sequence_does_not_depend_on_its_neighbours(model: PerformanceRNN) -> None:
-    init, asked = torch.randn(5, 32, generator=sources(1)[0]), controls(60, 5)
-    player = Player(model)
-    all_of_them = torch.stack(list(player.generate(init, 60, Schedule(asked), sources(5))))
+    init, asked = torch.randn(5, 32, generator=make_generators(1)[0]), controls(60, 5)
+    player = Engine(model)
+    all_of_them = torch.stack(list(player.generate(init, 60, Schedule(asked), make_generators(5))))
     for row in (0, 3):
         alone = player.generate(
             init[row : row + 1],
             60,
             Schedule(asked[:, row : row + 1]),
-            sources(5)[row : row + 1],
+            make_generators(5)[row : row + 1],
         )
         assert torch.equal(torch.stack(list(alone))[:, 0], all_of_them[:, row])
 
@@ -138,18 +140,20 @@ def test_where_there_are_no_products_of_8_bits_float32_is_taken(
         raise AttributeError
 
     monkeypatch.setattr(player_module, "_small_product", missing)
-    assert Player(model).exact
+    assert Engine(model).exact
     assert not player_module._has_small_products(CPU)
     heard = torch.randint(0, 240, (5, 2))
     assert torch.equal(
-        logits(Player(model), heard, None), logits(Player(model, exact=True), heard, None)
+        logits(Engine(model), heard, None), logits(Engine(model, exact=True), heard, None)
     )
 
 
 @small
 @pytest.mark.parametrize("sizes", [ModelConfig(hidden_dim=1, gru_layers=1, init_dim=32)])
 def test_a_network_of_any_size_plays_with_8_bits(sizes: ModelConfig) -> None:
-    said = Player(PerformanceRNN(sizes)).generate(torch.zeros(2, 32), 5, Schedule(), sources(2))
+    said = Engine(PerformanceRNN(sizes)).generate(
+        torch.zeros(2, 32), 5, Schedule(), make_generators(2)
+    )
     assert torch.stack(list(said)).shape == (5, 2)
 
 
@@ -159,7 +163,7 @@ def test_a_network_of_any_size_plays_with_8_bits(sizes: ModelConfig) -> None:
 def plain(model: PerformanceRNN, heard: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
     """Logits after each of `heard` [steps, batch], by the network's own way through a row."""
     with torch.inference_mode():
-        return model(heard, model.starts(torch.zeros(heard.shape[1], 32)), asked)[0]
+        return model(heard, model.init_hidden_each(torch.zeros(heard.shape[1], 32)), asked)[0]
 
 
 @pytest.mark.parametrize("kinds", [2, 50])
@@ -175,7 +179,7 @@ def test_by_the_clock_each_sequence_meets_a_row_when_it_gets_there(
     after[0] = 0
     at = [[min(int(t) // 5, kinds - 1) for t in row] for row in after.cumsum(dim=0)]
     asked = torch.stack([rows[row, 0] for row in at])
-    player = Player(model, exact=True)
+    player = Engine(model, exact=True)
     with torch.inference_mode():
         state = player.start(torch.zeros(3, 32), Schedule(rows, clock, 5))
         found = torch.stack([player.step(row, state) for row in heard])
@@ -185,9 +189,9 @@ def test_by_the_clock_each_sequence_meets_a_row_when_it_gets_there(
 def test_sequences_that_are_followed_keep_their_place_and_what_they_are_without_control(
     model: PerformanceRNN,
 ) -> None:
-    heard = torch.randint(0, 240, (16, 3), generator=sources(1)[0])
+    heard = torch.randint(0, 240, (16, 3), generator=make_generators(1)[0])
     rows = torch.tensor([2, 0, 0])
-    player = Player(model, exact=True, guidance=2.0)
+    player = Engine(model, exact=True, guidance=2.0)
     with torch.inference_mode():
         state = player.start(
             torch.zeros(3, 32), Schedule(controls(12, 1), torch.arange(240) % 7, 5)
@@ -202,8 +206,11 @@ def test_sequences_that_are_followed_keep_their_place_and_what_they_are_without_
 
 
 def test_sequences_that_are_followed_keep_the_control_of_their_own(model: PerformanceRNN) -> None:
-    heard, rows = torch.randint(0, 240, (9, 3), generator=sources(1)[0]), torch.tensor([2, 0, 0])
-    player = Player(model, exact=True)
+    heard, rows = (
+        torch.randint(0, 240, (9, 3), generator=make_generators(1)[0]),
+        torch.tensor([2, 0, 0]),
+    )
+    player = Engine(model, exact=True)
     with torch.inference_mode():
         state = player.start(torch.zeros(3, 32), Schedule(controls(1, 3)))
         followed = state.of(rows)
@@ -215,15 +222,15 @@ def test_sequences_that_are_followed_keep_the_control_of_their_own(model: Perfor
 
 def test_no_beam_takes_over_what_another_may_play(model: PerformanceRNN) -> None:
     """Where no event may come twice, none does, whatever beams it came along."""
-    once = replace(Rules.none(240), closes=np.eye(240, dtype=bool))
-    init, plan = torch.randn(2, 32, generator=sources(1)[0]), Schedule()
+    once = replace(EventRules.none(240), closes=np.eye(240, dtype=bool))
+    init, plan = torch.randn(2, 32, generator=make_generators(1)[0]), Schedule()
     for stochastic in (False, True):
         found = beam_search(
-            Player(model),
+            Engine(model),
             init,
             40,
             plan,
-            sources(2),
+            make_generators(2),
             beam_size=4,
             rules=once,
             stochastic=stochastic,
@@ -235,9 +242,12 @@ def test_no_beam_takes_over_what_another_may_play(model: PerformanceRNN) -> None
 def test_the_rules_know_what_a_primer_played(model: PerformanceRNN) -> None:
     closes = np.zeros((240, 240), bool)
     closes[3] = np.arange(240) != 7  # after event 3 only event 7 may come
-    rules, primer = replace(Rules.none(240), closes=closes), Primer(torch.tensor([3]), Schedule())
-    said = Player(model).generate(
-        torch.zeros(2, 32), 1, Schedule(), sources(2), rules=rules, primer=primer
+    rules, primer = (
+        replace(EventRules.none(240), closes=closes),
+        Context(torch.tensor([3]), Schedule()),
+    )
+    said = Engine(model).generate(
+        torch.zeros(2, 32), 1, Schedule(), make_generators(2), rules=rules, primer=primer
     )
     assert torch.stack(list(said)).tolist() == [[7, 7]]
 
@@ -246,8 +256,8 @@ def test_the_rules_know_what_a_primer_played(model: PerformanceRNN) -> None:
 def test_guidance_goes_on_in_the_direction_of_the_control(
     model: PerformanceRNN, weight: float
 ) -> None:
-    heard, asked = torch.randint(0, 240, (20, 2), generator=sources(1)[0]), controls(1, 1)
-    player = Player(model, exact=True, guidance=weight)
+    heard, asked = torch.randint(0, 240, (20, 2), generator=make_generators(1)[0]), controls(1, 1)
+    player = Engine(model, exact=True, guidance=weight)
     led, free = plain(model, heard, asked.expand(20, 2, -1)), plain(model, heard, None)
     expected = free + weight * (led - free)
     torch.testing.assert_close(logits(player, heard, asked), expected, atol=1e-4, rtol=0)
@@ -257,31 +267,31 @@ def test_guidance_goes_on_in_the_direction_of_the_control(
 def test_what_follows_a_primer_is_what_the_network_says_after_hearing_it(
     model: PerformanceRNN, weight: float
 ) -> None:
-    player = Player(model, exact=True, guidance=weight)
-    events = torch.randint(0, 240, (30,), generator=sources(1)[0])
+    player = Engine(model, exact=True, guidance=weight)
+    events = torch.randint(0, 240, (30,), generator=make_generators(1)[0])
     known, then = controls(30, 1), controls(1, 1)
     said = player.generate(
         torch.zeros(2, 32),
         25,
         Schedule(then),
-        sources(2),
-        sampling=Sampling(greedy_ratio=1.0),
-        primer=Primer(events, Schedule(known)),
+        make_generators(2),
+        sampling=Sampler(greedy_ratio=1.0),
+        primer=Context(events, Schedule(known)),
     )
     played = torch.stack(list(said))
     whole = torch.cat([events[:, None].expand(-1, 2), played])
     asked = torch.cat([known, then.expand(25, 1, -1)]).expand(-1, 2, -1)
-    led, free = (plain(model, model.shifted(whole), control)[30:] for control in (asked, None))
+    led, free = (plain(model, model.shift_right(whole), control)[30:] for control in (asked, None))
     expected = free + weight * (led - free)
     assert torch.equal(expected.argmax(dim=-1), played)
 
 
 def test_a_beam_goes_on_from_a_primer_and_by_the_clock(model: PerformanceRNN) -> None:
-    player = Player(model, exact=True, guidance=1.5)
+    player = Engine(model, exact=True, guidance=1.5)
     plan = Schedule(controls(3, 1), torch.arange(240) % 7, 20)
-    primer = Primer(torch.tensor([3, 220, 91]), Schedule())
+    primer = Context(torch.tensor([3, 220, 91]), Schedule())
     how = {"primer": primer}
-    beam = beam_search(player, torch.zeros(1, 32), 30, plan, sources(1), beam_size=1, **how)
-    greedy = Sampling(greedy_ratio=1.0)
-    said = player.generate(torch.zeros(1, 32), 30, plan, sources(1), sampling=greedy, **how)
+    beam = beam_search(player, torch.zeros(1, 32), 30, plan, make_generators(1), beam_size=1, **how)
+    greedy = Sampler(greedy_ratio=1.0)
+    said = player.generate(torch.zeros(1, 32), 30, plan, make_generators(1), sampling=greedy, **how)
     assert torch.equal(beam, torch.stack(list(said)))

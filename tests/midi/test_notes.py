@@ -18,7 +18,7 @@ import symusic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midi.notes import midi_texts, only_drums
+from midi.notes import has_only_drums, read_midi_texts
 from sequence import NoteSeq
 
 Timed = tuple[int, "mido.Message | mido.MetaMessage"]
@@ -125,7 +125,7 @@ def test_drums_are_left_out(read: Reader) -> None:
     ("channels", "only"), [([DRUMS, DRUMS], True), ([DRUMS, 0], False), ([0], False), ([], False)]
 )
 def test_a_file_of_drums_alone_is_known(channels: list[int], only: bool) -> None:
-    assert only_drums(midi_bytes(*(note(36, 0, 500, channel=c) for c in channels))) is only
+    assert has_only_drums(midi_bytes(*(note(36, 0, 500, channel=c) for c in channels))) is only
 
 
 def test_notes_of_no_length_are_left_out() -> None:
@@ -590,8 +590,8 @@ def test_text_events_are_read_by_all_and_change_no_note(tmp_path: Path) -> None:
     assert symusic.Score(str(path)).note_num() == len(A_FEW)
     assert NoteSeq.from_midi_file(path) == NoteSeq.from_midi_file(plain) == A_FEW
     assert by_pretty_midi(path.read_bytes()) == A_FEW
-    assert midi_texts(path.read_bytes()) == TEXTS
-    assert midi_texts(plain.read_bytes()) == []
+    assert read_midi_texts(path.read_bytes()) == TEXTS
+    assert read_midi_texts(plain.read_bytes()) == []
 
 
 def test_the_same_texts_give_the_same_bytes(tmp_path: Path) -> None:
@@ -602,18 +602,21 @@ def test_the_same_texts_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_unicode_is_written_with_backslashes(tmp_path: Path) -> None:
     A_FEW.to_midi_file(tmp_path / "a.mid", texts=["session: \udcff.sess"])
-    assert midi_texts((tmp_path / "a.mid").read_bytes()) == ["session: \\udcff.sess"]
+    assert read_midi_texts((tmp_path / "a.mid").read_bytes()) == ["session: \\udcff.sess"]
 
 
 def test_only_the_texts_at_the_start_are_found() -> None:
     named = (0, mido.MetaMessage("track_name", name="n"))
-    assert midi_texts(midi_bytes([named, text(0, "a"), tempo(0, 9), text(0, "b")])) == ["a", "b"]
-    assert midi_texts(midi_bytes([text(0, "a"), text(9, "late")])) == ["a"]
-    assert midi_texts(midi_bytes([note_on(0, 60), text(0, "after a note")])) == []
+    assert read_midi_texts(midi_bytes([named, text(0, "a"), tempo(0, 9), text(0, "b")])) == [
+        "a",
+        "b",
+    ]
+    assert read_midi_texts(midi_bytes([text(0, "a"), text(9, "late")])) == ["a"]
+    assert read_midi_texts(midi_bytes([note_on(0, 60), text(0, "after a note")])) == []
 
 
 @given(st.integers(0, 60), st.binary(max_size=60))
 def test_texts_are_looked_for_in_any_bytes(kept: int, more: bytes) -> None:
     whole = midi_bytes([text(0, "a" * 20)])
-    assert set(midi_texts(whole[:kept])) <= {"a" * 20}
-    assert all(isinstance(words, str) for words in midi_texts(whole[:kept] + more))
+    assert set(read_midi_texts(whole[:kept])) <= {"a" * 20}
+    assert all(isinstance(words, str) for words in read_midi_texts(whole[:kept] + more))

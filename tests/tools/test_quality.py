@@ -291,7 +291,7 @@ def test_the_whole_table(
 ) -> None:
     torch.manual_seed(0)
     network = PerformanceRNN(TINY_SIZES)
-    session = SimpleNamespace(encoding=CURRENT.version, model=lambda device: network)
+    session = SimpleNamespace(encoding=CURRENT.version, build_model=lambda device: network)
     monkeypatch.setattr(Session, "load", lambda path: session)
     data = write_data(tmp_path / "data", 3, 80)  # about 13 s each
     for seed in range(2):

@@ -102,9 +102,9 @@ def test_two_processes_with_half_the_batch_learn_as_one_does(here: Path) -> None
     assert theirs.training["step"] == 50
     assert theirs.training["best"] == pytest.approx(ours.training["best"], abs=1e-3)
     assert theirs.training["events"] == ours.training["events"] == 50 * 4 * 20
-    assert ours.carried is not None
-    assert theirs.carried is not None
-    torch.testing.assert_close(theirs.carried, ours.carried, atol=1e-2, rtol=0)
+    assert ours.hidden_state is not None
+    assert theirs.hidden_state is not None
+    torch.testing.assert_close(theirs.hidden_state, ours.hidden_state, atol=1e-2, rtol=0)
     assert train.main(arguments("two.sess", 4, "--max-steps", "52")) == 0  # one goes on for two
     assert Session.load("two.sess").training["step"] == 52
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import utils
 from config import ModelConfig
-from corpus.batches import Batch, Windows
+from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from model import PerformanceRNN
 from tools.synthetic_data import performance
@@ -27,7 +27,7 @@ def learner(precision: str = "fp32", averaging: float = 0.0, decay: float = 0.0)
 
 
 def batches(carry: int, steps: int = 10, count: int = 2) -> list[Batch]:
-    windows = Windows(Corpus([performance(np.arange(220))]), steps, 1, carry)
+    windows = WindowSampler(Corpus([performance(np.arange(220))]), steps, 1, carry)
     cut = (windows.batch(4, 3, number, 1.0, False) for number in range(count))
     return [packed.on(CPU, windows.corpus.encoding) for packed in cut]
 
@@ -42,13 +42,13 @@ def test_the_hidden_state_is_carried_as_if_the_windows_were_one() -> None:
 
     model = made.averaged  # a rate of 0 has changed nothing
     first_start, fresh = (
-        model.start(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))
-        for seed in (utils.mixed_seed(SEED, 0), utils.mixed_seed(SEED, 1))
+        model.init_hidden(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))
+        for seed in (utils.derive_seed(SEED, 0), utils.derive_seed(SEED, 1))
     )
     with torch.no_grad():
-        _, hidden = model(model.shifted(first.targets), first_start, first.controls)
+        _, hidden = model(model.shift_right(first.targets), first_start, first.controls)
         hidden = torch.where(carried[:, None], hidden, fresh)
-        heard = model.shifted(second.targets)
+        heard = model.shift_right(second.targets)
         heard[0] = torch.where(carried, first.targets[-1], heard[0])
         logits, _ = model(heard, hidden, second.controls)
         expected = functional.cross_entropy(logits.flatten(0, 1), second.targets.flatten())

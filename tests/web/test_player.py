@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midi.pianoroll import Asked
+from midi.control_schedule import ControlSchedule
 from sequence import NoteSeq
 from tests import browser
 from tools.synthetic_data import write_midi
@@ -30,7 +30,13 @@ SAID = {
     "control": "1,0,1,0,1,1,0,1,0,1,0,1;3",
     "made with": "python3 generate.py -c '1,0,1,0,1,1,0,1,0,1,0,1;3' -b 3 --seed 7",
 }
-RISING = Asked(
+
+
+def schedule(times: np.ndarray, density: np.ndarray, histogram: np.ndarray) -> ControlSchedule:
+    return ControlSchedule(density, histogram, times)
+
+
+RISING = schedule(
     np.array([0, 4.0, 8.0]), np.array([1, 3, 9]), np.stack([C_MAJOR, np.eye(12)[7]] * 2)[:3]
 )
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{DATA}}"
@@ -70,7 +76,7 @@ class Parts(HTMLParser):
 
 
 def write_piece(
-    path: Path, notes: int = 60, seed: int = 0, asked: Asked | None = RISING
+    path: Path, notes: int = 60, seed: int = 0, asked: ControlSchedule | None = RISING
 ) -> NoteSeq:
     made = NoteSeq.from_midi_file(write_midi(path, notes, seed))
     made.to_midi_file(path, texts=page.to_texts(SAID | {"piece": str(seed)}, asked))
@@ -97,10 +103,10 @@ def test_what_a_file_says_comes_back() -> None:
 
 def test_a_control_of_many_rows_is_thinned_and_one_that_stands_still_is_one_row() -> None:
     steps = 5000
-    still = Asked(np.arange(steps), np.full(steps, 3), np.tile(C_MAJOR, (steps, 1)))
+    still = schedule(np.arange(steps), np.full(steps, 3), np.tile(C_MAJOR, (steps, 1)))
     (text,) = page.to_texts({}, still)
     assert len(text) < 120
-    moving = Asked(np.arange(steps), np.arange(steps) % 12, np.tile(C_MAJOR, (steps, 1)))
+    moving = schedule(np.arange(steps), np.arange(steps) % 12, np.tile(C_MAJOR, (steps, 1)))
     _, asked = page.from_texts(page.to_texts({}, moving))
     assert asked is not None
     assert len(asked.times) == page.ROWS
@@ -153,7 +159,7 @@ def test_any_texts_are_read(texts: list[str]) -> None:
 
 
 def test_the_figures_compare_what_came_with_what_was_asked_for() -> None:
-    asked = Asked(np.array([0, 5]), np.array([0, 1]), np.eye(12)[[0, 7]])
+    asked = schedule(np.array([0, 5]), np.array([0, 1]), np.eye(12)[[0, 7]])
     notes = NoteSeq(np.arange(10.0), np.arange(10) + 0.5, [60] * 8 + [67] * 2, np.arange(40, 50))
     told = page.figures(notes, asked)
     assert told["notes"] == "10"
@@ -162,7 +168,7 @@ def test_the_figures_compare_what_came_with_what_was_asked_for() -> None:
     assert told["on asked-for pitch classes"] == "70.0%"  # 5 of the first half, 2 of the second
     assert told["notes in 2 s"].endswith("(asked for 1-6)")
     assert 1.9 < float(told["notes in 2 s"].split()[0]) < 2.1
-    every = Asked(np.zeros(1), np.zeros(1), np.full((1, 12), 1 / 12))
+    every = schedule(np.zeros(1), np.zeros(1), np.full((1, 12), 1 / 12))
     assert "on asked-for pitch classes" not in page.figures(notes, every)
     assert page.figures(NoteSeq(), asked) == {"notes": "0", "length": "0.0 s"}
 
@@ -315,30 +321,30 @@ def test_a_piece_plays_in_a_browser(tmp_path: Path) -> None:
     with browser.opened(tmp_path / "profile", "--window-size=1000,900") as window:
         window.call("Page.addScriptToEvaluateOnNewDocument", source=LISTEN)
         window.open(tmp_path / "index.html")
-        window.until(lambda: window.script("document.querySelector('canvas').width > 500"))
+        window.truncate(lambda: window.script("document.querySelector('canvas').width > 500"))
         assert position(window) == 0
         window.click(".play")
-        window.until(lambda: position(window) > 0.4)
+        window.truncate(lambda: position(window) > 0.4)
         first, began = position(window), time.monotonic()
-        window.until(lambda: position(window) > first + 0.8)
+        window.truncate(lambda: position(window) > first + 0.8)
         assert 0.5 < time.monotonic() - began < 4, "it goes at about the speed of time"
-        window.until(lambda: window.script("loudest") > 0.02)
+        window.truncate(lambda: window.script("loudest") > 0.02)
         width = window.script("document.querySelector('.roll').clientWidth")
         seconds = float(attribute(window, "aria-valuemax"))
         window.click(".roll", x=40 + (width - 40) / 2, y=200)
-        window.until(lambda: position(window) > seconds / 2)
+        window.truncate(lambda: position(window) > seconds / 2)
         assert position(window) < seconds / 2 + 3
         window.press("ArrowRight")
-        window.until(lambda: position(window) > seconds / 2 + 5)
+        window.truncate(lambda: position(window) > seconds / 2 + 5)
         window.press(" ")
         paused = position(window)
         time.sleep(0.2)
         assert position(window) == paused > 0
         window.click("article:nth-of-type(2) .play")
-        window.until(lambda: position(window, 1) > 0.2)
+        window.truncate(lambda: position(window, 1) > 0.2)
         assert window.script("document.querySelectorAll('.play')[1].textContent") == "Pause"
         window.click(".play")
-        window.until(lambda: position(window) > paused)
+        window.truncate(lambda: position(window) > paused)
         stood = position(window, 1)
         window.click(".stop")
         assert position(window) == 0
@@ -355,7 +361,7 @@ def test_the_browsers_piano_sounds_at_the_pitch_and_time_of_the_note(tmp_path: P
         window.call("Page.addScriptToEvaluateOnNewDocument", source=RECORD)
         window.open(tmp_path / "index.html")
         window.click(".play")
-        window.until(
+        window.truncate(
             lambda: window.script("document.querySelector('.play').textContent") == "Pause"
         )
         sound = np.array(window.script("recorded()"), float)
@@ -387,10 +393,10 @@ def test_two_hundred_pieces_are_drawn_where_they_are_looked_at(tmp_path: Path) -
     )
     with browser.opened(tmp_path / "profile", "--window-size=390,800") as window:
         window.open(tmp_path / "index.html")
-        window.until(lambda: 0 in window.script(drawn))
+        window.truncate(lambda: 0 in window.script(drawn))
         assert len(window.script(drawn)) < 8
         window.script("document.querySelectorAll('article')[199].scrollIntoView()")
-        window.until(lambda: 199 in window.script(drawn) and 0 not in window.script(drawn))
+        window.truncate(lambda: 199 in window.script(drawn) and 0 not in window.script(drawn))
         assert len(window.script(drawn)) < 8
         sizes = window.script("[document.documentElement.scrollWidth, innerWidth]")
         assert sizes[0] <= sizes[1], "nothing sticks out at the side"

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from config import ModelConfig
-from gru import Layer
-from model import PerformanceRNN
+from model import GRULayer, PerformanceRNN
 
 
 def both(steps: int, batch: int, width: int, hidden: int) -> tuple[list[torch.Tensor], ...]:
@@ -20,7 +19,7 @@ def both(steps: int, batch: int, width: int, hidden: int) -> tuple[list[torch.Te
         given = [inputs.clone().requires_grad_(), before.clone().requires_grad_()]
         weights = [weight.detach().clone().requires_grad_() for weight in theirs.parameters()]
         if ours:
-            states = Layer.apply(*given, *weights)
+            states = GRULayer.apply(*given, *weights)
         else:
             one = [*weights]
             states, _ = torch.gru(given[0], given[1][None], one, True, 1, 0.0, False, False, False)
@@ -40,7 +39,7 @@ def test_gradients_are_those_of_small_differences() -> None:
     torch.manual_seed(0)
     shapes = ((4, 2, 3), (2, 2), (6, 3), (6, 2), (6,), (6,))
     values = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(Layer.apply, values)
+    assert torch.autograd.gradcheck(GRULayer.apply, values)
 
 
 def test_in_bfloat16_no_gradient_is_off_by_a_hundredth() -> None:
@@ -52,7 +51,7 @@ def test_in_bfloat16_no_gradient_is_off_by_a_hundredth() -> None:
     for kind in (torch.double, torch.bfloat16):
         given = [inputs, torch.zeros(8, 64), *(weight.detach() for weight in theirs.parameters())]
         given = [value.to(kind).clone().requires_grad_() for value in given]
-        (Layer.apply(*given) * toward.to(kind)).sum().backward()
+        (GRULayer.apply(*given) * toward.to(kind)).sum().backward()
         found.append([value.grad.double() for value in given])
     for exact, rough in zip(*found, strict=True):
         assert float((exact - rough).norm() / exact.norm()) < 0.01
@@ -60,8 +59,8 @@ def test_in_bfloat16_no_gradient_is_off_by_a_hundredth() -> None:
 
 def test_the_network_learns_with_it_in_any_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    apply = Layer.apply
-    monkeypatch.setattr(Layer, "apply", lambda *given: used.append(given) or apply(*given))
+    apply = GRULayer.apply
+    monkeypatch.setattr(GRULayer, "apply", lambda *given: used.append(given) or apply(*given))
     config = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2, gru_dropout=0.0)
     model = PerformanceRNN(config)
     heard, hidden = torch.zeros(5, 3, dtype=torch.long), torch.zeros(2, 3, 16)

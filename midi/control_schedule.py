@@ -1,0 +1,184 @@
+"""Controls: the pitch classes and the note density of the next two seconds, and their schedule.
+
+The facts of the control vector stand here: the window, the density levels, the pitch names.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from midi.notes import read_only
+from utils import Array
+
+PITCH_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+WINDOW = 2  # seconds that a control looks ahead
+DENSITIES = np.arange(1, 37, 3)  # note ons in a window from which each density level holds
+DENSITY_LEVELS = len(DENSITIES)
+SECTION = 10.0  # seconds of a section when a schedule has no written parts
+
+
+def density_range(level: int) -> tuple[int, int | None]:
+    """Return the fewest and the most note ons in two seconds at a density level, 0-11.
+
+    Level 0 includes silence, and the last level has no upper end (None).
+    """
+    low = int(DENSITIES[level])
+    return (low if level else 0), (low + 2 if level < DENSITY_LEVELS - 1 else None)
+
+
+def middle_notes(level: npt.ArrayLike) -> Array:
+    """Return the note ons in two seconds in the middle of density levels [...], as float64."""
+    return np.asarray(DENSITIES[0] + 1 + 3 * np.asarray(level, np.float64))
+
+
+def find_density_level(notes: npt.ArrayLike) -> Array:
+    """Return the density level, 0-11, of counts of note ons in two seconds [...]."""
+    return np.maximum(np.searchsorted(DENSITIES, notes, "right") - 1, 0)
+
+
+def format_density(level: float) -> str:
+    """Format a density level as note ons in two seconds: "10-12", or "18.5" between levels."""
+    if level != round(level):
+        return f"{float(middle_notes(level)):.1f}"
+    low, high = density_range(round(level))
+    return f"{low} or more" if high is None else f"{low}-{high}"
+
+
+def normalize_histogram(weights: Array) -> Array:
+    """Divide each row of weights [rows, 12] by its sum; a row of zeros becomes uniform."""
+    total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
+    shares = weights / np.maximum(total, np.finfo(np.float64).tiny)
+    shares[total[:, 0] == 0] = 1 / 12
+    return shares
+
+
+class Control:
+    """The pitch classes and note density that the next two seconds should have.
+
+    pitch_histogram: 12 weights from C, scaled to sum 1; all zero means uniform.
+    note_density: level 0-11, see `density_range`.
+    Raises ValueError for another number of weights, negative or infinite ones, other levels.
+    """
+
+    def __init__(self, pitch_histogram: npt.ArrayLike, note_density: int) -> None:
+        weights = np.asarray(pitch_histogram, np.float64)
+        if weights.shape != (12,):
+            raise ValueError(f"a pitch histogram needs 12 weights, got {weights.size}")
+        wrong = ~(np.isfinite(weights) & (weights >= 0))
+        if wrong.any():
+            raise ValueError(f"pitch histogram weights must be 0 or more, got {weights[wrong][0]}")
+        weights = weights / max(weights.max(), np.finfo(np.float64).tiny)  # sums cannot overflow
+        if not 0 <= note_density < DENSITY_LEVELS:
+            raise ValueError(f"note density must be 0-{DENSITY_LEVELS - 1}, got {note_density}")
+        self.pitch_histogram = read_only(normalize_histogram(weights[None])[0], np.float64)
+        self.note_density = int(note_density)
+
+    def to_array(self) -> Array:
+        """Return the control vector, float32 [24]: density one-hot, then histogram."""
+        density, histogram = np.array([self.note_density]), self.pitch_histogram[None]
+        return np.asarray(encode_controls(density, histogram)[0])
+
+
+def encode_controls(density: Array, histogram: Array) -> Array:
+    """Return control vectors, float32 [rows, 24]: density one-hot, then histogram.
+
+    density: level of each row [rows]; histogram: [rows, 12].
+    """
+    array = np.zeros((len(density), DENSITY_LEVELS + 12), np.float32)
+    array[np.arange(len(density)), density] = 1
+    array[:, DENSITY_LEVELS:] = histogram
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class ControlSchedule:
+    """The requested controls over time; each row holds until the next one, the last to the end.
+
+    density: level of each row [rows]; histogram: weights from C that sum to 1 [rows, 12];
+    times: the second at which each row begins [rows], ascending, or None for one row per
+    event. The first row holds from the start, whatever its time.
+    text: the schedule as it was written; parts: the start in seconds and the text of each
+    written part.
+    Raises ValueError for other shapes or values.
+    """
+
+    density: Array
+    histogram: Array
+    times: Array | None = None
+    text: str = ""
+    parts: tuple[tuple[float, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        rows, times = len(self.density), self.times
+        shapes = [np.shape(column) for column in self.columns]
+        if not rows or shapes != [(rows,), (rows,), (rows, 12)]:
+            raise ValueError(f"times, density and histogram of a schedule have shapes {shapes}")
+        values = np.column_stack([self.density, self.histogram])
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError("a control schedule has values that are negative or not finite")
+        if np.asarray(self.density).max() >= DENSITY_LEVELS:
+            raise ValueError(f"a control schedule has a density over {DENSITY_LEVELS - 1}")
+        if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
+            raise ValueError("the times of a control schedule must be finite and ascending")
+
+    def __len__(self) -> int:
+        return len(self.density)
+
+    @property
+    def columns(self) -> tuple[Array, Array, Array]:
+        """Times, density, histogram; times are zeros for one row per event."""
+        times = np.zeros(len(self)) if self.times is None else self.times
+        return times, self.density, self.histogram
+
+    @property
+    def events(self) -> int | None:
+        """The number of events that the schedule is for, or None if it goes by time."""
+        return len(self) if self.times is None else None
+
+    def to_array(self) -> Array:
+        """Return the control vectors, float32 [rows, 24]."""
+        return encode_controls(np.asarray(self.density, np.int64), self.histogram)
+
+    def find_rows(self, times: Array, event_numbers: Array) -> Array:
+        """Return the row in force [moments] at times in seconds, or at events by number."""
+        if self.times is None:
+            rows = event_numbers
+        else:
+            rows = np.searchsorted(self.times, times, "right") - 1
+        return np.clip(rows, 0, len(self) - 1)
+
+    def select(self, rows: Array, times: Array) -> ControlSchedule:
+        """Return the schedule that has these rows [moments] at these seconds [moments]."""
+        density, histogram = np.asarray(self.density)[rows], np.asarray(self.histogram)[rows]
+        return ControlSchedule(density, histogram, times, self.text, self.parts)
+
+    def drop_repeats(self) -> ControlSchedule:
+        """Return the schedule without the rows that repeat the row before them."""
+        values = np.column_stack([self.density, self.histogram])
+        changed = np.append(True, (np.diff(values, axis=0) != 0).any(axis=1))
+        times, density, histogram = (np.asarray(column)[changed] for column in self.columns)
+        return ControlSchedule(density, histogram, times, self.text, self.parts)
+
+    def density_ranges(self) -> tuple[Array, Array]:
+        """Return the fewest and the most requested note ons in two seconds of each row [rows].
+
+        The last level ends two above its start here, so that it can be drawn.
+        """
+        low = DENSITIES[np.asarray(self.density, np.int64)]
+        return low, low + 2
+
+    def split_sections(self, length: float) -> list[tuple[float, float, str]]:
+        """Return start, end and name of the sections of a sample that is `length` seconds long.
+
+        They are the written parts, or ten seconds each when the schedule changes all the time.
+        """
+        starts = [start for start, _ in self.parts if start < length]
+        names = [text for _, text in self.parts]
+        if not self.parts or any(text.startswith("~") for text in names):
+            starts = [SECTION * k for k in range(max(1, round(length / SECTION)))]
+            names = [f"{start:g} to {start + SECTION:g} s of {self.text}" for start in starts]
+        return list(zip(starts, [*starts[1:], math.inf], names, strict=False))
