@@ -34,7 +34,7 @@ from midi import synth
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq
-from web import player as page
+from web.player import check_player_path, write_player
 
 LENGTH = 1500  # events; about a minute
 OF_PRIMER = ("primer_seconds", "primer_start", "continuation_only")
@@ -99,7 +99,7 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         utils.import_optional("midirenderer", "--wav")
         synth.find_soundfont(options.soundfont)
     if options.html and not options.force:
-        page.check_page(folder)
+        check_player_path(folder)
     yield f"{_manner(options)}, seed {order.seed}, {options.session} on {order.model.device}"
     if order.heard is not None:
         yield _told_primer(options, order.heard)
@@ -121,7 +121,7 @@ def generate(options: GenerateConfig) -> Iterator[str]:
         played = EventSeq.from_array(takes.of(piece), order.encoding)
         yield from output.finish(path, order, played, options, piece)
     if options.html:
-        yield from page.write_page(folder)
+        yield from write_player(folder)
 
 
 def _told_primer(options: GenerateConfig, heard: Primer) -> str:

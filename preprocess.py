@@ -16,18 +16,17 @@ import progress.bar
 
 import flags
 import utils
-from config import FETCH_COMMAND, PreprocessConfig
+from config import DATA_SUFFIX, FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig
 from corpus.dedup import Heard, find_pieces, fingerprint
 from corpus.filters import Traits, refusals, wishes
-from corpus.performance import SUFFIX, Performance
+from corpus.performance import Performance
 from corpus.pool import Crew, Lost
 from corpus.split import Folder, assign
 from corpus.summary import Ledger, Refused
 from midi.notes import has_only_drums, read_midi
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
-from web.report import page
+from web.report import render_report
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 FEWEST_NOTES = 10
 LARGEST_FILE = 64 << 20  # bytes
 
@@ -138,7 +137,7 @@ def preprocess(options: PreprocessConfig) -> Ledger:
     paths = list(utils.find_files(root, MIDI_SUFFIXES, closed)) if root.is_dir() else []
     utils.check_writable(save)
     names = [path.relative_to(root).as_posix() for path in paths]
-    folder = Folder.open(save, SUFFIX, options.split, names)
+    folder = Folder.open(save, DATA_SUFFIX, options.split, names)
     ledger = Ledger(len(paths) + len(closed), wishes(options))
     ledger.refused += [(str(e.filename), Refused("closed folder", str(e.strerror))) for e in closed]
     heard = _convert_all(dict(zip(names, paths, strict=True)), folder, options, ledger)
@@ -147,10 +146,10 @@ def preprocess(options: PreprocessConfig) -> Ledger:
     elif options.report:
         pieces, links = find_pieces(list(heard.values()))
         ledger.note_pieces(
-            pieces, links, [path.relative_to(save).as_posix()[: -len(SUFFIX)] for path in heard]
+            pieces, links, [path.relative_to(save).as_posix()[: -len(DATA_SUFFIX)] for path in heard]
         )
     if options.report:
-        utils.atomic_write(save / "report.html", page(ledger, options.midi_dir))
+        utils.atomic_write(save / "report.html", render_report(ledger, options.midi_dir))
         ledger.remarks.append(f"the page: {save / 'report.html'}")
     return ledger
 

@@ -169,7 +169,7 @@ def _picture(run: Run) -> bytes:
         return b""
     encoding = run.windows.corpus.encoding
     (notes,) = play(run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0)
-    return render.draw_piano_roll(*notes.columns, f"step {run.reached.step}, C major, density 3")
+    return render.draw_piano_roll(notes, f"step {run.reached.step}, C major, density 3")
 
 
 def _last_words(run: Run) -> Iterator[str]:

@@ -16,11 +16,10 @@ import utils
 from config import GenerateConfig
 from generation.control_metrics import followed
 from generation.pipeline import GenerationJob, decode_sample
-from midi import pianoroll as render
-from midi import synth
+from midi import metadata, synth
 from midi.control_schedule import ControlSchedule
+from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
-from web import player as page
 
 BESIDES = ("png", "wav", "soundfont", "html", "force", "stream")  # options that change no note
 
@@ -64,7 +63,7 @@ def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
         "seed": str(seed),
         "piece": str(piece),
         "control": options.control or "none",
-        "made with": page.to_command(line, many=piece > 0),
+        "made with": metadata.format_command(line, several=piece > 0),
     }
 
 
@@ -76,7 +75,7 @@ def began(order: GenerationJob, played: EventSeq, options: GenerateConfig) -> fl
     if order.heard is not None and not options.continuation_only:
         return order.heard.seconds
     struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
-    return -float(played.times[struck.argmax()]) / played.encoding.per_second
+    return -float(played.times[struck.argmax()]) / played.encoding.ticks_per_second
 
 
 def kept(
@@ -86,7 +85,7 @@ def kept(
     if options.seconds is None:
         return played
     end = notes.seconds - began(order, played, options)
-    before = played.times / played.encoding.per_second < end - 1e-6  # but for rounding
+    before = played.times / played.encoding.ticks_per_second < end - 1e-6  # but for rounding
     return EventSeq(played.to_array()[: max(1, before.sum())], played.encoding)
 
 
@@ -96,7 +95,7 @@ def asked_for(
     """What a piece was asked for, by the time in its file; of its primer nothing."""
     if order.asked is None:
         return None
-    seconds = played.times / played.encoding.per_second
+    seconds = played.times / played.encoding.ticks_per_second
     rows = order.asked.find_rows(seconds, np.arange(len(seconds)))
     # in encoding 1 sums of seconds may step back by their rounding
     times = np.maximum.accumulate(np.maximum(seconds + began(order, played, options), 0))
@@ -113,11 +112,11 @@ def write(
     asked: ControlSchedule | None = None,
 ) -> str:
     """Write one piece, and what else was asked for; the line that tells of it."""
-    notes.to_midi_file(path, texts=page.to_texts(said, asked))
+    notes.to_midi_file(path, texts=metadata.encode_metadata(said, asked))
     if options.png:
-        title = f"{path.stem}   {page.title_of(said)}"
-        told = page.figures(notes, asked)
-        picture = render.draw_piano_roll(*notes.columns, title, asked, told, [said["made with"]])
+        title = f"{path.stem}   {metadata.format_title(said)}"
+        told = metadata.summarize_sample(notes, asked)
+        picture = draw_piano_roll(notes, title, asked, told, said["made with"])
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if options.wav:
         synth.render_audio(path, path.with_suffix(".wav"), options.soundfont)

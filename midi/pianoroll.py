@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from midi.control_schedule import PITCH_NAMES, WINDOW, ControlSchedule
+from midi.notes import NoteSeq
 from utils import Array, import_optional
-
-Columns = tuple[Array, Array, Array, Array]  # starts, ends in seconds, pitches, velocities
 
 BLACK_KEYS = (1, 3, 6, 8, 10)
 SOFT, LOUD = 16, 112  # velocities at the ends of the colours
@@ -32,35 +31,32 @@ def measure_density(starts: Array, seconds: float) -> tuple[Array, Array]:
 
 
 def draw_piano_roll(
-    starts: Any,
-    ends: Any,
-    pitches: Any,
-    velocities: Any,
+    notes: NoteSeq,
     title: str,
-    asked: ControlSchedule | None = None,
-    figures: Mapping[str, str] | None = None,
-    made_with: Sequence[str] = (),
+    requested: ControlSchedule | None = None,
+    summary: Mapping[str, str] | None = None,
+    command: str = "",
 ) -> bytes:
-    """Draw notes as a PNG picture: keys at the side, seconds below, velocity as colour.
+    """Return a PNG picture of notes: keyboard at the left, seconds below, velocity as color.
 
-    starts, ends: seconds; pitches and velocities: MIDI numbers; all [notes]. Above the roll
-    lie the pitch classes and the density that were asked for, and the density that came;
-    above these the title and the figures, and at the foot what makes the piece again.
+    requested: the control over time; it is drawn above the notes, with the generated density.
+    summary: figures by name, written under the title.
+    command: the shell command that generates the sample again, written at the bottom.
     """
-    seconds = max(5.0, float(ends.max(initial=0.0)))
-    low, high = int(pitches.min(initial=50)) - 3, int(pitches.max(initial=70)) + 4
-    sheet = _Sheet(seconds, (high - low) * 0.072, asked is not None, len(made_with))
-    sheet.write(title, figures or {}, made_with)
+    seconds = max(5.0, notes.seconds)
+    low, high = int(notes.pitches.min(initial=50)) - 3, int(notes.pitches.max(initial=70)) + 4
+    sheet = _Sheet(seconds, (high - low) * 0.072, requested is not None, bool(command))
+    sheet.write(title, summary or {}, command)
     keyboard, roll = sheet.axes("roll")
     _draw_keys(keyboard, low, high)
-    shown = _draw_notes(roll, (starts, ends, pitches, velocities), low, high)
+    mapped = _draw_notes(roll, notes, low, high)
     roll.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5))
     roll.set_xlabel("seconds", labelpad=1)
-    bar = sheet.figure.colorbar(shown, cax=sheet.side(), label="velocity", extend="both")
+    bar = sheet.figure.colorbar(mapped, cax=sheet.side(), label="velocity", extend="both")
     bar.outline.set_visible(False)
-    if asked is not None:
-        _draw_classes(*sheet.axes("classes"), asked, seconds)
-        _draw_density(*sheet.axes("density"), asked, starts, seconds)
+    if requested is not None:
+        _draw_classes(*sheet.axes("classes"), requested, seconds)
+        _draw_density(*sheet.axes("density"), requested, notes.starts, seconds)
     return sheet.png()
 
 
@@ -70,27 +66,25 @@ class _Sheet:
     GREY, RULE = "#5d5d68", "#dcdce3"
     LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09
 
-    def __init__(self, seconds: float, roll: float, asked: bool, footnotes: int) -> None:
-        self.rows = {"roll": roll} | ({"density": 0.62, "classes": 0.98} if asked else {})
-        self.foot = 0.5 + 0.16 * footnotes + (0.06 if footnotes else 0)
+    def __init__(self, seconds: float, roll: float, has_control: bool, has_command: bool) -> None:
+        self.rows = {"roll": roll} | ({"density": 0.62, "classes": 0.98} if has_control else {})
+        self.foot = 0.5 + (0.22 if has_command else 0)
         self.width = min(60.0, max(9.0, 0.22 * seconds))
         self.height = self.foot + sum(self.rows.values()) + self.GAP * len(self.rows) + 0.62
         figures = import_optional("matplotlib.figure", "a piano roll")
         self.figure = figures.Figure(figsize=(self.width, self.height), facecolor="white")
 
-    def write(self, title: str, figures: Mapping[str, str], made_with: Sequence[str]) -> None:
-        """Title and figures at the head, what makes the piece again at the foot."""
+    def write(self, title: str, summary: Mapping[str, str], command: str) -> None:
+        """Write title and summary at the top, and the command at the bottom."""
         plain = {"parse_math": False, "ha": "left"}
         left, inch = self.LEFT / self.width, 1 / self.height
         self.figure.text(left, 1 - 0.3 * inch, title, fontsize=11.5, weight="bold", **plain)
-        told = "    ".join(f"{label} {text}" for label, text in figures.items())
-        self.figure.text(left, 1 - 0.53 * inch, told, fontsize=8.5, color=self.GREY, **plain)
-        wide = int((self.width - self.LEFT) / 0.062)
-        lines = [textwrap.shorten(line, wide, placeholder=" ...") for line in made_with]
-        for number, line in enumerate(reversed(lines)):
-            place = (0.09 + 0.16 * number) * inch
-            style = {"fontsize": 7, "family": "monospace", "color": self.GREY}
-            self.figure.text(left, place, line, **style, **plain)
+        line = "    ".join(f"{label} {text}" for label, text in summary.items())
+        self.figure.text(left, 1 - 0.53 * inch, line, fontsize=8.5, color=self.GREY, **plain)
+        width = int((self.width - self.LEFT) / 0.062)  # characters
+        line = textwrap.shorten(command, width, placeholder=" ...")
+        style = {"fontsize": 7, "family": "monospace", "color": self.GREY}
+        self.figure.text(left, 0.09 * inch, line, **style, **plain)
 
     def axes(self, row: str) -> tuple[Any, Any]:
         """The keys and the plot of a row."""
@@ -150,7 +144,7 @@ def _draw_keys(axes: Any, low: int, high: int) -> None:
     axes.set_yticks(octaves, names, fontsize=7.5)
 
 
-def _draw_notes(axes: Any, columns: Columns, low: int, high: int) -> Any:
+def _draw_notes(axes: Any, notes: NoteSeq, low: int, high: int) -> Any:
     colors = import_optional("matplotlib.colors", "a piano roll")
     collections = import_optional("matplotlib.collections", "a piano roll")
     for pitch in range(low, high):
@@ -161,23 +155,23 @@ def _draw_notes(axes: Any, columns: Columns, low: int, high: int) -> Any:
             axes.axhline(pitch - 0.5, color="#c6c6d0" if strong else "#e6e6ec", lw=0.6, zorder=1)
     axes.grid(axis="x", color="#e3e3ea", lw=0.5, zorder=0)
     axes.set_axisbelow(True)
-    starts, ends, pitches, velocities = columns
+    starts, ends, pitches, velocities = notes.columns
     boxes = [
         [(a, p - 0.43), (b, p - 0.43), (b, p + 0.43), (a, p + 0.43)]
         for a, b, p in zip(starts, ends, pitches, strict=True)
     ]
     ramp = colors.LinearSegmentedColormap.from_list("velocity", COLORS)
-    notes = collections.PolyCollection(boxes, cmap=ramp, edgecolors="white", lw=0.3, zorder=2)
-    notes.set_array(np.asarray(velocities, float))
-    notes.set_clim(SOFT, LOUD)
-    axes.add_collection(notes)
-    return notes
+    patches = collections.PolyCollection(boxes, cmap=ramp, edgecolors="white", lw=0.3, zorder=2)
+    patches.set_array(np.asarray(velocities, float))
+    patches.set_clim(SOFT, LOUD)
+    axes.add_collection(patches)
+    return patches
 
 
-def _draw_classes(names: Any, axes: Any, asked: ControlSchedule, seconds: float) -> None:
+def _draw_classes(names: Any, axes: Any, requested: ControlSchedule, seconds: float) -> None:
     """The asked-for pitch classes over time, C below as in the roll."""
     colors = import_optional("matplotlib.colors", "a piano roll")
-    changes = asked.drop_repeats()
+    changes = requested.drop_repeats()
     starts = changes.columns[0]
     edges = np.append(np.append(0.0, np.clip(starts[1:], 0, seconds)), seconds)
     ramp = colors.LinearSegmentedColormap.from_list("asked", ("#f6f7f9", "#7fb8a8", "#0b5c4d"))
@@ -203,11 +197,11 @@ def _draw_classes(names: Any, axes: Any, asked: ControlSchedule, seconds: float)
 
 
 def _draw_density(
-    numbers: Any, axes: Any, asked: ControlSchedule, starts: Array, seconds: float
+    numbers: Any, axes: Any, requested: ControlSchedule, starts: Array, seconds: float
 ) -> None:
     """The asked-for density over time as a band, and that of the notes as a line."""
-    fewest, most = asked.density_ranges()
-    begins = asked.columns[0]
+    fewest, most = requested.density_ranges()
+    begins = requested.columns[0]
     times = np.append(np.append(0.0, begins[1:]), max(seconds, begins[-1]))
     times_came, came = measure_density(np.asarray(starts), float(np.max(starts, initial=0.0)))
     top = max(float(most.max()), float(came.max(initial=0))) + 2

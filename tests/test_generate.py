@@ -21,11 +21,11 @@ from generation import writer as output
 from generation.control import EXAMPLE, read
 from generation.engine import Engine, Schedule, _has_small_products
 from midi.control_schedule import ControlSchedule
+from midi.metadata import decode_metadata
 from midi.notes import read_midi_texts
 from model import PerformanceRNN, Session
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
 from tools.synthetic_data import TINY_SIZES, write_data, write_midi
-from web import player as page
 
 CARD = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 
@@ -99,7 +99,7 @@ def test_a_piece_is_made_again_by_what_its_file_says(here: Path, manner: list[st
     write_data(here / "d", count=1, notes=30)
     assert run("-l", "120", "-b", "3", *manner, "--force") == 0
     path = Path("out/output-002.mid")
-    said, asked = page.from_texts(read_midi_texts(path.read_bytes()))
+    said, asked = decode_metadata(read_midi_texts(path.read_bytes()))
     assert (said["session"], said["seed"], said["piece"]) == ("m.sess", "5", "2")
     assert said["control"] == (manner[1] if "-c" in manner else "none")
     assert (asked is not None) == ("-c" in manner)
@@ -114,7 +114,7 @@ def test_a_piece_is_made_again_by_what_its_file_says(here: Path, manner: list[st
 def test_a_piece_of_a_seed_by_chance_is_made_again_too(here: Path) -> None:
     assert generate.main("-s m.sess -o out -l 60 -b 1 --device cpu".split()) == 0
     path = Path("out/output-000.mid")
-    said, _ = page.from_texts(read_midi_texts(path.read_bytes()))
+    said, _ = decode_metadata(read_midi_texts(path.read_bytes()))
     assert generate.main(shlex.split(said["made with"])[2:]) == 0
     assert Path("generated/output-000.mid").read_bytes() == path.read_bytes()
 
@@ -122,7 +122,7 @@ def test_a_piece_of_a_seed_by_chance_is_made_again_too(here: Path) -> None:
 def test_the_control_of_a_file_is_known_at_the_times_it_was_asked_for(here: Path) -> None:
     path = write_data(here / "d", count=1, notes=60) / "0.mid.data"
     assert run("-c", str(path), "-b", "1") == 0
-    _, asked = page.from_texts(read_midi_texts(Path("out/output-000.mid").read_bytes()))
+    _, asked = decode_metadata(read_midi_texts(Path("out/output-000.mid").read_bytes()))
     controls = read(str(path), 0).to_array()
     assert asked is not None
     assert asked.density[0] == controls[0, :12].argmax()

@@ -9,10 +9,10 @@ import torch
 import generate
 from config import GenerateConfig, ModelConfig
 from generation import writer as output
+from midi.metadata import decode_metadata
 from midi.notes import read_midi_texts
 from model import Session
 from sequence import CURRENT, NoteSeq
-from web import player as page
 
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / GenerateConfig().session
@@ -43,7 +43,7 @@ def test_it_plays_in_the_scale_that_is_asked_for(
 
 def command_of(sample: Path) -> list[str]:
     """The arguments that the file says it was made with."""
-    said, _ = page.from_texts(read_midi_texts(sample.read_bytes()))
+    said, _ = decode_metadata(read_midi_texts(sample.read_bytes()))
     return shlex.split(said["made with"])[2:]
 
 

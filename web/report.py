@@ -21,7 +21,7 @@ from web.charts import STYLE, bars, histogram
 ROWS = 500  # lines of a table at most
 
 
-def page(ledger: Ledger, source: str) -> bytes:
+def render_report(ledger: Ledger, source: str) -> bytes:
     """The HTML page about a run over the folder `source`; the same run gives the same bytes."""
     parts = [
         f"<h1>What is in {_name(source)}</h1>",

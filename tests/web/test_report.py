@@ -15,7 +15,7 @@ from corpus.summary import Ledger, Refused, Row
 from sequence import NoteSeq
 from tools.synthetic_data import write_midi
 from web.charts import bars, histogram, round_step
-from web.report import ROWS, page
+from web.report import ROWS, render_report
 
 VOID = {"meta", "img", "br"}
 
@@ -79,7 +79,7 @@ def test_names_are_shown_and_never_run() -> None:
     made.twins = [(name, name) for name in HOSTILE]
     made.nearly = [(HOSTILE[0], name, 0.95) for name in HOSTILE]
     made.same = [list(HOSTILE)]
-    read = Page(page(made, HOSTILE[0]))
+    read = Page(render_report(made, HOSTILE[0]))
     assert not {"script", "img", "link", "iframe"} & set(read.tags)
     assert not {name for name in read.attributes if name.startswith("on")}
     assert read.links == []
@@ -89,7 +89,7 @@ def test_names_are_shown_and_never_run() -> None:
 
 
 def test_the_page_fetches_nothing_and_runs_nothing() -> None:
-    content = page(ledger("a.mid"), "midi").decode()
+    content = render_report(ledger("a.mid"), "midi").decode()
     assert not re.search(r"https?:|url\(|@import|<script|<link", content)
     assert "prefers-color-scheme: dark" in content
 
@@ -97,7 +97,7 @@ def test_the_page_fetches_nothing_and_runs_nothing() -> None:
 @pytest.mark.parametrize("count", [0, 1, 10_000])
 def test_no_file_one_file_and_ten_thousand_fit(count: int) -> None:
     made = ledger(*(f"folder/{n}.mid" for n in range(count)))
-    content = page(made, "midi")
+    content = render_report(made, "midi")
     read = Page(content)
     assert len(content) < 1_000_000
     assert read.tags.get("tr", 0) <= 5 * (ROWS + 1)

@@ -1,0 +1,120 @@
+"""What a generated MIDI file says about itself, as text events.
+
+Each text event is "label: text". The labels are those of `LABELS`, and "asked", which holds
+the requested control over time as JSON. They are a file format: old files must stay readable.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from midi.control_schedule import DENSITY_LEVELS, ControlSchedule
+from midi.notes import NoteSeq
+from midi.pianoroll import measure_density
+
+LABELS = ("session", "seed", "piece", "control", "made with")
+REQUESTED = "asked"  # label of the requested control
+MAX_ROWS = 240  # rows of a requested control in a file, at most
+PROGRAM = ("python3", "generate.py")
+LAST_OF_SEVERAL = "  # the last that it writes"
+
+
+def format_command(argv: Sequence[str], several: bool = False) -> str:
+    """Return the shell command that generates a sample again.
+
+    several: the command writes several samples, and this is the last of them.
+    """
+    return shlex.join([*PROGRAM, *argv]) + (LAST_OF_SEVERAL if several else "")
+
+
+def is_command(line: str) -> bool:
+    """Return whether a line is exactly what `format_command` writes.
+
+    A MIDI file from elsewhere may hold any text, and readers paste this line into a shell.
+    """
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    argv = words[len(PROGRAM) :]
+    return line in (format_command(argv), format_command(argv, several=True))
+
+
+def encode_metadata(
+    metadata: Mapping[str, str], requested: ControlSchedule | None = None
+) -> list[str]:
+    """Return text events: one for each label, and one for the requested control.
+
+    Times are rounded to milliseconds and weights to thousandths. Of more than `MAX_ROWS`
+    changes, that many are stored, evenly spaced.
+    """
+    texts = [f"{label}: {text}" for label, text in metadata.items()]
+    if requested is None:
+        return texts
+    times, density, histogram = requested.drop_repeats().columns
+    rows = np.unique(np.linspace(0, len(times) - 1, min(len(times), MAX_ROWS)).astype(int))
+    columns = {
+        "times": np.round(np.asarray(times)[rows], 3).tolist(),
+        "density": np.asarray(density)[rows].astype(int).tolist(),
+        "histogram": np.rint(1000 * np.asarray(histogram)[rows]).astype(int).tolist(),
+    }
+    return [*texts, f"{REQUESTED}: {json.dumps(columns, separators=(',', ':'))}"]
+
+
+def decode_metadata(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedule | None]:
+    """Return the labels with their texts, and the requested control, from text events.
+
+    The inverse of `encode_metadata`. Never fails: whatever else the texts hold is ignored.
+    """
+    metadata: dict[str, str] = {}
+    for text in texts:
+        label, colon, rest = text.partition(": ")
+        if colon and label in (*LABELS, REQUESTED):
+            metadata.setdefault(label, rest)
+    if not is_command(metadata.get("made with", "")):
+        metadata.pop("made with", None)
+    return metadata, _decode_schedule(metadata.pop(REQUESTED, ""))
+
+
+def _decode_schedule(text: str) -> ControlSchedule | None:
+    try:
+        columns = json.loads(text)
+        times, density, weights = (
+            np.array(columns[name], np.float64) for name in ("times", "density", "histogram")
+        )
+        is_level = np.isin(density, range(DENSITY_LEVELS)).all()
+        if not is_level or not (np.abs(weights) <= 1e6).all() or len(times) > 10 * MAX_ROWS:
+            return None
+        share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+        return ControlSchedule(density.astype(np.int64), share, times)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def format_title(metadata: Mapping[str, str]) -> str:
+    """Return session, seed and number of a sample, as far as they are known."""
+    numbers = [f"{label} {metadata[label]}" for label in ("seed", "piece") if label in metadata]
+    return ", ".join(filter(None, [metadata.get("session", ""), *numbers]))
+
+
+def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -> dict[str, str]:
+    """Return the figures of a sample by name, as texts, compared with the requested control."""
+    summary = {"notes": f"{len(notes):,}", "length": f"{notes.seconds:.1f} s"}
+    if not len(notes):
+        return summary
+    _, density = measure_density(notes.starts, float(notes.starts[-1]))
+    low, high = (int(edge) for edge in (notes.velocities.min(), notes.velocities.max()))
+    summary |= {"notes per 2 s": f"{density.mean():.1f}", "velocity": f"{low}-{high}"}
+    if requested is None:
+        return summary
+    fewest, most = requested.density_ranges()
+    summary["notes per 2 s"] += f" (requested {fewest.min()}-{most.max()})"
+    if (requested.histogram == 0).any():  # else every pitch class is allowed
+        rows = np.maximum(requested.find_rows(notes.starts, np.arange(len(notes))), 0)
+        in_key = requested.histogram[rows, notes.pitches % 12] > 0
+        summary["in requested pitch classes"] = f"{in_key.mean():.1%}"
+    return summary
