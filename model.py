@@ -333,14 +333,14 @@ def _session(record: Any) -> Session:
         raise ValueError("not a session")
     version = record.get("session", SESSION)
     if type(version) is not int or version != SESSION:
-        raise ValueError(f"session version {tensorfile.told(version)}, not {SESSION}")
+        raise ValueError(f"session version {tensorfile.format_value(version)}, not {SESSION}")
     names = {entry.name for entry in fields(ModelConfig)}
     sizes = record["model_config"]
     if not isinstance(sizes, dict) or set(sizes) != names:
         raise ValueError(f"model_config has not the entries {sorted(names)}")
     for entry in fields(ModelConfig):
         if type(sizes[entry.name]) not in (int, entry.metadata["type"]):
-            told = tensorfile.told(sizes[entry.name])
+            told = tensorfile.format_value(sizes[entry.name])
             raise ValueError(f"{entry.name} is {told}, not a number of its kind")
     config, state = ModelConfig(**sizes), record.get("model_state", {})
     _check_state(config, state)
@@ -351,10 +351,10 @@ def _session(record: Any) -> Session:
     if optimizer_state is not None and not optimizer_state.get("state"):
         optimizer_state = None  # it has made no step
     if type(encoding) is not int:
-        raise ValueError(f"encoding is {tensorfile.told(encoding)}, not a whole number")
+        raise ValueError(f"encoding is {tensorfile.format_value(encoding)}, not a whole number")
     for key, value in training.items():
         if not isinstance(value, int | float | str):
-            raise ValueError(f"{tensorfile.told(key)} in training is neither a number nor text")
+            raise ValueError(f"{tensorfile.format_value(key)} in training is neither a number nor text")
     averaged, carried = record.get("averaged_state"), record.get("carried_state")
     if averaged is not None:
         _check_state(config, averaged)

@@ -57,7 +57,7 @@ def _layout(
 class Encoding:
     """One version of the encoding.
 
-    shifts: length of each time shift [32], in units of a clock that has `per_second` of
+    time_shifts: length of each time shift [32], in units of a clock that has `ticks_per_second` of
     them in a second; edges: the highest MIDI velocity of each velocity event but the last
     [31]; velocities: what each is decoded to [32]; is_legacy: notes are taken as the keys were
     released, without pedal, each gap is rounded down, each note on has its velocity event,
@@ -65,8 +65,8 @@ class Encoding:
     """
 
     version: int
-    shifts: Array
-    per_second: int
+    time_shifts: Array
+    ticks_per_second: int
     edges: Array
     velocities: Array
     is_legacy: bool
@@ -86,16 +86,16 @@ def _steps(low: float, step: float) -> Array:
 
 CURRENT = Encoding(
     version=2,
-    shifts=SHIFT_MS,
-    per_second=1000,
+    time_shifts=SHIFT_MS,
+    ticks_per_second=1000,
     edges=_steps(4, 4),
     velocities=4 * np.arange(32) + 3,  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
     is_legacy=False,
 )
 LEGACY = Encoding(
     version=1,
-    shifts=1.15 ** np.arange(32) / 65,
-    per_second=1,
+    time_shifts=1.15 ** np.arange(32) / 65,
+    ticks_per_second=1,
     edges=_steps(21, 88 / 31),
     velocities=np.append(np.rint(_steps(21, 88 / 31)), 108).astype(np.int64),
     is_legacy=True,
@@ -191,17 +191,17 @@ class EventSeq:
         on = press[key_events]
         strikes, onsets, pitches = key_events[on], times[on], keys[on].astype(np.int64)
         last = np.append((np.diff(pitches) != 0) | (np.diff(onsets) != 0), True)[: len(onsets)]
-        ends = np.maximum(ends[on], onsets + self.encoding.shifts[0])
+        ends = np.maximum(ends[on], onsets + self.encoding.time_shifts[0])
         return NoteSeq(
-            onsets[last] / self.encoding.per_second,
-            ends[last] / self.encoding.per_second,
+            onsets[last] / self.encoding.ticks_per_second,
+            ends[last] / self.encoding.ticks_per_second,
             pitches[last] + PITCHES.start,
             self._velocities()[strikes][last],
         )
 
     @cached_property
     def _shifts(self) -> Array:
-        shifts = self.encoding.shifts
+        shifts = self.encoding.time_shifts
         lengths = np.zeros(self.dim(), shifts.dtype)
         lengths[self._RANGES["time_shift"]] = shifts
         return lengths[self._array]
@@ -217,7 +217,7 @@ class EventSeq:
     @property
     def total_ms(self) -> int:
         """The sum of all time shifts in milliseconds."""
-        return round(1000 / self.encoding.per_second * self._shifts.sum())
+        return round(1000 / self.encoding.ticks_per_second * self._shifts.sum())
 
     @property
     def note_ons(self) -> int:
@@ -241,7 +241,7 @@ class EventSeq:
     def lengths(encoding: Encoding) -> Array:
         """How long each event lasts [240], in whole milliseconds; 0 but for time shifts."""
         lengths = np.zeros(EventSeq.dim(), np.int64)
-        milliseconds = 1000 / encoding.per_second * encoding.shifts
+        milliseconds = 1000 / encoding.ticks_per_second * encoding.time_shifts
         lengths[EventSeq._RANGES["time_shift"]] = np.rint(milliseconds)
         return lengths
 
@@ -352,7 +352,7 @@ def _floored(note_seq: NoteSeq, encoding: Encoding) -> Array:
     times, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
     on_times, off_times = np.split(where, 2)
     keys, number = pitches - PITCHES.start, 3 * np.arange(len(order))
-    at, nth, shifts = floor_time_shifts(times, encoding.shifts)
+    at, nth, shifts = floor_time_shifts(times, encoding.time_shifts)
     return _in_order(
         ("time_shift", shifts, at, nth),
         ("velocity", np.searchsorted(encoding.edges, velocities), on_times, number),
@@ -428,7 +428,7 @@ class ControlSeq:
         classes = (events[struck] + PITCHES.start) % 12
         heard = np.zeros((len(classes) + 1, 12), np.int32)  # of each class, before each note on
         np.cumsum(classes[:, None] == np.arange(12), axis=0, out=heard[1:])
-        window, start = ControlSeq.WINDOW * event_seq.encoding.per_second, np.arange(len(events))
+        window, start = ControlSeq.WINDOW * event_seq.encoding.ticks_per_second, np.arange(len(events))
         if not event_seq.encoding.is_legacy:
             last_full = event_seq.total_ms - window
             start = np.where(times <= last_full, start, np.searchsorted(times, last_full))

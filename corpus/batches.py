@@ -26,41 +26,41 @@ class Batch:
     """Windows side by side, on one device.
 
     before: int64 [batch], the event before each window; targets: int64 [steps, batch];
-    controls: float32 [steps, batch, 24]; controlled: bool [batch], the windows the network
-    shall see the control of; carried: bool [batch], the windows that go on where that column
+    controls: float32 [steps, batch, 24]; use_control: bool [batch], the windows the network
+    shall see the control of; continues: bool [batch], the windows that go on where that column
     of the batch before ended: `before` means something for these alone.
     """
 
-    before: Tensor
+    previous: Tensor
     targets: Tensor
     controls: Tensor
-    controlled: Tensor
-    carried: Tensor
+    use_control: Tensor
+    continues: Tensor
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """A batch as bytes: events [1 + steps, batch], the one before each window first.
 
-    MidiStats them controls [steps, batch, 13], and what `Batch` says of controlled and carried.
+    MidiStats them controls [steps, batch, 13], and what `Batch` says of use_control and continues.
     """
 
     events: Array
     controls: Array
-    controlled: Array
-    carried: Array
+    use_control: Array
+    continues: Array
 
-    def on(self, device: torch.device, encoding: Encoding) -> Batch:
+    def to_device(self, device: torch.device, encoding: Encoding) -> Batch:
         """The batch on `device`: bytes are sent there, and expanded there."""
         parts = (torch.from_numpy(part) for part in vars(self).values())
         if device.type == "cuda":  # else the copy would wait for all that the GPU has to do
             parts = (part.pin_memory() for part in parts)
-        events, controls, controlled, carried = (
+        events, controls, use_control, continues = (
             part.to(device, non_blocking=True) for part in parts
         )
         events = events.long()
         return Batch(
-            events[0], events[1:], expand_controls(controls, encoding), controlled, carried
+            events[0], events[1:], expand_controls(controls, encoding), use_control, continues
         )
 
 
@@ -100,16 +100,16 @@ class WindowSampler:
         stride: int,
         carry: int = 1,
         rank: int = 0,
-        among: int = 1,
+        world_size: int = 1,
         stretch: float = 0.0,
     ) -> None:
-        """With `rank` batches are that part of the batches that `among` processes share.
+        """With `rank` batches are that part of the batches that `world_size` processes share.
 
         stretch: each run is played up to so much faster or slower, 0.05 for 5 %; only for data
         of today's encoding.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
-        self.rank, self.among, self.stretch = rank, among, stretch
+        self.rank, self.world_size, self.stretch = rank, world_size, stretch
         self._stretched: dict[tuple[tuple[int, int, int], float], tuple[Array, Array]] = {}
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
         counts = np.maximum(0, (self._lengths - steps) // stride + 1)
@@ -124,11 +124,11 @@ class WindowSampler:
         pieces = np.searchsorted(self._ends, indices, "right")
         return pieces, (indices - np.append(0, self._ends)[pieces]) * self.stride
 
-    def batch(
+    def sample_batch(
         self, size: int, seed: int, number: int, control_ratio: float, transposing: bool
     ) -> PackedBatch:
         """Batch `number`: runs drawn evenly, with replacement."""
-        runs = self._runs(self.among * size, seed, number)
+        runs = self._runs(self.world_size * size, seed, number)
         runs = runs.part(slice(self.rank * size, (self.rank + 1) * size))
         whole = self._whole(runs)
         cut = [self._cut(*run, nth) for run, nth in zip(whole, runs.nth, strict=True)]

@@ -48,9 +48,9 @@ class Traits:
             seconds=notes.seconds,
             pitches=np.bincount(notes.pitches, minlength=128),
             velocities=np.bincount(notes.velocities, minlength=128),
-            on_grid=max(grid_share(notes.starts), beside.on_beat) if len(notes) >= TELLING else 0.0,
-            presses=beside.presses,
-            pedalled=min(1.0, beside.pedalled / notes.seconds) if notes.seconds else 0.0,
+            on_grid=max(grid_share(notes.starts), beside.on_beat_share) if len(notes) >= TELLING else 0.0,
+            presses=beside.pedal_presses,
+            pedalled=min(1.0, beside.pedal_seconds / notes.seconds) if notes.seconds else 0.0,
         )
 
     @property

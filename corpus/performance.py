@@ -27,7 +27,6 @@ from corpus import tensorfile
 from sequence import CURRENT, ENCODINGS, LEGACY, ControlSeq, Encoding, EventSeq
 from utils import Array
 
-SUFFIX = ".data"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Performance:
     def __len__(self) -> int:
         return len(self.events)
 
-    def controls_in(self, encoding: Encoding) -> Array:
+    def convert_controls(self, encoding: Encoding) -> Array:
         """Controls float32 [events, 24] that ask a network of `encoding` for such a performance.
 
         For another encoding than its own the events are decoded and encoded again, which
@@ -91,7 +90,7 @@ def _performance(record: Any) -> Performance:
         raise ValueError("not a .data file of this suite; preprocess.py makes them")
     version = record["encoding"]
     if type(version) is not int or version not in ENCODINGS:
-        told = tensorfile.told(version)
+        told = tensorfile.format_value(version)
         raise ValueError(f"encoding {told} is none of {list(ENCODINGS)}; preprocess again")
     events, controls = record.get("events", ()), record.get("controls", ())
     for name, tensor, shape in (("events", events, ()), ("controls", controls, (13,))):

@@ -111,7 +111,7 @@ def load(path: Name, memory_map: bool = False) -> Any:
             raise ValueError(f"{path}: not a file of this suite, or damaged ({why})") from error
 
 
-def told(value: Any) -> str:
+def format_value(value: Any) -> str:
     """What a file holds, as a sentence about it can say it, however large that is."""
     return reprlib.repr(value)[:60]
 

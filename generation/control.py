@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from corpus.performance import SUFFIX, Performance
+from config import DATA_SUFFIX, MIDI_SUFFIXES
+from corpus.performance import Performance
 from midi.control_schedule import Control, ControlSchedule, find_density_level
 from sequence import CURRENT, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
 ROW = 0.1  # seconds that a row of a plan that changes holds
 DENSITY = 3  # where none is said
-MIDI = (".mid", ".midi", ".kar")
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = (
     ("1,0,1,0,1,1,0,1,0,1,0,1;3", "weights of C, C#, ... B, then the density"),
@@ -114,15 +114,15 @@ def read(text: str, seed: int, encoding: Encoding = CURRENT) -> ControlSchedule:
     """
     path = Path(text)
     if os.path.isdir(text):
-        found = list(utils.find_files(path, (SUFFIX,)))
+        found = list(utils.find_files(path, (DATA_SUFFIX,)))
         if not found:
-            raise ValueError(f"no {SUFFIX} files in the folder {text!r}")
+            raise ValueError(f"no {DATA_SUFFIX} files in the folder {text!r}")
         path = found[int(np.random.default_rng(seed).integers(len(found)))]
     if os.path.isfile(path):
         rows = _of_file(path, encoding)
         density, histogram = (rows[:, part] for part in ControlSeq.feat_ranges().values())
         return ControlSchedule(density.argmax(axis=1), histogram, text=str(path))
-    if text.lower().endswith((*MIDI, SUFFIX)) or "/" in text.partition(";")[0]:
+    if text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX)) or "/" in text.partition(";")[0]:
         raise ValueError(f"there is no file or folder {_short(text)}")
     return planned(parts(text))
 
@@ -135,7 +135,7 @@ def _of_file(path: Path, encoding: Encoding) -> Array:
     else:
         performance = Performance.load(path)
         try:
-            controls = performance.controls_in(encoding)
+            controls = performance.convert_controls(encoding)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     if not len(controls):

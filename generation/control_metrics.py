@@ -56,7 +56,7 @@ def delivered(pitches: Array, onsets: Array, histogram: Array) -> Delivered:
 def followed(events: EventSeq, asked: ControlSchedule, most: int = 4) -> Iterator[str]:
     """What was asked for in each section of a piece and what it holds; of many, the average."""
     numbers = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
-    onsets = events.times[numbers] / events.encoding.per_second
+    onsets = events.times[numbers] / events.encoding.ticks_per_second
     pitches = events.to_array()[numbers].astype(np.int64) + PITCHES.start
     rows = asked.find_rows(onsets, numbers)
     found = []

@@ -54,7 +54,7 @@ def read_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
     if not len(struck):
         where = f" from second {start:g} on" if start else ""
         raise ValueError(f"{path}: there is no note to begin with{where}")
-    late = struck[whole.times[struck] > seconds * encoding.per_second]
+    late = struck[whole.times[struck] > seconds * encoding.ticks_per_second]
     end = int(late[0]) if len(late) else len(array)
     while end and array[end - 1] in EventSeq.feat_ranges()["velocity"] and len(late):
         end -= 1  # it belongs to the note that is cut off

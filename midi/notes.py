@@ -267,9 +267,9 @@ class MidiStats:
     goes down; pedalled: seconds for which it is down.
     """
 
-    on_beat: float
-    presses: int
-    pedalled: float
+    on_beat_share: float
+    pedal_presses: int
+    pedal_seconds: float
 
 
 def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]:
@@ -279,9 +279,9 @@ def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]
     ticks = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
     pedals = [_presses(notes, pedal) for notes, pedal in parts]
     beside = MidiStats(
-        on_beat=_on_beat(np.concatenate([[0], *ticks])[1:], score.ticks_per_quarter),
-        presses=sum(presses for presses, _ in pedals),
-        pedalled=max((pedalled for _, pedalled in pedals), default=0.0),
+        on_beat_share=_on_beat(np.concatenate([[0], *ticks])[1:], score.ticks_per_quarter),
+        pedal_presses=sum(presses for presses, _ in pedals),
+        pedal_seconds=max((pedalled for _, pedalled in pedals), default=0.0),
     )
     return _joined(parts, sustain), beside
 

@@ -483,7 +483,7 @@ def test_a_tuple_of_arrays_is_read_as_a_performance(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made.controls, controls_of(events))
     assert made.notes == 60
     assert made.milliseconds == round(1000 * sum(SHIFTS[e - 208] for e in events if e >= 208))
-    np.testing.assert_allclose(made.controls_in(LEGACY), floats_of(controls_of(events)), atol=1e-7)
+    np.testing.assert_allclose(made.convert_controls(LEGACY), floats_of(controls_of(events)), atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -388,7 +388,7 @@ def test_a_score_with_a_changing_tempo_is_known_by_its_own_beats(tmp_path: Path)
     midi.write(str(tmp_path / "score.mid"))
     notes, beside = read_midi((tmp_path / "score.mid").read_bytes())
     assert len(notes) == 120
-    assert beside.on_beat == 1.0
+    assert beside.on_beat_share == 1.0
     assert grid_share(notes.starts) < QUANTISED
 
 
@@ -401,8 +401,8 @@ def test_the_pedal_is_measured(tmp_path: Path) -> None:
     midi.instruments.append(piano)
     midi.write(str(tmp_path / "pedal.mid"))
     _, beside = read_midi((tmp_path / "pedal.mid").read_bytes())
-    assert beside.presses == 2
-    assert beside.pedalled == pytest.approx(4.0, abs=0.01)
+    assert beside.pedal_presses == 2
+    assert beside.pedal_seconds == pytest.approx(4.0, abs=0.01)
 
 
 @pytest.mark.real

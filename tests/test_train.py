@@ -605,13 +605,13 @@ def test_a_best_by_other_judges_does_not_count(
 def test_the_options_reach_the_batches(
     here: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, batch = [], WindowSampler.batch
+    seen, batch = [], WindowSampler.sample_batch
 
     def record(windows: WindowSampler, *how: object) -> object:
         seen.append(how)
         return batch(windows, *how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(WindowSampler, "batch", record)
+    monkeypatch.setattr(WindowSampler, "sample_batch", record)
     run(data, "--max-steps", "2", "-t", "-c", "0.25", "--seed", "8")
     assert seen[:2] == [(4, 8, 0, 0.25, True), (4, 8, 1, 0.25, True)]
 

@@ -140,7 +140,7 @@ def training() -> Iterator[str]:
     windows, numbers = WindowSampler(corpus, STEPS, 10, 8), itertools.count()
     cpu = torch.device("cpu")
     cut = seconds(
-        lambda: windows.batch(BATCH, 0, next(numbers), 0.9, True).on(cpu, corpus.encoding), 20
+        lambda: windows.sample_batch(BATCH, 0, next(numbers), 0.9, True).to_device(cpu, corpus.encoding), 20
     )
     yield f"cutting a batch: {1000 * cut:.1f} ms, {cut / fast:.2%} of a step"
 

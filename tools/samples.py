@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 import utils
-from config import GenerateConfig
-from corpus.performance import SUFFIX, Performance
+from config import DATA_SUFFIX, MIDI_SUFFIXES, GenerateConfig
+from corpus.performance import Performance
 from generation import pipeline as composer
 from generation.engine import Engine, Schedule, make_generators
 from generation.pipeline import RELEASE, SampleBuffer
 from model import PerformanceRNN
-from preprocess import MIDI_SUFFIXES
 from sequence import Control, ControlSeq, Encoding, EventSeq, NoteSeq
 from tools.music_metrics import DENSITIES
 from utils import Array
@@ -41,14 +40,14 @@ LADDER = "density 0-11"
 
 def performances(folder: Path) -> list[tuple[str, NoteSeq]]:
     """The name of the piece (its folder) and the notes of each `.data` or MIDI file, decoded."""
-    paths = list(utils.find_files(folder, (SUFFIX,)))
+    paths = list(utils.find_files(folder, (DATA_SUFFIX,)))
     paths = paths or list(utils.find_files(folder, MIDI_SUFFIXES))
     return [(str(path.parent.relative_to(folder)), decoded(path)) for path in paths]
 
 
 def decoded(path: Path) -> NoteSeq:
     """The notes of a `.data` or MIDI file as they are after they were events."""
-    if path.suffix.lower() != SUFFIX:
+    if path.suffix.lower() != DATA_SUFFIX:
         return EventSeq.from_note_seq(NoteSeq.from_midi_file(path).trim_start()).to_note_seq()
     performance = Performance.load(path)
     return EventSeq.from_array(performance.events, performance.encoding).to_note_seq()

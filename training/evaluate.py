@@ -43,7 +43,7 @@ class EvalResult:
     def seconds(self) -> float:
         """How long the music lasts: the sum of its time shifts."""
         shifts = self.counts[EventSeq.feat_ranges()["time_shift"]]
-        return float(shifts @ self.encoding.shifts / self.encoding.per_second)
+        return float(shifts @ self.encoding.time_shifts / self.encoding.ticks_per_second)
 
     @property
     def nats(self) -> float:

@@ -41,9 +41,9 @@ class _Lesson(nn.Module):
         hidden = self.team.part(model.init_hidden(init))
         heard = model.shift_right(batch.targets)
         if carried is not None and carried.shape == hidden.shape:
-            hidden = torch.where(batch.carried[:, None], carried, hidden)
-            heard[0] = torch.where(batch.carried, batch.before, heard[0])
-        control = (batch.controls, batch.controlled)
+            hidden = torch.where(batch.continues[:, None], carried, hidden)
+            heard[0] = torch.where(batch.continues, batch.previous, heard[0])
+        control = (batch.controls, batch.use_control)
         if taught < 1:
             logits, last = model.forward_scheduled(heard, hidden, *control, taught)
         else:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 import config
 import utils
-from config import ModelConfig, TrainConfig
+from config import DATA_SUFFIX, ModelConfig, TrainConfig
 from corpus.batches import Batch, WindowSampler
-from corpus.performance import SUFFIX, Corpus, hold_out
+from corpus.performance import Corpus, hold_out
 from model import OPTION, PerformanceRNN, Session, pick_device
 from sequence import CURRENT, ENCODINGS, Encoding
 from training.distributed import Team
@@ -93,14 +93,14 @@ class Run:
 
     def _batch(self, number: int) -> Batch:
         options = self.options
-        packed = self.windows.batch(
+        packed = self.windows.sample_batch(
             options.batch_size,
             options.seed,
             number,
             options.control_ratio,
             options.use_transposition,
         )
-        return packed.on(self.learner.model.device, self.windows.corpus.encoding)
+        return packed.to_device(self.learner.model.device, self.windows.corpus.encoding)
 
     def save(self, together: bool = True) -> None:
         """Write the session file; NotFinite if the network is spoiled.
@@ -299,10 +299,10 @@ def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
 
 
 def data_files(root: Path) -> Iterator[Path]:
-    found = list(utils.find_files(root, (SUFFIX,))) if root.is_dir() else []
+    found = list(utils.find_files(root, (DATA_SUFFIX,))) if root.is_dir() else []
     if not found:
         raise Failure(
-            f"no {SUFFIX} files in {str(root)!r}; preprocess.py makes them from MIDI files, "
+            f"no {DATA_SUFFIX} files in {str(root)!r}; preprocess.py makes them from MIDI files, "
             f"and this fetches some: {config.FETCH_COMMAND}"
         )
     yield from found

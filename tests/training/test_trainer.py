@@ -28,14 +28,14 @@ def learner(precision: str = "fp32", averaging: float = 0.0, decay: float = 0.0)
 
 def batches(carry: int, steps: int = 10, count: int = 2) -> list[Batch]:
     windows = WindowSampler(Corpus([performance(np.arange(220))]), steps, 1, carry)
-    cut = (windows.batch(4, 3, number, 1.0, False) for number in range(count))
-    return [packed.on(CPU, windows.corpus.encoding) for packed in cut]
+    cut = (windows.sample_batch(4, 3, number, 1.0, False) for number in range(count))
+    return [packed.to_device(CPU, windows.corpus.encoding) for packed in cut]
 
 
 def test_the_hidden_state_is_carried_as_if_the_windows_were_one() -> None:
     made = learner()
     first, second = batches(carry=40)
-    carried = second.carried
+    carried = second.continues
     assert 0 < int(carried.sum()) < 5
     made.step(first, 0.0, 1.0, 0, SEED)
     loss, _ = made.step(second, 0.0, 1.0, 1, SEED)
