@@ -1,35 +1,70 @@
-"""Where the real performances are, and how the property tests run."""
+"""Files and settings that the tests share."""
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several workers share the cores
+
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("suite", deadline=None, max_examples=100)
 settings.load_profile("suite")
 
-ASAP = Path(__file__).resolve().parents[2] / "shared" / "data" / "asap"
-
-
-def evenly_spaced(part: str, count: int) -> list[Path]:
-    """`count` of the MIDI files of one part of the collection; none where it is missing."""
-    files = sorted((ASAP / part).rglob("*.mid"))
-    return [files[i * len(files) // count] for i in range(count)] if files else []
+DATA = Path(__file__).parent / "data"  # see its README.md
+ASAP = Path("nowhere")  # temporary, until test_dedup.py and test_pipeline.py do without it
+MIDI_PATHS = sorted([*DATA.glob("*.mid"), *(DATA.parents[1] / "docs").glob("*.mid")])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for a `real_path` on six files of each part."""
-    if "real_path" in metafunc.fixturenames:
-        paths = evenly_spaced("validation", 6) + evenly_spaced("train", 6)
-        missing = pytest.param(None, marks=pytest.mark.skip(reason="no ../shared/data/asap"))
-        metafunc.parametrize(
-            "real_path", paths or [missing], ids=[path.stem for path in paths] or ["missing"]
-        )
+    """Run a test that takes a `midi_path` on each of the MIDI files."""
+    for name in ("midi_path", "real_path"):  # real_path: temporary, use midi_path
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, MIDI_PATHS, ids=[path.stem for path in MIDI_PATHS])
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return tests/data."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def midi_paths() -> list[Path]:
+    """Return four performances with pedal and tempo changes, and four generated samples."""
+    return MIDI_PATHS
 
 
 @pytest.fixture(scope="session")
 def validation_paths() -> list[Path]:
-    """Twelve validation files; skips the test where there are none."""
-    return evenly_spaced("validation", 12) or pytest.skip("no ../shared/data/asap")
+    """Temporary: use midi_paths."""
+    return MIDI_PATHS
+
+
+@pytest.fixture(scope="session")
+def original_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the original's original.sess and original-torch04.sess."""
+    folder = tmp_path_factory.mktemp("original")
+    with tarfile.open(DATA / "original-sessions.tar.xz") as archive:
+        for member in archive.getmembers():
+            content = archive.extractfile(member)
+            assert content is not None
+            (folder / Path(member.name).name).write_bytes(content.read())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def original_logits() -> dict[str, torch.Tensor]:
+    """Return the inputs that the original was given and the logits that it computed.
+
+    init [3, 32], events [9, 3], controls [10, 3, 24]; logits_controlled and logits_uncontrolled
+    [10, 3, 60] are those of every fourth event, `columns` [60].
+    """
+    with np.load(DATA / "original-logits.npz") as arrays:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
