@@ -5,23 +5,20 @@ usage() {
     cat <<'END'
 bash scripts/maestro_scraper.sh DIR        for example: midi/maestro
 
-Fetches the MIDI files of MAESTRO v3.0.0 (the Magenta project) and unpacks them by their official
-split, as DIR/train/YEAR/..., DIR/validation/... and DIR/test/...; the archive stays in DIR.
-SHA256, from the environment, is the checksum of the archive, if BASE_URL offers another one.
+Downloads the MIDI files of MAESTRO v3.0.0 and unpacks them by their official split, as
+DIR/train/YEAR/..., DIR/validation/... and DIR/test/...; the archive stays in DIR.
+SHA256, from the environment, is the checksum of the archive if BASE_URL offers another one.
 END
 }
 
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-MAX_MB="${MAX_MB:-500}"
 begin 0 "$@"
-
 BASE_URL="${BASE_URL:-https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0}"
 SHA256="${SHA256:-70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c}"
-name=maestro-v3.0.0-midi.zip
 
 echo "MAESTRO v3.0.0 (Hawthorne et al., 2019): 1,276 piano performances, 199 hours."
-echo "Licence: CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
+echo "License: CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
 echo "Size: an archive of 56 MB, and about 80 MB unpacked."
-fetch_archive "$BASE_URL/$name" "$DIR/$name" "$SHA256"
-unpack "$DIR/$name" maestro-v3.0.0.csv midi_filename split
+download archive --check "$SHA256" --max-mb 500 --table maestro-v3.0.0.csv \
+    --column midi_filename --split split "$DIR" "$BASE_URL/maestro-v3.0.0-midi.zip"
