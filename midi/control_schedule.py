@@ -98,7 +98,7 @@ def encode_controls(density: Array, histogram: Array) -> Array:
 class ControlSchedule:
     """The requested controls over time; each row holds until the next one, the last to the end.
 
-    density: level of each row [rows]; histogram: weights from C that sum to 1 [rows, 12];
+    density: level of each row [rows]; histogram: weights from C that sum to 1, float32 [rows, 12];
     times: the second at which each row begins [rows], ascending, or None for one row per
     event. The first row holds from the start, whatever its time.
     text: the schedule as it was written; parts: the start in seconds and the text of each
@@ -113,6 +113,8 @@ class ControlSchedule:
     parts: tuple[tuple[float, str], ...] = ()
 
     def __post_init__(self) -> None:
+        # float32 as in the control vector: rows that are the same to a network are repeats
+        object.__setattr__(self, "histogram", np.asarray(self.histogram, np.float32))
         rows, times = len(self.density), self.times
         shapes = [np.shape(column) for column in self.columns]
         if not rows or shapes != [(rows,), (rows,), (rows, 12)]:
