@@ -26,7 +26,7 @@ from midi.control_schedule import (
     find_density_level,
     normalize_histogram,
 )
-from midi.notes import NoteSeq, next_strike, read_only
+from midi.notes import NoteSeq, find_next_onsets, read_only
 from midi.quantize import SHIFT_MS, SHORTEST_MS, choose_time_shifts, floor_time_shifts, quantize
 from utils import Array
 
@@ -312,7 +312,7 @@ class _Strikes:
         if not len(first):
             return _Strikes(starts, ends, pitches, notes.velocities[order], notes.starts[order])
         ends = np.maximum.reduceat(ends, first)
-        ends = np.minimum(ends, next_strike(pitches[first], starts[first]))
+        ends = np.minimum(ends, find_next_onsets(pitches[first], starts[first]))
         return _Strikes(
             starts[first],
             np.maximum(ends, starts[first] + SHORTEST_MS).astype(np.int64),

@@ -1,1 +1,1 @@
-"""Notes and MIDI files, their pictures and their audio."""
+"""Notes and MIDI files, control schedules, piano rolls and audio. Nothing here needs torch."""

@@ -1,13 +1,13 @@
-"""Notes, and MIDI files: the one place that knows the MIDI libraries.
+"""Notes, and reading and writing MIDI files: the one module that knows the MIDI libraries.
 
-Files are read with symusic, for speed and patience; PrettyMIDI objects are for users.
+Files are read with symusic, which is fast and lenient, and written with pretty_midi.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ import symusic
 import utils
 from utils import Array
 
-SUSTAIN = 64  # controller number of the sustain pedal, and the value from which it is down
+SUSTAIN = 64  # controller number of the sustain pedal
+PEDAL_DOWN = 64  # lowest controller value at which the pedal is down
+ALL_PROGRAMS = range(128)
+MAX_RESOLUTION = 32767  # ticks per quarter note that a file can hold
+MIN_TICKS_PER_TWELFTH = 6  # with coarser ticks, too many notes are on the beat by chance
 
 
 def read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
-    """A copy that can not be written."""
+    """Return a read-only copy."""
     array = np.array(values, dtype=dtype)
     array.setflags(write=False)
     return array
@@ -32,10 +36,10 @@ def read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class NoteSeq:
-    """Notes in order of (onset, pitch), as four read-only columns of one length.
+    """Notes sorted by (start, pitch), as four read-only columns of equal length.
 
     starts, ends: float64 seconds, 0 <= start <= end; pitches: 0-127; velocities: 1-127.
-    Raises ValueError for other values or columns of different lengths.
+    Raises ValueError for other values, or columns of different shapes.
     """
 
     starts: Array = field(default_factory=lambda: np.empty(0))
@@ -70,34 +74,34 @@ class NoteSeq:
 
     @property
     def columns(self) -> tuple[Array, Array, Array, Array]:
-        """Starts, ends, pitches, velocities."""
+        """Starts, ends, pitches, velocities, each [notes]."""
         return self.starts, self.ends, self.pitches, self.velocities
 
     @property
     def seconds(self) -> float:
-        """When the last note ends; 0.0 without notes."""
+        """The end of the last note; 0.0 without notes."""
         return float(self.ends.max()) if len(self) else 0.0
 
     @staticmethod
     def from_midi(
-        midi: pretty_midi.PrettyMIDI, programs: Iterable[int] = range(128), sustain: bool = True
+        midi: pretty_midi.PrettyMIDI, programs: Iterable[int] = ALL_PROGRAMS, sustain: bool = True
     ) -> NoteSeq:
-        """Notes of the instruments in `programs`, drums left out, sustain folded into the ends.
+        """Return the notes of the instruments in `programs`, without drums.
 
-        A key sounds until it is released with the pedal up, or struck again; without
-        `sustain` the pedal says nothing.
+        With `sustain`, a note whose key is released while the pedal is down ends when the pedal
+        is lifted. Every note ends when its key is struck again.
         """
-        return _joined(_from_pretty_midi(midi, set(programs)), sustain)
+        return _merge_tracks(_tracks_of_pretty_midi(midi, set(programs)), sustain)
 
     @staticmethod
     def from_midi_file(
-        path: str | os.PathLike[str], programs: Iterable[int] = range(128), sustain: bool = True
+        path: str | os.PathLike[str], programs: Iterable[int] = ALL_PROGRAMS, sustain: bool = True
     ) -> NoteSeq:
-        """Notes of a MIDI file, by the rules of `from_midi`.
+        """Return the notes of a MIDI file, by the rules of `from_midi`.
 
-        Where notes of one pitch overlap in the file, the first note off ends the first note
-        on. A move of the pedal belongs to the program in force. Raises ValueError, naming the
-        path, for a file that is not readable as MIDI.
+        Where notes of one pitch overlap in a track, the first note off ends the first note on.
+        A pedal change belongs to the program in force at that time. Raises ValueError, naming
+        the path, for a file that is not readable as MIDI.
         """
         try:
             return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs, sustain)
@@ -106,165 +110,232 @@ class NoteSeq:
 
     @staticmethod
     def from_midi_bytes(
-        content: bytes, programs: Iterable[int] = range(128), sustain: bool = True
+        content: bytes, programs: Iterable[int] = ALL_PROGRAMS, sustain: bool = True
     ) -> NoteSeq:
-        """Notes of a MIDI file's content; see `from_midi_file`."""
-        return _joined(_from_score(_score(content), set(programs)), sustain)
+        """Return the notes of the content of a MIDI file; see `from_midi_file`."""
+        return _merge_tracks(_tracks_of_score(_parse(content), set(programs)), sustain)
 
     def to_midi(
         self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
     ) -> pretty_midi.PrettyMIDI:
-        """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond.
+        """Return a PrettyMIDI with one instrument.
 
-        `texts` become text events at its start, in their order and in UTF-8; `read_midi_texts` is
-        the inverse.
+        A tick is about a millisecond, and no note is shorter than a tick. `texts` become text
+        events at time 0, in order, in UTF-8; `read_midi_texts` is the inverse. Raises
+        ValueError for a tempo (quarter notes per minute) at which a file cannot have such ticks.
         """
-        midi = _to_pretty_midi(self.columns, program, tempo)
-        written = (text.encode("utf-8", "backslashreplace").decode("latin-1") for text in texts)
-        midi.text_events = [pretty_midi.Text(text, 0.0) for text in written]
+        resolution = round(60000 / tempo) if tempo > 0 else 0
+        if not 1 <= resolution <= MAX_RESOLUTION:
+            raise ValueError(f"a tempo of {tempo} beats per minute cannot be written")
+        tick = 60 / tempo / resolution  # seconds
+        first = np.rint(self.starts / tick)
+        last = np.maximum(np.rint(self.ends / tick), first + 1)
+        columns = (first * tick, last * tick, self.pitches, self.velocities)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+
+        piano = pretty_midi.Instrument(program, name="Piano")
+        piano.notes = [pretty_midi.Note(v, p, start, end) for start, end, p, v in rows]
+        midi = pretty_midi.PrettyMIDI(resolution=resolution, initial_tempo=tempo)
+        midi.instruments.append(piano)
+        # pretty_midi writes latin-1: these are the UTF-8 bytes, one character each
+        encoded = (text.encode("utf-8", "backslashreplace").decode("latin-1") for text in texts)
+        midi.text_events = [pretty_midi.Text(text, 0.0) for text in encoded]
         return midi
 
     def to_midi_file(
         self, path: str | os.PathLike[str], program: int = 0, texts: Iterable[str] = ()
     ) -> None:
-        """Write a MIDI file; the file appears whole or not at all."""
+        """Write a MIDI file atomically; see `to_midi`."""
         content = io.BytesIO()
         self.to_midi(program, texts=texts).write(content)
         utils.atomic_write(path, content.getvalue())
 
     @staticmethod
     def merge(*note_seqs: NoteSeq) -> NoteSeq:
-        """All notes of several sequences; a key struck again is cut there."""
-        return _joined(((np.stack(seq.columns), _NO_PEDAL) for seq in note_seqs), False)
+        """Return the notes of several sequences; a note ends when its key is struck again."""
+        tracks = (_Track(np.stack(seq.columns), np.empty((2, 0))) for seq in note_seqs)
+        return _merge_tracks(tracks, sustain=False)
 
     def adjust_time(self, offset: float) -> NoteSeq:
-        """Notes moved by `offset` seconds; ValueError if one would start before 0."""
+        """Return the notes moved by `offset` seconds; ValueError if one would start before 0."""
         return NoteSeq(self.starts + offset, self.ends + offset, self.pitches, self.velocities)
 
     def adjust_pitches(self, offset: int) -> NoteSeq:
-        """Notes transposed by `offset` semitones; ValueError if one leaves 0-127."""
+        """Return the notes transposed by `offset` semitones; ValueError if one leaves 0-127."""
         return NoteSeq(self.starts, self.ends, self.pitches + offset, self.velocities)
 
     def adjust_velocities(self, offset: int) -> NoteSeq:
-        """Notes louder by `offset`, kept within 1-127."""
-        louder = np.clip(self.velocities + offset, 1, 127)
-        return NoteSeq(self.starts, self.ends, self.pitches, louder)
+        """Return the notes with `offset` added to their velocities, clipped to 1-127."""
+        velocities = np.clip(self.velocities + offset, 1, 127)
+        return NoteSeq(self.starts, self.ends, self.pitches, velocities)
 
     def limit_durations(self, seconds: float, after: float = 0.0) -> NoteSeq:
-        """Notes that end `seconds` after their onset, or after second `after`, at the latest."""
+        """Return the notes, each ending at most `seconds` after its start, or after `after`."""
         ends = np.minimum(self.ends, np.maximum(self.starts, after) + seconds)
         return NoteSeq(self.starts, ends, self.pitches, self.velocities)
 
     def truncate(self, seconds: float) -> NoteSeq:
-        """Notes that start before `seconds`, and end there at the latest."""
-        before = self.starts < seconds
-        starts, ends, pitches, velocities = (column[before] for column in self.columns)
+        """Return the notes that start before `seconds`, ending there at the latest."""
+        inside = self.starts < seconds
+        starts, ends, pitches, velocities = (column[inside] for column in self.columns)
         return NoteSeq(starts, np.minimum(ends, seconds), pitches, velocities)
 
     def trim_start(self) -> NoteSeq:
-        """Notes moved so that the first one starts at 0."""
+        """Return the notes moved so that the first one starts at 0."""
         return self.adjust_time(-self.starts[0]) if len(self) else self
 
 
 def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
-    good = np.isfinite(values) & (values >= low) & (values <= high)
-    if not good.all():
-        worst = values[~good][0]
-        raise ValueError(f"note {name} {worst} is not allowed ({int((~good).sum())} such notes)")
+    valid = np.isfinite(values) & (values >= low) & (values <= high)
+    if not valid.all():
+        first = values[~valid][0]
+        raise ValueError(f"note {name} {first} is not allowed ({int((~valid).sum())} such notes)")
 
 
-def _joined(parts: Iterable[tuple[Array, Array]], sustain: bool) -> NoteSeq:
-    """One NoteSeq from notes [4, notes] and the pedal [time/value, changes] of each part.
+def find_next_onsets(pitches: Array, starts: Array) -> Array:
+    """Return, for notes sorted by (pitch, start), the next later onset of the same pitch.
 
-    Every note is cut where its key is struck again.
+    float64 [notes], inf where there is none.
     """
-    found = [_sustained(notes, pedal) if sustain else notes for notes, pedal in parts]
-    if not found:
-        return NoteSeq()
-    starts, ends, pitches, velocities = np.concatenate(found, axis=1)
-    order = np.lexsort((starts, pitches))
-    cut = ends.copy()
-    cut[order] = np.minimum(ends[order], next_strike(pitches[order], starts[order]))
-    return NoteSeq(starts, cut, pitches, velocities)
-
-
-def next_strike(pitches: Array, starts: Array) -> Array:
-    """For notes sorted by (pitch, onset): the next later onset of the same pitch, or inf."""
-    new = np.ones(len(starts), bool)
-    new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) != 0)
-    first = np.append(np.flatnonzero(new), len(starts))
-    following = first[np.cumsum(new)]  # index of the next onset, whatever its pitch
-    inside = np.minimum(following, len(starts) - 1)
-    same = (following < len(starts)) & (pitches[inside] == pitches)
-    return np.where(same, starts[inside], np.inf)
+    is_new = np.ones(len(starts), bool)  # not at the onset of the note before
+    is_new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) != 0)
+    first = np.append(np.flatnonzero(is_new), len(starts))
+    following = first[np.cumsum(is_new)]  # index of the next onset, of any pitch
+    index = np.minimum(following, len(starts) - 1)
+    has_next = (following < len(starts)) & (pitches[index] == pitches)
+    return np.where(has_next, starts[index], np.inf)
 
 
 # ------------------------------------------------------------------------------- MIDI files
 
-_NO_PEDAL = np.empty((2, 0))
 
+@dataclass(frozen=True)
+class _Track:
+    """Notes [4, notes] (start, end, pitch, velocity) and pedal changes [2, changes] (time, value).
 
-def _from_pretty_midi(
-    midi: pretty_midi.PrettyMIDI, programs: set[int]
-) -> Iterator[tuple[Array, Array]]:
-    """[start/end/pitch/velocity, notes] of each instrument in `programs` that is no drum set.
-
-    MidiStats it the moves of its pedal [time/value, changes]. Notes of no length are left out.
+    Times are in seconds.
     """
+
+    notes: Array
+    pedal: Array
+
+    def sorted_pedal(self) -> Array:
+        """Return the pedal changes in order of time."""
+        return np.asarray(self.pedal[:, np.argsort(self.pedal[0], kind="stable")])
+
+    def extend_notes(self) -> Array:
+        """Return the notes [4, notes], those held by the pedal ending when it is lifted.
+
+        A pedal that is never lifted holds until the last event of the track.
+        """
+        if not self.pedal.size or not self.notes.size:
+            return self.notes
+        starts, ends, pitches, velocities = self.notes
+        times, values = self.sorted_pedal()
+        lift_times = np.where(values >= PEDAL_DOWN, np.inf, times)
+        next_lift = np.minimum.accumulate(lift_times[::-1])[::-1]
+        next_lift[np.isinf(next_lift)] = max(times[-1], ends.max())
+        change = np.searchsorted(times, ends, "right") - 1  # the last one before each end
+        is_held = (change >= 0) & (values[change] >= PEDAL_DOWN)
+        return np.stack([starts, np.where(is_held, next_lift[change], ends), pitches, velocities])
+
+    def measure_pedal(self) -> tuple[int, float]:
+        """Return how often the pedal goes down, and for how many seconds it is down."""
+        if not self.pedal.size:
+            return 0, 0.0
+        times, values = self.sorted_pedal()
+        is_down = values >= PEDAL_DOWN
+        lengths = np.diff(times, append=max(times[-1], self.notes[1].max(initial=0.0)))
+        is_press = is_down & ~np.append(False, is_down[:-1])
+        return int(is_press.sum()), float(lengths[is_down].sum())
+
+
+def _merge_tracks(tracks: Iterable[_Track], sustain: bool) -> NoteSeq:
+    """Return the notes of all tracks, each cut where its key is struck again."""
+    parts = [track.extend_notes() if sustain else track.notes for track in tracks]
+    if not parts:
+        return NoteSeq()
+    starts, ends, pitches, velocities = np.concatenate(parts, axis=1)
+    order = np.lexsort((starts, pitches))
+    cut_ends = ends.copy()
+    cut_ends[order] = np.minimum(ends[order], find_next_onsets(pitches[order], starts[order]))
+    return NoteSeq(starts, cut_ends, pitches, velocities)
+
+
+def _tracks_of_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> Iterator[_Track]:
+    """Yield the instruments in `programs` except drums; notes of zero length are dropped."""
     for instrument in midi.instruments:
         if not instrument.is_drum and instrument.program in programs:
-            sounding = (note for note in instrument.notes if note.end > note.start)
-            notes = [(n.start, n.end, n.pitch, n.velocity) for n in sounding]
+            notes = [
+                (note.start, note.end, note.pitch, note.velocity)
+                for note in instrument.notes
+                if note.end > note.start
+            ]
             pedal = [(c.time, c.value) for c in instrument.control_changes if c.number == SUSTAIN]
-            yield np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T
+            yield _Track(np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T)
 
 
-def _from_score(score: Any, programs: set[int]) -> Iterator[tuple[Array, Array]]:
-    """The same from a symusic score; a move of the pedal belongs to the program in force."""
-    seconds = _clock(score)
+def _tracks_of_score(score: Any, programs: set[int]) -> Iterator[_Track]:
+    """Yield the tracks of a symusic score, as `_tracks_of_pretty_midi` does."""
+    to_seconds = _tick_converter(score)
     for track in score.tracks:
-        if not track.is_drum and track.program in programs:
-            yield _symusic_columns(track, seconds)
+        if track.is_drum or track.program not in programs:
+            continue
+        notes, controls = track.notes.numpy(), track.controls.numpy()
+        has_length = notes["duration"] > 0
+        start = notes["time"][has_length].astype(np.int64)
+        end = start + notes["duration"][has_length]
+        pitch, velocity = notes["pitch"][has_length], notes["velocity"][has_length]
+        columns = np.stack([to_seconds(start), to_seconds(end), pitch, velocity])
+        is_pedal = controls["number"] == SUSTAIN
+        times, values = to_seconds(controls["time"][is_pedal]), controls["value"][is_pedal]
+        yield _Track(columns, np.stack([times, values]))
 
 
-def has_only_drums(content: bytes) -> bool:
-    """Whether the notes of a MIDI file, if any, are all of drum sets, and there are some."""
-    sounding = {track.is_drum for track in _score(content).tracks if len(track.notes)}
-    return sounding == {True}
+def _tick_converter(score: Any) -> Callable[[Array], Array]:
+    """Return a function from ticks to seconds by the tempo changes of a symusic score."""
+    tempos = score.tempos.numpy()
+    ticks = np.concatenate([[0], tempos["time"]]).astype(np.float64)
+    # microseconds per quarter note; MIDI starts at 500,000, that is 120 quarter notes per minute
+    per_tick = np.concatenate([[500000], tempos["mspq"]]) / 1e6 / score.ticks_per_quarter
+    order = np.argsort(ticks, kind="stable")
+    ticks, per_tick = ticks[order], per_tick[order]
+    seconds = np.concatenate([[0.0], np.cumsum(np.diff(ticks) * per_tick[:-1])])
+
+    def to_seconds(tick: Array) -> Array:
+        row = np.searchsorted(ticks, tick, "right") - 1
+        return np.asarray(seconds[row] + (tick - ticks[row]) * per_tick[row])
+
+    return to_seconds
 
 
-def read_midi_texts(content: bytes) -> list[str]:
-    """The text events at the start of a MIDI file, before all else but its like.
+def _parse(content: bytes) -> Any:
+    """Return a symusic score; ValueError for content that is not a whole MIDI file."""
+    if content[:4] != b"MThd":
+        raise ValueError("not a MIDI file: it does not start with MThd")
+    try:
+        score: Any = symusic.Score.from_midi(content)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"not readable as MIDI: {error}") from error
+    if score.ticks_per_quarter < 1:
+        raise ValueError(f"{score.ticks_per_quarter} ticks per quarter note are not supported")
+    # symusic accepts a file that ends between two tracks
+    expected, present = int.from_bytes(content[10:12], "big"), content.count(b"MTrk")
+    if present < expected:
+        raise ValueError(f"the file is cut short: it has {present} of {expected} tracks")
+    return score
 
-    Nothing is raised whatever the bytes are: what is not there or damaged says nothing.
-    """
-    at, texts = content.find(b"MTrk") + 8, []
-    while content[at : at + 2] == b"\x00\xff":  # a meta event at time 0
-        is_text = content[at + 2 : at + 3] == b"\x01"
-        size, at = _number(content, at + 3)
-        if is_text and at + size <= len(content):
-            texts.append(content[at : at + size].decode("utf-8", "replace"))
-        at += size
-    return texts
 
-
-def _number(content: bytes, at: int) -> tuple[int, int]:
-    """A number of MIDI's variable length, and where it ends; more than all, if it does not."""
-    number = 0
-    for place, byte in enumerate(content[at : at + 4], at + 1):
-        number = number << 7 | byte & 127
-        if byte < 128:
-            return number, place
-    return len(content), at
+# ------------------------------------------------------- facts of a MIDI file besides its notes
 
 
 @dataclass(frozen=True)
 class MidiStats:
-    """What a MIDI file says beside its notes; drums left out.
+    """Statistics of a MIDI file that its notes alone do not show; drums are left out.
 
-    on_beat: share of the note ons that are on eighths or twelfths of a quarter note, by the
-    file's own beat; 0.0 if its ticks are too coarse to tell. presses: how often the pedal
-    goes down; pedalled: seconds for which it is down.
+    on_beat_share: share of the note ons on an eighth or a twelfth of a quarter note, by the
+    file's own beat; 0.0 if its ticks are too coarse to measure it. pedal_presses: how often the
+    sustain pedal goes down; pedal_seconds: for how long it is down.
     """
 
     on_beat_share: float
@@ -273,122 +344,59 @@ class MidiStats:
 
 
 def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]:
-    """Notes of a MIDI file's content, by the rules of `from_midi_file`, and what is beside."""
-    score = _score(content)
-    parts = list(_from_score(score, set(range(128))))
-    ticks = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
-    pedals = [_presses(notes, pedal) for notes, pedal in parts]
-    beside = MidiStats(
-        on_beat_share=_on_beat(np.concatenate([[0], *ticks])[1:], score.ticks_per_quarter),
+    """Return the notes of the content of a MIDI file, see `from_midi_file`, and its statistics."""
+    score = _parse(content)
+    tracks = list(_tracks_of_score(score, set(ALL_PROGRAMS)))
+    onsets = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
+    pedals = [track.measure_pedal() for track in tracks]
+    stats = MidiStats(
+        on_beat_share=_measure_on_beat(np.concatenate([[0], *onsets])[1:], score.ticks_per_quarter),
         pedal_presses=sum(presses for presses, _ in pedals),
-        pedal_seconds=max((pedalled for _, pedalled in pedals), default=0.0),
+        pedal_seconds=max((seconds for _, seconds in pedals), default=0.0),
     )
-    return _joined(parts, sustain), beside
+    return _merge_tracks(tracks, sustain), stats
 
 
-FINEST = 6  # ticks in a twelfth of a quarter note; with fewer, chance puts too much on it
-
-
-def _on_beat(ticks: Array, per_quarter: int) -> float:
-    if not len(ticks) or per_quarter < 12 * FINEST:
+def _measure_on_beat(onsets: Array, ticks_per_quarter: int) -> float:
+    """Return the share of onsets, in ticks, on an eighth or a twelfth of a quarter note."""
+    if not len(onsets) or ticks_per_quarter < 12 * MIN_TICKS_PER_TWELFTH:
         return 0.0
-    near = np.zeros(len(ticks), bool)
-    for parts in (8, 12):
-        past = ticks.astype(np.int64) * parts % per_quarter
-        near |= np.minimum(past, per_quarter - past) < parts  # a tick is lost in rounding
-    return float(near.mean())
+    is_on_beat = np.zeros(len(onsets), bool)
+    for division in (8, 12):
+        past = onsets.astype(np.int64) * division % ticks_per_quarter
+        distance = np.minimum(past, ticks_per_quarter - past)  # in 1/division ticks
+        is_on_beat |= distance < division  # less than a tick, which rounding may cost
+    return float(is_on_beat.mean())
 
 
-def _presses(notes: Array, pedal: Array) -> tuple[int, float]:
-    """How often the pedal goes down in a track, and for how many seconds it is down."""
-    if not pedal.size:
-        return 0, 0.0
-    times, values = pedal[:, np.argsort(pedal[0], kind="stable")]
-    down = values >= SUSTAIN
-    lengths = np.diff(times, append=max(times[-1], notes[1].max(initial=0.0)))
-    fresh = down & ~np.append(False, down[:-1])
-    return int(fresh.sum()), float(lengths[down].sum())
+def has_only_drums(content: bytes) -> bool:
+    """Return whether a MIDI file has notes, and all of them are drums."""
+    return {track.is_drum for track in _parse(content).tracks if len(track.notes)} == {True}
 
 
-def _score(content: bytes) -> Any:
-    if content[:4] != b"MThd":
-        raise ValueError("not a MIDI file: it does not start with MThd")
-    try:
-        score: Any = symusic.Score.from_midi(content)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"not readable as MIDI: {error}") from error
-    if score.ticks_per_quarter < 1:
-        raise ValueError(f"{score.ticks_per_quarter} ticks in a quarter note")
-    promised, found = int.from_bytes(content[10:12], "big"), content.count(b"MTrk")
-    if found < promised:
-        raise ValueError(f"it is cut short: {found} of {promised} tracks are there")
-    return score
+def read_midi_texts(content: bytes) -> list[str]:
+    """Return the text events at the start of a MIDI file: those before any note or control.
 
-
-def _to_pretty_midi(
-    columns: Sequence[Array], program: int = 0, tempo: float = 120.0
-) -> pretty_midi.PrettyMIDI:
-    """A PrettyMIDI with one instrument; no note is shorter than a tick, about a millisecond.
-
-    Raises ValueError for a tempo, in beats a minute, at which a file can not have such ticks.
+    Never fails, whatever the bytes are: damaged texts are left out.
     """
-    resolution = round(60000 / tempo) if tempo > 0 else 0
-    if not 1 <= resolution <= 32767:
-        raise ValueError(f"a tempo of {tempo} beats a minute can not be written")
-    midi = pretty_midi.PrettyMIDI(resolution=resolution, initial_tempo=tempo)
-    piano = pretty_midi.Instrument(program, name="Piano")
-    starts, ends, pitches, velocities = columns
-    tick = 60 / tempo / resolution  # seconds
-    first = np.rint(starts / tick)
-    last = np.maximum(np.rint(ends / tick), first + 1)
-    rows = zip(*(c.tolist() for c in (first * tick, last * tick, pitches, velocities)), strict=True)
-    piano.notes = [pretty_midi.Note(v, p, start, end) for start, end, p, v in rows]
-    midi.instruments.append(piano)
-    return midi
+    position, texts = content.find(b"MTrk") + 8, []
+    while content[position : position + 2] == b"\x00\xff":  # a meta event at time 0
+        is_text = content[position + 2 : position + 3] == b"\x01"
+        size, position = _read_variable_length(content, position + 3)
+        if is_text and position + size <= len(content):
+            texts.append(content[position : position + size].decode("utf-8", "replace"))
+        position += size
+    return texts
 
 
-def _clock(score: Any) -> Callable[[Array], Array]:
-    """A function from ticks to seconds by the tempo map of a symusic score."""
-    tempos = score.tempos.numpy()
-    ticks = np.concatenate([[0], tempos["time"]]).astype(np.float64)
-    per_tick = np.concatenate([[500000], tempos["mspq"]]) / 1e6 / score.ticks_per_quarter
-    order = np.argsort(ticks, kind="stable")
-    ticks, per_tick = ticks[order], per_tick[order]
-    at = np.concatenate([[0.0], np.cumsum(np.diff(ticks) * per_tick[:-1])])
+def _read_variable_length(content: bytes, position: int) -> tuple[int, int]:
+    """Return a MIDI variable-length quantity and the position after it.
 
-    def seconds(tick: Array) -> Array:
-        row = np.searchsorted(ticks, tick, "right") - 1
-        return np.asarray(at[row] + (tick - ticks[row]) * per_tick[row])
-
-    return seconds
-
-
-def _symusic_columns(track: Any, seconds: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Notes [4, notes] and pedal [2, changes] of one symusic track."""
-    notes, controls = track.notes.numpy(), track.controls.numpy()
-    real = notes["duration"] > 0
-    start = notes["time"][real].astype(np.int64)
-    columns = np.stack(
-        [
-            seconds(start),
-            seconds(start + notes["duration"][real]),
-            notes["pitch"][real],
-            notes["velocity"][real],
-        ]
-    )
-    pedal = controls["number"] == SUSTAIN
-    return columns, np.stack([seconds(controls["time"][pedal]), controls["value"][pedal]])
-
-
-def _sustained(columns: Array, pedal: Array) -> Array:
-    """Move note ends [4, notes] to where the pedal [time/value, changes] comes up."""
-    starts, ends, pitches, velocities = columns
-    if not pedal.size or not columns.size:
-        return columns
-    times, values = pedal[:, np.argsort(pedal[0], kind="stable")]
-    ups = np.where(values >= SUSTAIN, np.inf, times)
-    next_up = np.minimum.accumulate(ups[::-1])[::-1]
-    next_up[np.isinf(next_up)] = max(times[-1], ends.max())  # never lifted: at the last event
-    change = np.searchsorted(times, ends, "right") - 1
-    held = (change >= 0) & (values[change] >= SUSTAIN)
-    return np.stack([starts, np.where(held, next_up[change], ends), pitches, velocities])
+    A quantity that does not end within four bytes counts as the size of the content.
+    """
+    value = 0
+    for end, byte in enumerate(content[position : position + 4], position + 1):
+        value = value << 7 | byte & 127
+        if byte < 128:
+            return value, end
+    return len(content), position
