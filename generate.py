@@ -1,4 +1,10 @@
-"""Let a session play: MIDI files, and if you like pictures and audio of them."""
+"""Generate MIDI files with a session, and optionally images, audio and a page.
+
+examples:
+  python3 generate.py -c 'C major;3'
+  python3 generate.py -c 'A minor;2 | A minor;8 @30' --seconds 60 --png --wav
+  python3 generate.py -i song.mid --primer-seconds 10 -c 'Eb major;6' --html
+"""
 
 from __future__ import annotations
 
@@ -9,222 +15,370 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import progress.bar
 import torch
 
-import flags
 import utils
-from config import GenerateConfig
-from generation import control
-from generation import writer as output
+from config import DEVICES, GenerateConfig
+from generation.control import EXAMPLES, load_control, parse_control
 from generation.pipeline import (
-    BUSIEST,
     MARGIN,
+    MAX_EVENT_RATE,
     GenerationJob,
     Primer,
     SampleBuffer,
-    decode_sample,
     generate_events,
-    read_primer,
+    load_primer,
 )
+from generation.writer import decode_job_sample, output_paths, write_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq
+from utils import Number, Parser
 from web.player import check_player_path, write_player
 
-LENGTH = 1500  # events; about a minute
-OF_PRIMER = ("primer_seconds", "primer_start", "continuation_only")
-OF_SAMPLES = (  # what a beam does not know
+DEFAULT_LENGTH = 1500  # events, about a minute
+STREAM_INTERVAL = 5.0  # seconds between two writes of growing samples
+PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only")
+SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
     *("time_temperature", "pitch_temperature", "velocity_temperature"),
 )
-GROWN = 5.0  # seconds between two times that a growing piece is written
 
 
-def open_session(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
-    """The network of the session, ready to play, and its encoding.
+# ------------------------------------------------------------------------------ command line
 
-    ValueError if they are not known, or can not be guided and shall be.
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    width = max(len(text) for text, _ in EXAMPLES)
+    examples = "\n".join(f"  {text:{width}}  {meaning}" for text, meaning in EXAMPLES)
+    epilog = f"examples of -c:\n{examples}"
+    parser = Parser("generate.py", __doc__ or "", GenerateConfig(), epilog=epilog)
+    share, positive = Number(float, 0, 1), Number(float, above=0)
+
+    add = parser.add_argument_group("input").add_argument
+    add("-s", "--session", metavar="FILE", help="session file")
+    add("--device", choices=DEVICES, help="device to run on")
+    add(
+        "--seed",
+        type=Number(int, 0, 2**63),
+        metavar="N",
+        help="random seed; the same seed generates the same music (default: random)",
+    )
+
+    add = parser.add_argument_group("control").add_argument
+    add(
+        "-c",
+        "--control",
+        metavar="CONTROL",
+        help="requested pitch classes and density, also changing over time, or a file to take "
+        "them from; see the examples below",
+    )
+    add(
+        "--guidance",
+        type=Number(float, 0, 100),
+        metavar="SCALE",
+        help="scale of classifier-free guidance: above 1 follows the control more strictly",
+    )
+    add(
+        "--steering",
+        action=argparse.BooleanOptionalAction,
+        help="correct the density while generating, to meet the requested one",
+    )
+
+    add = parser.add_argument_group("length and primer").add_argument
+    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="number of samples")
+    add(
+        "-l",
+        "--max-length",
+        type=Number(int, 0, 10_000_000),
+        metavar="N",
+        help="events per sample; 0: as many as the control file (default: 1500, about a minute)",
+    )
+    add(
+        "--seconds",
+        type=Number(float, 1, 86400),
+        metavar="SECONDS",
+        help="instead of -l: end each sample at a musical boundary within 2 s of this length",
+    )
+    add("-i", "--primer", metavar="FILE", help="MIDI file that each sample continues")
+    add("--primer-seconds", type=positive, metavar="SECONDS", help="length of the primer")
+    add(
+        "--primer-start",
+        type=Number(float, 0),
+        metavar="SECONDS",
+        help="where it starts in the file",
+    )
+    add("--continuation-only", action="store_true", help="write the samples without the primer")
+
+    add = parser.add_argument_group("sampling").add_argument
+    add("-T", "--temperature", type=positive, metavar="T", help="below 1 is safer, above wilder")
+    add("--time-temperature", type=positive, metavar="T", help="extra temperature of time shifts")
+    add("--pitch-temperature", type=positive, metavar="T", help="extra temperature of pitches")
+    add(
+        "--velocity-temperature", type=positive, metavar="T", help="extra temperature of velocities"
+    )
+    add("--top-k", type=Number(int, 0), metavar="K", help="only the K likeliest events; 0: all")
+    add(
+        "--top-p",
+        type=Number(float, high=1, above=0),
+        metavar="P",
+        help="only the likeliest events, up to a total probability of P",
+    )
+    add(
+        "--min-p",
+        type=share,
+        metavar="P",
+        help="only events with at least P times the probability of the likeliest one",
+    )
+    add(
+        "-g",
+        "--greedy-ratio",
+        type=share,
+        metavar="SHARE",
+        help="share of the events that are the likeliest one instead of sampled",
+    )
+    add("-B", "--beam-size", type=Number(int, 0, 4096), metavar="N", help="beam search; 0: off")
+    add("-S", "--stochastic-beam-search", action="store_true", help="sample the beams")
+    add(
+        "--repeats",
+        type=Number(int, 0, 1_000_000),
+        metavar="N",
+        help="how often one key may be struck in a row; 0: no limit",
+    )
+    add(
+        "--silence",
+        type=Number(float, 0, 86400),
+        metavar="SECONDS",
+        help="longest time without a new note; 0: no limit",
+    )
+    add("--free", action="store_true", help="do not mask events that cannot be played")
+    add("-z", "--init-zero", action="store_true", help="start from zeros, not a random vector")
+    add("--exact", action="store_true", help="compute in float32 only: slower, reproducible")
+
+    add = parser.add_argument_group("output").add_argument
+    add("-o", "--output-dir", metavar="DIR", help="folder for the samples")
+    add("--force", action="store_true", help="overwrite from output-000 on, instead of adding")
+    add("--stream", action="store_true", help="write the samples while they are generated")
+    add("--png", action="store_true", help="also draw each sample as a piano roll")
+    add("--wav", action="store_true", help="also render each sample to audio")
+    add("--soundfont", metavar="FILE", help=".sf2 file for --wav (default: pretty_midi's)")
+    add("--html", action="store_true", help="also write index.html, a player page of the folder")
+    return parser
+
+
+def parse_args(
+    argv: Sequence[str] | None = None,
+) -> tuple[GenerateConfig, ControlSchedule | None]:
+    """Return the options and the written control, None if there is none or it is a file.
+
+    Wrong arguments end the program with one line and exit status 2.
+    """
+    parser = build_parser()
+    options = GenerateConfig(**vars(parser.parse_args(argv)))
+    try:
+        pick_device(options.device)
+        check_combinations(options)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.control is None or os.path.exists(options.control):
+        return options, None
+    try:
+        return options, parse_control(options.control)
+    except ValueError as error:
+        parser.error(f"argument -c/--control: {error}")
+
+
+def check_combinations(options: GenerateConfig) -> None:
+    """Raise ValueError for options that do not go together."""
+    is_file = options.control is not None and os.path.exists(options.control)
+    if options.soundfont is not None and not options.wav:
+        raise ValueError("argument --soundfont: only with --wav")
+    if options.max_length == 0 and not is_file:
+        raise ValueError("argument -l/--max-length: 0 is only for a control file, give one with -c")
+    if options.seconds is not None and options.max_length is not None:
+        raise ValueError("argument --seconds: not together with -l/--max-length")
+    if options.guidance != 1 and options.control is None:
+        raise ValueError("argument --guidance: only with a control, give one with -c")
+    for names, is_wrong, reason in (
+        (PRIMER_OPTIONS, options.primer is None, "only with a primer, give one with -i"),
+        (SAMPLING_OPTIONS, options.beam_size > 0, "not together with -B/--beam-size"),
+    ):
+        for name in names:
+            if is_wrong and getattr(options, name) != getattr(GenerateConfig(), name):
+                raise ValueError(f"argument --{name.replace('_', '-')}: {reason}")
+
+
+def reproduction_argv(options: GenerateConfig, seed: int, number: int) -> list[str]:
+    """Return the shortest arguments that generate sample `number` again, as the last one.
+
+    Options that change no note are left out.
+    """
+    plain = GenerateConfig()
+    other = ("output_dir", "png", "wav", "soundfont", "html", "force", "stream")
+    same = {name: getattr(plain, name) for name in other}
+    return build_parser().to_argv(replace(options, seed=seed, batch_size=number + 1, **same))
+
+
+# --------------------------------------------------------------------------------- generation
+
+
+def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
+    """Return the model of the session, in evaluation mode, and its encoding.
+
+    Raises ValueError if its events or controls are unknown, or if it does not support guidance.
     """
     session = Session.load(options.session)
     widths = (session.config.event_dim, session.config.control_dim)
-    if session.encoding not in ENCODINGS or widths != (EventSeq.dim(), ControlSeq.dim()):
+    known_widths = (EventSeq.dim(), ControlSeq.dim())
+    if session.encoding not in ENCODINGS or widths != known_widths:
         raise ValueError(
-            f"{options.session}: made for encoding {session.encoding} with widths {widths}, "
-            f"not one of {list(ENCODINGS)} with {(EventSeq.dim(), ControlSeq.dim())}"
+            f"{options.session}: encoding {session.encoding} with widths {widths} is unknown, "
+            f"known are {list(ENCODINGS)} with {known_widths}"
         )
     if options.guidance != 1 and not (session.control_ratio or 1.0) < 1:
         raise ValueError(
-            f"{options.session}: --guidance needs a session that was trained with -c below 1, "
-            "and this one was not, or does not say so"
+            f"{options.session}: --guidance needs a session trained with -c below 1, and this one "
+            "was not, or does not record it"
         )
     model = session.build_model(pick_device(options.device)).eval()
     return model, ENCODINGS[session.encoding]
 
 
-def ordered(options: GenerateConfig) -> GenerationJob:
-    """Read all that is needed to play."""
+def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> GenerationJob:
+    """Load the session, the primer, and a control that is a file."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    model, encoding = open_session(options)
-    asked = heard = None
-    if options.control is not None:
-        asked = control.read(options.control, seed, encoding)
+    model, encoding = load_model(options)
+    if control is None and options.control is not None:
+        control = load_control(options.control, seed, encoding)
+    primer = None
     if options.primer is not None:
         start, seconds = options.primer_start, options.primer_seconds
-        heard = read_primer(options.primer, start, seconds, encoding)
-    return GenerationJob(model, encoding, seed, asked, heard, _steps(options, asked))
+        primer = load_primer(options.primer, start, seconds, encoding)
+    return GenerationJob(
+        model, encoding, options, seed, count_steps(options, control), control, primer
+    )
 
 
-def _steps(options: GenerateConfig, asked: ControlSchedule | None) -> int:
-    """How many events are played, at most."""
+def count_steps(options: GenerateConfig, control: ControlSchedule | None) -> int:
+    """Return the number of events to generate, with --seconds the largest number."""
     if options.seconds is not None:
-        return math.ceil((options.seconds + MARGIN) * BUSIEST)
-    if asked is not None and asked.events is not None and not options.max_length:
-        return asked.events
-    return LENGTH if options.max_length is None else options.max_length
+        return math.ceil((options.seconds + MARGIN) * MAX_EVENT_RATE)
+    if control is not None and control.events is not None and not options.max_length:
+        return control.events
+    return DEFAULT_LENGTH if options.max_length is None else options.max_length
 
 
-def generate(options: GenerateConfig) -> Iterator[str]:
-    """Play and write all pieces, telling a line at a time."""
-    order = ordered(options)
+def check_output(options: GenerateConfig) -> None:
+    """Raise an error now for what would fail after generation: the folder, missing libraries."""
     folder = Path(options.output_dir)
     utils.check_writable(folder)
     if options.png:
-        utils.import_optional("matplotlib", "--png")  # better missed now than after playing
+        utils.import_optional("matplotlib", "--png")
     if options.wav:
         utils.import_optional("midirenderer", "--wav")
         synth.find_soundfont(options.soundfont)
     if options.html and not options.force:
         check_player_path(folder)
-    yield f"{_manner(options)}, seed {order.seed}, {options.session} on {order.model.device}"
-    if order.heard is not None:
-        yield _told_primer(options, order.heard)
-    takes = SampleBuffer(options.batch_size, order.encoding, order.heard is not None)
-    named = output.over_paths(folder) if options.force else output.free_paths(folder)
-    paths = list(islice(named, options.batch_size)) if options.stream else []
-    yield from (f"{path}: grows while it is played" for path in paths)
 
-    def grow() -> None:
-        for piece, path in enumerate(paths):
-            decode_sample(takes.of(piece), options, order.encoding, order.heard).to_midi_file(path)
+
+def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
+    """Generate and write all samples; yield messages.
+
+    control: the written control, or None if there is none or it is a file.
+    """
+    job = prepare_job(options, control)
+    check_output(options)
+    yield format_settings(job)
+    if job.primer is not None:
+        yield format_primer(options, job.primer)
+    samples = SampleBuffer(options.batch_size, job.encoding, job.primer is not None)
+    all_paths = output_paths(Path(options.output_dir), options.force)
+    stream_paths = list(islice(all_paths, options.batch_size)) if options.stream else []
+    yield from (f"{path}: grows during generation" for path in stream_paths)
+
+    def write_stream() -> None:
+        for number, path in enumerate(stream_paths):
+            events = EventSeq.from_array(samples.get(number), job.encoding)
+            decode_job_sample(job, events).to_midi_file(path)
 
     try:
-        _play(order, options, takes, grow if options.stream else None)
+        fill_samples(job, samples, write_stream if options.stream else None)
     except KeyboardInterrupt:
-        grow()  # what is there so far is not lost
+        write_stream()  # keep what there is
         raise
-    for piece, path in enumerate(paths or islice(named, options.batch_size)):
-        played = EventSeq.from_array(takes.of(piece), order.encoding)
-        yield from output.finish(path, order, played, options, piece)
+    for number, path in enumerate(stream_paths or islice(all_paths, options.batch_size)):
+        events = EventSeq.from_array(samples.get(number), job.encoding)
+        argv = reproduction_argv(options, job.seed, number)
+        yield from write_sample(path, job, number, events, argv)
     if options.html:
-        yield from write_player(folder)
+        yield from write_player(Path(options.output_dir))
 
 
-def _told_primer(options: GenerateConfig, heard: Primer) -> str:
-    left = heard.left_out
-    said = f"primer: {options.primer}, {heard.seconds:.1f} s, {heard.events.note_ons} notes"
-    return said + (f"; {left} outside the piano's 88 keys left out" if left else "")
-
-
-def _play(
-    order: GenerationJob,
-    options: GenerateConfig,
-    takes: SampleBuffer,
-    grow: Callable[[], None] | None,
+def fill_samples(
+    job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None] | None
 ) -> None:
-    """Let the pieces grow to their end, and show how far they are."""
-    goal = None if options.seconds is None else 1000 * (options.seconds + MARGIN)
-    bar = progress.bar.Bar("playing", suffix="%(index)d/%(max)d events  %(eta_td)s")
-    bar.max = order.steps
-    if goal is not None:
-        bar.max, bar.suffix = round(goal / 1000), "%(index)d/%(max)d s  %(eta_td)s"
-    written = time.monotonic()
-    for number, events in enumerate(generate_events(order, options)):
-        takes.add(events)
-        if number % 50 == 0:
-            bar.goto(number if goal is None else int(takes.elapsed.min() / 1000))
-            if goal is not None and takes.elapsed.min() >= goal:
+    """Generate events until all samples are long enough, with a progress bar."""
+    milliseconds = None
+    bar = progress.bar.Bar("generating", suffix="%(index)d/%(max)d events  %(eta_td)s")
+    bar.max = job.steps
+    if job.options.seconds is not None:
+        milliseconds = 1000 * (job.options.seconds + MARGIN)
+        bar.max, bar.suffix = round(milliseconds / 1000), "%(index)d/%(max)d s  %(eta_td)s"
+    last_write = time.monotonic()
+    for step, events in enumerate(generate_events(job)):
+        samples.add(events)
+        if step % 50 == 0:
+            bar.goto(step if milliseconds is None else int(samples.elapsed.min() / 1000))
+            if milliseconds is not None and samples.elapsed.min() >= milliseconds:
                 break
-            if grow and time.monotonic() - written > GROWN:
-                grow()
-                written = time.monotonic()
+            if write_stream and time.monotonic() - last_write > STREAM_INTERVAL:
+                write_stream()
+                last_write = time.monotonic()
     bar.goto(bar.max)
     bar.finish()
 
 
-def _manner(options: GenerateConfig) -> str:
+def format_settings(job: GenerationJob) -> str:
+    """Return the first line of the output: session, device, method and seed."""
+    options = job.options
     if options.beam_size:
         kind = "stochastic beam search" if options.stochastic_beam_search else "beam search"
-        return f"{kind} over {options.beam_size}"
-    if options.greedy_ratio == 1:
-        return "greedy"
-    also = (
-        f", {options.greedy_ratio:.0%} greedy"
-        if options.greedy_ratio
-        else " (the original was greedy: -g 1)"
-    )
-    return f"sampling at temperature {options.temperature:g}{also}"
+        method = f"{kind} with {options.beam_size} beams"
+    elif options.greedy_ratio == 1:
+        method = "greedy"
+    else:
+        method = f"sampling at temperature {options.temperature:g}"
+        if options.greedy_ratio:
+            method += f", {options.greedy_ratio:.0%} greedy"
+    return f"{options.session} on {job.model.device}, {method}, seed {job.seed}"
 
 
-def parse_args(argv: Sequence[str] | None = None) -> GenerateConfig:
-    """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    width = max(len(text) for text, _ in control.EXAMPLES)
-    examples = "\n".join(f"  {text:{width}}  {meaning}" for text, meaning in control.EXAMPLES)
-    parser = flags.Parser(
-        prog="generate.py",
-        description=__doc__,
-        epilog=f"what -c understands:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    options = flags.parse(parser, GenerateConfig, argv)
-    try:
-        pick_device(options.device)
-        _check(options)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
-
-
-def _check(options: GenerateConfig) -> None:
-    """Raise ValueError for options that do not go together, or a wrong written control."""
-    from_file = options.control is not None and os.path.exists(options.control)
-    if options.soundfont is not None and not options.wav:
-        raise ValueError("argument --soundfont: it is for --wav")
-    if options.max_length == 0 and not from_file:
-        raise ValueError("argument -l/--max-length: 0 needs a control file, for its length")
-    if options.seconds is not None and options.max_length is not None:
-        raise ValueError("argument --seconds: not together with -l/--max-length")
-    if options.guidance != 1 and options.control is None:
-        raise ValueError("argument --guidance: there is no control to follow, give -c")
-    for names, useless, why in (
-        (OF_PRIMER, options.primer is None, "there is no primer, give -i"),
-        (OF_SAMPLES, options.beam_size > 0, "not together with -B/--beam-size"),
-    ):
-        for name in names:
-            if useless and getattr(options, name) != getattr(GenerateConfig(), name):
-                raise ValueError(f"argument --{name.replace('_', '-')}: {why}")
-    if options.control is not None and not from_file:
-        try:
-            control.read(options.control, 0)
-        except ValueError as error:
-            raise ValueError(f"argument -c/--control: {error}") from error
+def format_primer(options: GenerateConfig, primer: Primer) -> str:
+    """Return the line about the primer."""
+    line = f"primer: {options.primer}, {primer.events.note_ons} notes, {primer.seconds:.1f} s"
+    if primer.dropped_notes:
+        line += f" ({primer.dropped_notes} notes outside the piano's 88 keys dropped)"
+    return line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if it could not be done."""
-    options = parse_args(argv)
-    torch.set_num_threads(1)  # one step is little work: a second thread costs more than it gives
+    """Run the command and return its exit status."""
+    options, control = parse_args(argv)
+    torch.set_num_threads(1)  # a step is so little work that a second thread slows it down
 
-    def verb() -> int:
-        for line in generate(options):
-            print(line, flush=True)
+    def run() -> int:
+        for message in generate(options, control):
+            print(message, flush=True)
         return 0
 
-    return utils.run_command("generate.py", verb, "stopped; the pieces told of are there")
+    return utils.run_command("generate.py", run, "stopped; the samples listed above are complete")
 
 
 if __name__ == "__main__":

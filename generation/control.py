@@ -1,8 +1,7 @@
-"""What is asked of a piece: the grammar of -c, and the controls that it stands for over time."""
+"""The grammar of generate.py's -c: a control schedule as text, or from a file."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from midi.control_schedule import Control, ControlSchedule, find_density_level
 from sequence import CURRENT, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
-ROW = 0.1  # seconds that a row of a plan that changes holds
-DENSITY = 3  # where none is said
+TIME_STEP = 0.1  # seconds from row to row of a written schedule
+DEFAULT_DENSITY = 3
+MAX_RATE = 60  # notes/s
+MAX_SECONDS = 24 * 3600
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = (
     ("1,0,1,0,1,1,0,1,0,1,0,1;3", "weights of C, C#, ... B, then the density"),
@@ -26,14 +27,14 @@ EXAMPLES = (
     ("C major;3", "a scale or chord by name"),
     ("G7;8/s", "eight notes a second"),
     ("C major;3 | A minor;6 @20 | G7 @30", "from second 20 on, then from 30 on"),
-    ("C major;1 | ~ F# dorian;9 @40", "glides from one to the other in 40 s"),
-    ("song.mid", "play like this: what it holds, event by event"),
-    ("dataset/processed", "so with a file of the folder, chosen by the seed; or one .data file"),
+    ("C major;1 | ~ F# dorian;9 @40", "a gradual change that ends at second 40"),
+    ("song.mid", "the controls of a MIDI file, event by event"),
+    ("dataset/processed", "those of a .data file, or of one in the folder, chosen by the seed"),
 )
 
-LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-SIGNS = {"#": 1, "♯": 1, "b": -1, "♭": -1}
-# semitones above the root; a name may stand after a note name, with or without a space
+NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+ACCIDENTALS = {"#": 1, "♯": 1, "b": -1, "♭": -1}
+# semitones above the root, by the name that follows the note name, with or without a space
 SCALES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
     "minor": (0, 2, 3, 5, 7, 8, 10),
@@ -72,63 +73,35 @@ SCALES = {
     "sus2": (0, 2, 7),
     "sus4": (0, 5, 7),
 }
-# how much more than the rest the root and the fifth are asked for, so that C major is not A minor
-ROOT, FIFTH = 2.0, 1.5
+# weights of the root and the fifth, the rest has 1: this tells C major from A minor
+ROOT_WEIGHT, FIFTH_WEIGHT = 2.0, 1.5
 
 
-def named(text: str) -> Array:
-    """The 12 weights from C of 'C major', 'A minor', 'F# dim', 'Bb7'; ValueError for others.
+# ----------------------------------------------------------------------------------- files
 
-    The root has weight 2, the fifth 1.5, all other notes of the scale or chord 1.
+
+def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlSchedule:
+    """Return the schedule of a MIDI or .data file, event by event.
+
+    Of the .data files in a folder, `seed` chooses one.
+    Raises ValueError with the path for a file without notes, or one that cannot be read.
     """
-    match = re.fullmatch(r"\s*([A-Ga-g])([#♯b♭]?)\s*(.*?)\s*", text)
-    if not match:
-        raise ValueError(f"{_short(text)} does not begin with a note name, such as C, F# or Bb")
-    letter, sign, kind = match.groups()
-    kind = " ".join(kind.split())
-    if kind not in SCALES and not re.match("M(?![A-Za-z])", kind):  # M is major, m is minor
-        kind = kind.lower() or "maj"
-    if kind not in SCALES:
-        raise ValueError(f"{_short(kind)} in {_short(text)} is none of {', '.join(SCALES)}")
-    weights = np.zeros(12)
-    weights[list(SCALES[kind])] = 1
-    weights[0] = ROOT
-    weights[7] *= FIFTH
-    return np.roll(weights, LETTERS[letter.upper()] + SIGNS.get(sign, 0))
+    file = Path(path)
+    if file.is_dir():
+        files = list(utils.find_files(file, (DATA_SUFFIX,)))
+        if not files:
+            raise ValueError(f"{path}: no {DATA_SUFFIX} files in this folder")
+        file = files[int(np.random.default_rng(seed).integers(len(files)))]
+    if not file.is_file():
+        raise ValueError(f"{file}: not a file")
+    controls = _load_controls(file, encoding)
+    density, histogram = (controls[:, columns] for columns in ControlSeq.feat_ranges().values())
+    return ControlSchedule(density.argmax(axis=1), histogram, text=str(file))
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of a plan: a control, when it holds from, and whether it is glided into."""
-
-    control: Control
-    at: float
-    glided: bool
-    text: str
-
-
-def read(text: str, seed: int, encoding: Encoding = CURRENT) -> ControlSchedule:
-    """What -c says; of a folder's .data files, `seed` chooses one.
-
-    Raises ValueError, naming the wrong part and a right one, or the file.
-    """
-    path = Path(text)
-    if os.path.isdir(text):
-        found = list(utils.find_files(path, (DATA_SUFFIX,)))
-        if not found:
-            raise ValueError(f"no {DATA_SUFFIX} files in the folder {text!r}")
-        path = found[int(np.random.default_rng(seed).integers(len(found)))]
-    if os.path.isfile(path):
-        rows = _of_file(path, encoding)
-        density, histogram = (rows[:, part] for part in ControlSeq.feat_ranges().values())
-        return ControlSchedule(density.argmax(axis=1), histogram, text=str(path))
-    if text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX)) or "/" in text.partition(";")[0]:
-        raise ValueError(f"there is no file or folder {_short(text)}")
-    return planned(parts(text))
-
-
-def _of_file(path: Path, encoding: Encoding) -> Array:
-    if path.name.lower().endswith(MIDI):
+def _load_controls(path: Path, encoding: Encoding) -> Array:
+    """Return the control of each event of a file, float32 [events, 24]."""
+    if path.name.lower().endswith(MIDI_SUFFIXES):
         notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
         events = EventSeq.from_note_seq(notes.trim_start(), encoding)
         controls = ControlSeq.from_event_seq(events).to_array()
@@ -139,106 +112,161 @@ def _of_file(path: Path, encoding: Encoding) -> Array:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     if not len(controls):
-        raise ValueError(f"{path}: it has no notes, and so no control")
+        raise ValueError(f"{path}: no notes, so there is no control in it")
     return controls
 
 
-def parts(text: str) -> list[Part]:
-    """The parts of a written plan; ValueError for a wrong one."""
-    found: list[Part] = []
-    pieces = text.split("|")
-    for number, piece in enumerate(pieces, 1):
+# --------------------------------------------------------------------------------- grammar
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a written control.
+
+    start: the second at which it begins, or at which the gradual change to it ends.
+    """
+
+    control: Control
+    start: float
+    is_gradual: bool
+    text: str
+
+
+def parse_control(text: str) -> ControlSchedule:
+    """Return the schedule of a written control.
+
+    The grammar is PART | PART @SECONDS | ..., each PART [~] [PITCHES] [;DENSITY].
+    Raises ValueError that names the wrong part and gives a right example.
+    """
+    if text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX)) or "/" in text.partition(";")[0]:
+        raise ValueError(f"no such file or folder: {_quote(text)}")
+    return build_schedule(_parse_parts(text))
+
+
+def _parse_parts(text: str) -> list[Part]:
+    parts: list[Part] = []
+    texts = text.split("|")
+    for number, part in enumerate(texts, 1):
         try:
-            found.append(_part(piece, found))
+            parts.append(_parse_part(part, parts[-1] if parts else None))
         except ValueError as error:
-            where = f"part {number}, {_short(piece)}: " if len(pieces) > 1 else ""
-            raise ValueError(f"{where}{error}; right is, for example, '{EXAMPLE}'") from error
-    return found
+            where = f"part {number}, {_quote(part)}: " if len(texts) > 1 else ""
+            raise ValueError(f"{where}{error} (a right example: '{EXAMPLE}')") from error
+    return parts
 
 
-def _short(text: str) -> str:
+def _quote(text: str) -> str:
     text = text.strip()
     return repr(text if len(text) < 60 else text[:57] + "...")
 
 
-def _part(text: str, before: Sequence[Part]) -> Part:
-    """One part: [~] [HISTOGRAM] [;DENSITY] [@SECONDS]."""
-    body, sign, time = text.partition("@")
-    glided = body.lstrip().startswith("~")
-    at = _seconds(time, before) if sign else 0.0
-    if before and not sign:
-        raise ValueError("it does not say when it begins, such as '@20' (seconds)")
-    if glided and not before:
-        raise ValueError("the first part can not be glided into: there is nothing before it")
-    histogram, semicolon, density = body.lstrip().removeprefix("~").partition(";")
-    weights = _histogram(histogram, bool(semicolon))
-    index = before[-1].control.note_density if before else DENSITY
+def _parse_part(text: str, previous: Part | None) -> Part:
+    """Return the part [~] [PITCHES] [;DENSITY] [@SECONDS]."""
+    control, at, time = text.partition("@")
+    control = control.lstrip()
+    is_gradual = control.startswith("~")
+    start = _parse_start(time, previous) if at else 0.0
+    if previous and not at:
+        raise ValueError("a start time is missing, such as '@20' (seconds)")
+    if is_gradual and not previous:
+        raise ValueError("the first part cannot be a gradual change (~)")
+    pitches, semicolon, density = control.removeprefix("~").partition(";")
+    histogram = _parse_histogram(pitches, may_be_empty=bool(semicolon))
+    level = previous.control.note_density if previous else DEFAULT_DENSITY
     if semicolon:
-        index = _density(density)
-    return Part(Control(weights, index), at, glided, text.strip())
+        level = _parse_density(density)
+    return Part(Control(histogram, level), start, is_gradual, text.strip())
 
 
-def _seconds(text: str, before: Sequence[Part]) -> float:
+def _parse_start(text: str, previous: Part | None) -> float:
     try:
-        at = float(text)
+        start = float(text)
     except ValueError:
-        raise ValueError(f"{_short(text)} after '@' is not a number of seconds") from None
-    least = before[-1].at if before else 0.0
-    if not (at > least if before else at == 0):
-        rule = f"later than second {least:g}" if before else "at second 0"
-        raise ValueError(f"it begins at second {at:g}, but must begin {rule}")
-    if at > 24 * 3600:
-        raise ValueError(f"it begins at second {at:g}, after more than a day")
-    return at
+        raise ValueError(f"{_quote(text)} after '@' is not a number of seconds") from None
+    if previous is None and start != 0:
+        raise ValueError(
+            f"it starts at second {start:g}, but the first part must start at second 0"
+        )
+    if previous is not None and not start > previous.start:
+        raise ValueError(f"it must start later than second {previous.start:g}, not at {start:g}")
+    if start > MAX_SECONDS:
+        raise ValueError(f"it must start within a day, not at second {start:g}")
+    return start
 
 
-def _density(text: str) -> int:
-    """A density index from '3' or from notes a second, '8/s'."""
+def _parse_density(text: str) -> int:
+    """Return the density level of '3', or of notes per second, '8/s'."""
     rate = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*s\s*", text)
     if rate:
         notes = float(rate[1]) * ControlSeq.WINDOW
-        if notes > 60 * ControlSeq.WINDOW:
-            raise ValueError(f"{rate[1]} notes a second are more than 60")
+        if notes > MAX_RATE * ControlSeq.WINDOW:
+            raise ValueError(f"{rate[1]} notes/s is more than {MAX_RATE}")
         return int(find_density_level(notes))
     if not re.fullmatch(r"\s*\d+\s*", text):
         raise ValueError(
-            f"the density {_short(text)} is neither a whole number 0-11 nor notes a second ('8/s')"
+            f"density {_quote(text)} is neither a whole number 0-11 nor notes per second ('8/s')"
         )
     return int(text)
 
 
-def _histogram(text: str, with_density: bool) -> Array:
+def _parse_histogram(text: str, may_be_empty: bool) -> Array:
+    """Return the 12 weights of '1,0,1,...', of a scale or chord, or of an empty text (zeros)."""
     if "," in text:
-        return np.array([_weight(part) for part in text.split(",")])
+        return np.array([_parse_weight(weight) for weight in text.split(",")])
     if text.strip():
-        return named(text)
-    if not with_density:
+        return parse_scale_or_chord(text)
+    if not may_be_empty:
         raise ValueError("it is empty")
     return np.zeros(12)
 
 
-def _weight(part: str) -> float:
+def _parse_weight(text: str) -> float:
     try:
-        return float(part)
+        return float(text)
     except ValueError:
-        raise ValueError(f"{_short(part)} is not a number") from None
+        raise ValueError(f"{_quote(text)} is not a number") from None
 
 
-def planned(plan: Sequence[Part]) -> ControlSchedule:
-    """The controls of a plan over time: held, or glided into from the part before.
+def parse_scale_or_chord(text: str) -> Array:
+    """Return the 12 weights from C of 'C major', 'A minor', 'F# dim' or 'Bb7'.
 
-    In a glide the histogram changes in a line, and the density index by whole steps.
+    The root has weight 2, the fifth 1.5, the other notes of the scale or chord 1.
+    Raises ValueError for an unknown name.
     """
-    begins = np.array([part.at for part in plan])
-    glided = np.array([part.glided for part in plan])
-    wishes = np.array([(p.control.note_density, *p.control.pitch_histogram) for p in plan])
-    times = np.arange(round(begins[-1] / ROW) + 1) * ROW
-    now = np.searchsorted(begins, times + ROW / 2, "right") - 1
-    then = np.minimum(now + 1, len(plan) - 1)
-    span = np.maximum(begins[then] - begins[now], ROW)
-    # a part may begin up to half a row after the row that is its first
-    share = np.where(glided[then], (times - begins[now]) / span, 0.0).clip(0, 1)[:, None]
-    rows = (1 - share) * wishes[now] + share * wishes[then]
-    texts = tuple((part.at, part.text) for part in plan)
-    written = " | ".join(part.text for part in plan)
+    match = re.fullmatch(r"\s*([A-Ga-g])([#♯b♭]?)\s*(.*?)\s*", text)
+    if not match:
+        raise ValueError(f"{_quote(text)} does not begin with a note name, such as C, F# or Bb")
+    natural, accidental, kind = match.groups()
+    kind = " ".join(kind.split())
+    if kind not in SCALES and not re.match("M(?![A-Za-z])", kind):  # M is major, m is minor
+        kind = kind.lower() or "maj"
+    if kind not in SCALES:
+        names = ", ".join(SCALES)
+        raise ValueError(f"unknown scale or chord {_quote(kind)} in {_quote(text)}, use {names}")
+    weights = np.zeros(12)
+    weights[list(SCALES[kind])] = 1
+    weights[0] = ROOT_WEIGHT
+    weights[7] *= FIFTH_WEIGHT
+    return np.roll(weights, NATURALS[natural.upper()] + ACCIDENTALS.get(accidental, 0))
+
+
+def build_schedule(parts: Sequence[Part]) -> ControlSchedule:
+    """Return the schedule of parts, with a row every 0.1 s.
+
+    In a gradual change the histogram is interpolated linearly, and the density level in whole
+    steps.
+    """
+    starts = np.array([part.start for part in parts])
+    is_gradual = np.array([part.is_gradual for part in parts])
+    values = np.array([(p.control.note_density, *p.control.pitch_histogram) for p in parts])
+    times = np.arange(round(starts[-1] / TIME_STEP) + 1) * TIME_STEP
+    current = np.searchsorted(starts, times + TIME_STEP / 2, "right") - 1
+    following = np.minimum(current + 1, len(parts) - 1)
+    length = np.maximum(starts[following] - starts[current], TIME_STEP)
+    # the first row of a part may come up to half a step before the part starts
+    share = np.where(is_gradual[following], (times - starts[current]) / length, 0.0).clip(0, 1)
+    share = share[:, None]
+    rows = (1 - share) * values[current] + share * values[following]  # [rows, 1 + 12]
+    texts = tuple((part.start, part.text) for part in parts)
+    written = " | ".join(part.text for part in parts)
     return ControlSchedule(np.rint(rows[:, 0]).astype(int), rows[:, 1:], times, written, texts)

@@ -1,4 +1,4 @@
-"""How well a session does what its control asks for: asked-for against delivered music."""
+"""How closely generated music follows its requested controls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from generation.control import named
-from generation.engine import Engine, Schedule, make_generators
+from generation.control import parse_scale_or_chord
+from generation.engine import ControlTable, Engine, make_generators
 from generation.sampling import EventRules
 from midi.control_schedule import ControlSchedule, format_density, middle_notes
 from model import PerformanceRNN
@@ -18,103 +18,118 @@ from utils import Array
 
 SCALES = ("C major", "A minor", "F# major", "C pentatonic")
 DENSITIES = (1, 3, 6, 9)
-STEPS = 800  # events of each piece
+STEPS = 800  # events per sample
+MAX_LINES = 4  # sections that are reported one by one
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """What a piece holds of what was asked for.
+class ControlMetrics:
+    """A comparison of notes with a requested control.
 
-    cosine: of the angle between the asked-for and the delivered pitch-class histogram;
-    inside: share of the notes on pitch classes that were asked for; density: note ons in
-    two seconds, on average.
+    similarity: cosine similarity of the generated and the requested pitch-class histogram;
+    share_in_classes: share of the notes in requested pitch classes; density: average number of
+    note ons in two seconds.
     """
 
-    cosine: float
-    inside: float
+    similarity: float
+    share_in_classes: float
     density: float
 
     def __str__(self) -> str:
         return (
-            f"histogram {self.cosine:.3f} alike, {self.inside:.1%} of the notes on asked-for "
-            f"pitch classes, {self.density:.1f} notes in 2 s"
+            f"histogram similarity {self.similarity:.3f}, "
+            f"{self.share_in_classes:.1%} of notes in requested pitch classes, "
+            f"{self.density:.1f} notes per 2 s"
         )
 
 
-def delivered(pitches: Array, onsets: Array, histogram: Array) -> Delivered:
-    """Compare notes, MIDI pitches and onsets in seconds, with the histogram asked for [12]."""
-    found = np.bincount(pitches % 12, minlength=12)
-    lengths = np.linalg.norm(found) * np.linalg.norm(histogram)
+def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlMetrics:
+    """Compare notes, as MIDI pitches and onsets in seconds, with a requested histogram [12]."""
+    counts = np.bincount(pitches % 12, minlength=12)
+    norms = np.linalg.norm(counts) * np.linalg.norm(histogram)
     span = float(onsets[-1] - onsets[0]) if len(onsets) > 1 else 0.0
-    return Delivered(
-        cosine=float(found @ histogram / lengths) if lengths else 0.0,
-        inside=float(found[histogram > 0].sum() / max(1, len(pitches))),
+    return ControlMetrics(
+        similarity=float(counts @ histogram / norms) if norms else 0.0,
+        share_in_classes=float(counts[histogram > 0].sum() / max(1, len(pitches))),
         density=ControlSeq.WINDOW * (len(pitches) - 1) / span if span else 0.0,
     )
 
 
-def followed(events: EventSeq, asked: ControlSchedule, most: int = 4) -> Iterator[str]:
-    """What was asked for in each section of a piece and what it holds; of many, the average."""
+@dataclass(frozen=True)
+class Section:
+    """A section of a sample: its name, the average requested density level, the metrics."""
+
+    name: str
+    level: float
+    metrics: ControlMetrics
+
+
+def measure_sections(events: EventSeq, control: ControlSchedule) -> list[Section]:
+    """Compare each section of a sample that has notes with the requested control."""
     numbers = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
     onsets = events.times[numbers] / events.encoding.ticks_per_second
     pitches = events.to_array()[numbers].astype(np.int64) + PITCHES.start
-    rows = asked.find_rows(onsets, numbers)
-    found = []
-    for begin, end, name in asked.split_sections(events.total_ms / 1000):
-        inside = (onsets >= begin) & (onsets < end)
+    rows = control.find_rows(onsets, numbers)
+    sections = []
+    for start, end, name in control.split_sections(events.total_ms / 1000):
+        inside = (onsets >= start) & (onsets < end)
         if inside.any():
-            index = float(asked.density[rows[inside]].mean())
-            histogram = asked.histogram[rows[inside]].mean(axis=0)
-            piece = delivered(pitches[inside], onsets[inside], histogram)
-            found.append((name, index, piece))
-    if len(found) <= most:
-        for name, index, piece in found:
-            yield f"asked for {name}: {piece}, {format_density(index)} asked for"
-    else:
-        cosine = np.mean([piece.cosine for _, _, piece in found])
-        off = np.mean([abs(piece.density - middle_notes(index)) for _, index, piece in found])
-        yield (
-            f"asked for {asked.text}: in {len(found)} sections the histogram is {cosine:.3f} "
-            f"alike, density {off:.1f} notes in 2 s off, on average"
-        )
+            level = float(control.density[rows[inside]].mean())
+            histogram = control.histogram[rows[inside]].mean(axis=0)
+            metrics = measure_control(pitches[inside], onsets[inside], histogram)
+            sections.append(Section(name, level, metrics))
+    return sections
 
 
-def play(
+def format_sections(sections: Sequence[Section], control: ControlSchedule) -> list[str]:
+    """Return a line for each section, or if there are many one with averages."""
+    if len(sections) <= MAX_LINES:
+        return [f"{s.name}: {s.metrics} (requested {format_density(s.level)})" for s in sections]
+    similarity = np.mean([section.metrics.similarity for section in sections])
+    errors = [abs(s.metrics.density - middle_notes(s.level)) for s in sections]
+    return [
+        f"{control.text}: histogram similarity {similarity:.3f}, density error "
+        f"{np.mean(errors):.1f} notes per 2 s (average of {len(sections)} sections)"
+    ]
+
+
+def generate_samples(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
-    """A piece of `steps` events to each of the controls."""
-    dice = make_generators(seed, len(controls))
-    init = torch.stack([torch.randn(model.config.init_dim, generator=s) for s in dice])
-    asked = torch.from_numpy(np.stack([control.to_array() for control in controls])[None])
+    """Generate a sample of `steps` events for each control."""
+    generators = make_generators(seed, len(controls))
+    init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
+    rows = np.stack([control.to_array() for control in controls])[None]  # [1, batch, control]
     events = Engine(model).generate(
         init.to(model.device),
         steps,
-        Schedule(asked.to(model.device)),
-        dice,
+        ControlTable(torch.from_numpy(rows).to(model.device)),
+        generators,
         rules=EventRules(*EventSeq.playable_events(), EventSeq.lengths(encoding)),
     )
-    columns = torch.stack(list(events), dim=1).cpu().numpy()
-    return [EventSeq.from_array(column, encoding).to_note_seq() for column in columns]
+    samples = torch.stack(list(events), dim=1).cpu().numpy()  # [batch, steps]
+    return [EventSeq.from_array(sample, encoding).to_note_seq() for sample in samples]
 
 
-def adherence(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
-    """Play to each control of a fixed set, and tell what was asked for and what was delivered."""
-    asked = [(scale, Control(named(scale), density)) for scale in SCALES for density in DENSITIES]
-    pieces = play(model, encoding, [control for _, control in asked], STEPS, seed)
-    found = [
-        delivered(notes.pitches, notes.starts, control.pitch_histogram)
-        for notes, (_, control) in zip(pieces, asked, strict=True)
-    ]
-    pairs = list(zip(found, asked, strict=True))
+def evaluate_controls(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
+    """Generate a sample for each of some scales and densities; yield a line for each of them."""
+    pairs = [(scale, density) for scale in SCALES for density in DENSITIES]
+    controls = [Control(parse_scale_or_chord(scale), density) for scale, density in pairs]
+    samples = generate_samples(model, encoding, controls, STEPS, seed)
+    metrics = {
+        pair: measure_control(notes.pitches, notes.starts, control.pitch_histogram)
+        for pair, notes, control in zip(pairs, samples, controls, strict=True)
+    }
     for scale in SCALES:
-        rows = [piece for piece, (name, _) in pairs if name == scale]
+        rows = [metrics[scale, density] for density in DENSITIES]
         yield (
-            f"asked for {scale}: histogram {np.mean([row.cosine for row in rows]):.3f} alike, "
-            f"{np.mean([row.inside for row in rows]):.1%} of the notes inside"
+            f"{scale}: histogram similarity {np.mean([row.similarity for row in rows]):.3f}, "
+            f"{np.mean([row.share_in_classes for row in rows]):.1%} of notes in requested "
+            "pitch classes"
         )
     for density in DENSITIES:
-        rates = [piece.density for piece, (_, control) in pairs if control.note_density == density]
+        notes = [metrics[scale, density].density for scale in SCALES]
         yield (
-            f"asked for density {density} ({format_density(density)} notes in 2 s): "
-            f"{np.mean(rates):.1f} notes, {min(rates):.1f} to {max(rates):.1f}"
+            f"density {density}: {np.mean(notes):.1f} notes per 2 s, {min(notes):.1f} to "
+            f"{max(notes):.1f} (requested {format_density(density)})"
         )

@@ -1,8 +1,8 @@
-"""How what is played is kept to what was asked for: by asking for a little more of it, or less.
+"""Feedback control of the note density.
 
-A network follows its control roughly, and off by the same all the time. So what is missing of a
-quantity since the beginning is kept, forgotten slowly, and moves the level that the network is
-asked for: feedback by a leaky integral (Astrom and Murray 2008, Feedback Systems, chapter 10).
+A network follows a requested density only roughly, with a steady error. The controller sums the
+error in notes, lets the sum decay, and corrects the density level that the network is given:
+feedback by a leaky integral (Astrom and Murray 2008, Feedback Systems, chapter 10).
 """
 
 from __future__ import annotations
@@ -12,70 +12,81 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GAIN = 0.15  # levels by which the control is moved, for each one that is missing
-MEMORY = 20.0  # seconds in which what is missing falls to the e-th part
-REACH = 3  # levels by which it is moved at most
-NOTHING = REACH + 0.5  # how it is told that nothing is missing: see DensityController
+GAIN = 0.15  # levels of correction for each missing note
+TIME_CONSTANT = 20.0  # seconds in which the accumulated error decays to 1/e
+MAX_CORRECTION = 3  # levels up or down
+ZERO_ERROR = MAX_CORRECTION + 0.5  # how no error is stored, see DensityController
 
 
 @dataclass(frozen=True)
 class DensityTarget:
-    """A quantity of which a control asks for a level: what that means, and what comes of it.
+    """What the density levels of a control mean, and what each event adds to the music.
 
-    column: of a control [control], where the level stands, one-hot; goals: float [levels], how
-    much a level asks for in a second, infinite where that has no end: such a level is not
-    steered; given, seconds: float [events], how much each event gives, and how long it lasts.
+    column: index of the first density column in a control vector, where the level is one-hot;
+    rates: float [levels], notes/s that a level requests, infinite for a level without an upper
+    end, which is not controlled; notes: float [events], note ons in each event; seconds:
+    float [events], the duration of each event.
     """
 
     column: int
-    goals: Tensor
-    given: Tensor
+    rates: Tensor
+    notes: Tensor
     seconds: Tensor
 
 
 class DensityController:
-    """DensityTarget under some controls [kinds, control], which are numbered by their rows.
+    """A controller that selects corrected control vectors for a batch of sequences.
 
-    controls: [variants, control], those that the network is asked for, each once. What is
-    missing is told in levels to move, counted from half a level below the most that is moved
-    down: so the whole part is the number of the move. `kinds` is None if there is one alone.
+    requested: the control vectors that are requested [requests, control]. They are referred to
+    by index below; an index of None means that there is only one.
+
+    controls: the distinct corrected control vectors [variants, control].
+
+    The error of a sequence is stored in levels of correction plus ZERO_ERROR, which makes it
+    positive, and its whole part the index of the correction.
     """
 
-    def __init__(self, steering: DensityTarget, kinds: Tensor) -> None:
-        levels, self._events = len(steering.goals), len(steering.given)
-        place = slice(steering.column, steering.column + levels)
-        goals, given, seconds = (
-            row.to(kinds.device) for row in (steering.goals, steering.given, steering.seconds)
+    def __init__(self, target: DensityTarget, requested: Tensor) -> None:
+        levels, self._events = len(target.rates), len(target.notes)
+        columns = slice(target.column, target.column + levels)
+        rates, notes, seconds = (
+            row.to(requested.device) for row in (target.rates, target.notes, target.seconds)
         )
-        asked = kinds[:, place].argmax(dim=1)
-        steered = goals[asked].isfinite()[:, None]
-        missed = torch.where(steered, goals[asked, None] * seconds - given, 0.0)
-        self._kept = torch.exp(-seconds / MEMORY)
-        # [kinds * events]; beside what is missed: what keeps "nothing is missing" where it is
-        self._missed = (GAIN * missed * self._kept + NOTHING * (1 - self._kept)).flatten()
-        moves = torch.arange(-REACH, REACH + 1, device=kinds.device)
-        moved = (asked[:, None] + moves * steered).clamp(0, levels - 1)
-        variants = kinds[:, None].repeat(1, len(moves), 1)
-        variants[:, :, place] = torch.eye(levels, device=kinds.device)[moved]
-        self.controls, number = variants.flatten(0, 1).unique(dim=0, return_inverse=True)
-        self._number, self._moves = number.flatten(), len(moves)  # [kinds * moves]
+        level = requested[:, columns].argmax(dim=1)
+        is_controlled = rates[level].isfinite()[:, None]
+        missing = torch.where(is_controlled, rates[level, None] * seconds - notes, 0.0)
+        self._decay = torch.exp(-seconds / TIME_CONSTANT)  # [events]
+        # what each event adds to the error under each control; the second term keeps ZERO_ERROR
+        # where it is while the error decays: [requests * events]
+        self._change = (GAIN * missing * self._decay + ZERO_ERROR * (1 - self._decay)).flatten()
+        corrections = torch.arange(-MAX_CORRECTION, MAX_CORRECTION + 1, device=requested.device)
+        corrected = (level[:, None] + corrections * is_controlled).clamp(0, levels - 1)
+        variants = requested[:, None].repeat(1, len(corrections), 1)
+        variants[:, :, columns] = torch.eye(levels, device=requested.device)[corrected]
+        self.controls, index = variants.flatten(0, 1).unique(dim=0, return_inverse=True)
+        self._variant, self._corrections = index.flatten(), len(corrections)
 
-    def start(self, kinds: Tensor | None, heard: Tensor) -> Tensor:
-        """What is missing [batch] at a beginning that comes after the heard events [batch]."""
-        missed = self._missed[_numbered(heard, kinds, self._events)]
-        return (NOTHING - missed) / self._kept[heard]
+    def reset(self, index: Tensor | None, event: Tensor) -> Tensor:
+        """Return the error [batch] for which `update` with the same event gives no error.
 
-    def moved(self, missing: Tensor, kinds: Tensor | None, heard: Tensor) -> Tensor:
-        """What is missing [batch] after the heard events [batch], under controls `kinds`."""
-        missed = self._missed.index_select(0, _numbered(heard, kinds, self._events))
-        kept = self._kept.index_select(0, heard)
-        return torch.addcmul(missed, missing, kept).clamp_(NOTHING - REACH, NOTHING + REACH)
+        index: the requested control [batch]; event: the previous event [batch].
+        """
+        change = self._change[_flat_index(event, index, self._events)]
+        return (ZERO_ERROR - change) / self._decay[event]
 
-    def variants(self, missing: Tensor, kinds: Tensor | None) -> Tensor:
-        """Which of `controls` [batch] to ask for instead of `kinds`."""
-        return self._number.index_select(0, _numbered(missing.long(), kinds, self._moves))
+    def update(self, error: Tensor, index: Tensor | None, event: Tensor) -> Tensor:
+        """Return the error [batch] after an event [batch] under the requested control [batch]."""
+        change = self._change.index_select(0, _flat_index(event, index, self._events))
+        decay = self._decay.index_select(0, event)
+        error = torch.addcmul(change, error, decay)
+        return error.clamp_(ZERO_ERROR - MAX_CORRECTION, ZERO_ERROR + MAX_CORRECTION)
+
+    def select(self, error: Tensor, index: Tensor | None) -> Tensor:
+        """Return the index in `controls` [batch] that corrects the error [batch]."""
+        correction = _flat_index(error.long(), index, self._corrections)
+        return self._variant.index_select(0, correction)
 
 
-def _numbered(inner: Tensor, outer: Tensor | None, count: int) -> Tensor:
-    """The place in a table of so many entries for each `outer`."""
-    return inner if outer is None else torch.add(inner, outer, alpha=count)
+def _flat_index(column: Tensor, row: Tensor | None, width: int) -> Tensor:
+    """Return the index in a flattened table with `width` columns; row None means row 0."""
+    return column if row is None else torch.add(column, row, alpha=width)

@@ -1,7 +1,7 @@
-"""A network at play: event by event.
+"""Step-by-step generation with a network.
 
-On a CPU most products are taken in whole numbers of 8 bits, several times as fast; what the
-network says then differs by less than 0.01 in total variation on average.
+On a CPU most matrix products use 8-bit integers, which is several times as fast as float32; the
+distribution of the next event then differs by less than 0.01 in total variation on average.
 """
 
 from __future__ import annotations
@@ -19,334 +19,341 @@ from generation.density import DensityController, DensityTarget
 from generation.sampling import EventMask, EventRules, GumbelNoise, Sampler
 from model import PerformanceRNN
 
-TABLES = 64  # different controls for which the first layer is worked out beforehand
-LEVELS = 255  # of a number of 8 bits, and the level of zero
-ZERO = 128
+MAX_CONTROLS = 64  # distinct controls up to which the input gates are computed beforehand
+INPUT_SCALE, INPUT_ZERO = 2 / 255, 128  # 8-bit levels of inputs between -1 and 1
 
-PLAIN = Sampler()
-Product = Callable[[Tensor], Tensor]  # weights times inputs, and a bias
+DEFAULT_SAMPLER = Sampler()
+Linear = Callable[[Tensor], Tensor]  # [batch, inputs] -> [batch, outputs]
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """What is asked for, and when.
+class ControlTable:
+    """A control schedule as tensors.
 
-    controls: [rows, 1 or batch, control], or None for no control; clock: int64 [events], how
-    long each event lasts; row: how long a row holds, by that clock; without a clock a row
-    is for one event. The last row holds on. steering: what to keep to it, if anything.
+    controls: float32 [rows, 1 or batch, control], or None for no control. The last row holds to
+    the end. durations: int64 [events], the duration of each event, and row_duration, the duration
+    of a row, in one unit; without durations a row holds for one event.
+    target: the density to keep by feedback, or None for no feedback.
     """
 
     controls: Tensor | None = None
-    clock: Tensor | None = None
-    row: int = 1
-    steering: DensityTarget | None = None
+    durations: Tensor | None = None
+    row_duration: int = 1
+    target: DensityTarget | None = None
 
-    def length(self, events: Tensor) -> Tensor:
-        """How long events last, by the clock."""
-        return torch.ones_like(events) if self.clock is None else self.clock[events]
+    def measure(self, event: Tensor) -> Tensor:
+        """Return the durations of events [batch]."""
+        return torch.ones_like(event) if self.durations is None else self.durations[event]
+
+
+NO_CONTROL = ControlTable()
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is heard first: events int64 [steps], and what they were asked to be."""
+    """Events that come before the first generated one, int64 [steps], and their controls."""
 
     events: Tensor
-    schedule: Schedule
+    controls: ControlTable
+
+
+@dataclass(frozen=True)
+class _CompiledControls:
+    """A control table with what each control adds to the first layer.
+
+    index: number of the distinct control in each row [rows, 1 or batch]; controller: if there is
+    one, it selects another control instead of this one;
+    projections: [controls, hidden], or a single [1, hidden] without control; input_gates: the
+    first layer's gates for each event under each control [controls * events, 3 * hidden],
+    or None if there are too many controls.
+    """
+
+    table: ControlTable
+    index: Tensor
+    controller: DensityController | None
+    projections: Tensor
+    input_gates: Tensor | None
+
+    def find(self, time: Tensor | None, column: Tensor) -> Tensor | None:
+        """Return the number of the control [batch] at a time [batch]; None for the only one."""
+        if self.index.numel() == 1:
+            return None
+        row: Tensor | int = 0
+        if time is not None:
+            row = (time // self.table.row_duration).clamp_(min=0, max=len(self.index) - 1)
+        return self.index[row, column] if self.index.shape[1] > 1 else self.index[row, 0]
 
 
 @dataclass
 class State:
-    """What a network at play remembers, for each of its sequences.
+    """The state of a batch of sequences; `Engine.step` updates it.
 
-    hidden: of each layer [batch, hidden]; asked: the schedule as the first layer sees it;
-    place: when each sequence is [batch], by the schedule's clock, None while that is all
-    the same; column: which column of the schedule is each one's [batch]; missing: how much of
-    what is steered [batch], as the helm tells it; free: the state of the same sequences
+    hidden: of each layer [batch, hidden]; time: position in the control table [batch], None if
+    that never changes; column: the column of the control table of each sequence [batch];
+    density_error: see DensityController [batch]; unconditional: the state of the same sequences
     without control, for guidance.
     """
 
     hidden: list[Tensor]
-    asked: Asked
-    place: Tensor | None
+    controls: _CompiledControls
+    time: Tensor | None
     column: Tensor
-    missing: Tensor | None = None
-    free: State | None = None
+    density_error: Tensor | None = None
+    unconditional: State | None = None
 
-    def of(self, rows: Tensor) -> State:
-        """The state of some sequences; they may come several times."""
+    def select(self, rows: Tensor) -> State:
+        """Return the state of these sequences; an index may appear several times."""
         return State(
             [layer[rows] for layer in self.hidden],
-            self.asked,
-            None if self.place is None else self.place[rows],
+            self.controls,
+            None if self.time is None else self.time[rows],
             self.column[rows],
-            None if self.missing is None else self.missing[rows],
-            None if self.free is None else self.free.of(rows),
+            None if self.density_error is None else self.density_error[rows],
+            None if self.unconditional is None else self.unconditional.select(rows),
         )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A schedule as the first layer sees it.
-
-    which: the control of each row [rows, 1 or batch], as a number; helm: which is asked for
-    instead; first: what each event under each control gives to the gates
-    [controls * events, 3 * hidden], or None if there are too many controls; then said: what
-    each says to the layer [controls, hidden].
-    """
-
-    schedule: Schedule
-    which: Tensor
-    helm: DensityController | None
-    first: Tensor | None
-    said: Tensor
-
-    def at(self, place: Tensor | None, column: Tensor) -> Tensor | None:
-        """The number of the control [batch] in force at a place by the clock [batch].
-
-        None if there is one alone, which is number 0.
-        """
-        if self.which.numel() == 1:
-            return None
-        row: Tensor | int = 0
-        if place is not None:
-            row = (place // self.schedule.row).clamp_(min=0, max=len(self.which) - 1)
-        return self.which[row, column] if self.which.shape[1] > 1 else self.which[row, 0]
-
-
 def make_generators(seed: int, count: int) -> list[torch.Generator]:
-    """Random numbers for each of `count` pieces; piece k's depend on seed and k alone."""
+    """Return a CPU generator for each sample; that of sample k depends on seed and k only."""
     return [torch.Generator().manual_seed(utils.derive_seed(seed, k)) for k in range(count)]
 
 
 class Engine:
-    """Plays with a network; `exact` takes all products in float32, as training does.
+    """A network with its weights prepared for generation.
 
-    guidance: how much further than the control leads to go (classifier-free guidance, Ho and
-    Salimans 2022): logits without control, plus so many times what the control adds; 1: as
-    the network says.
+    exact: compute all products in float32, as in training.
+    guidance: classifier-free guidance (Ho and Salimans 2022): the logits without control, plus
+    `guidance` times what the control changes in them. 1 is no guidance.
     """
 
     def __init__(self, model: PerformanceRNN, exact: bool = False, guidance: float = 1.0) -> None:
         self.model, self.device = model.eval(), model.device
-        self.exact = exact or not _has_small_products(model.device)
+        self.exact = exact or not has_int8_linear(model.device)
         self.guidance = guidance
         with torch.inference_mode():
-            self._table = model.event_table()
+            self._event_table = model.event_table()
             self._layers = [
-                # what the first layer is given has no bounds: 8 bits would be too coarse for it
-                (self._product(f"ih_l{layer}", layer > 0), self._product(f"hh_l{layer}", True))
+                # the inputs of the first layer have no bounds, which 8 bits would need
+                (self._gru_linear(f"ih_l{layer}", layer > 0), self._gru_linear(f"hh_l{layer}"))
                 for layer in range(model.config.gru_layers)
             ]
             weight, bias = model.output_fc.weight, model.output_fc.bias
-            self._output = (_plain_product if self.exact else _finer_product)(weight, bias)
+            self._output = (_float_linear if self.exact else _split_int8_linear)(weight, bias)
 
-    def _product(self, name: str, bounded: bool) -> Product:
-        """That of the GRU's weights called `name`; bounded: by inputs between -1 and 1."""
+    def _gru_linear(self, name: str, bounded: bool = True) -> Linear:
+        """Return the product with GRU weights; bounded: its inputs are between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
         if self.exact or not bounded:
-            return _plain_product(weight, bias)
-        return _small_product(weight, bias)
+            return _float_linear(weight, bias)
+        return _int8_linear(weight, bias)
 
     @torch.inference_mode()
-    def start(self, init: Tensor, schedule: Schedule) -> State:
-        """The state before the first event, from start vectors [batch, init]."""
+    def prepare(self, init: Tensor, controls: ControlTable) -> State:
+        """Return the state before the first event, from start vectors [batch, init]."""
+        hidden = list(self.model.init_hidden_each(init))
         column = torch.arange(len(init), device=self.device)
-        return self._state(
-            list(self.model.init_hidden_each(init)), column, schedule, self._nothing(len(init))
-        )
+        return self._make_state(hidden, column, controls, self._start_event(len(init)))
 
-    def _nothing(self, batch: int) -> Tensor:
-        """What is heard before the first event [batch]."""
+    def _start_event(self, batch: int) -> Tensor:
+        """Return the input of the first step [batch]."""
         return torch.full((batch,), self.model.primary_event, device=self.device)
 
     @torch.inference_mode()
-    def under(self, state: State, schedule: Schedule, heard: Tensor) -> State:
-        """The same state with another schedule, which begins after the heard events [batch]."""
-        free = None if state.free is None else state.free.hidden
-        return self._state(state.hidden, state.column, schedule, heard, free)
+    def switch_controls(self, state: State, controls: ControlTable, event: Tensor) -> State:
+        """Return the state with other controls, which begin after the last event [batch]."""
+        unconditional = None if state.unconditional is None else state.unconditional.hidden
+        return self._make_state(state.hidden, state.column, controls, event, unconditional)
 
-    def _state(
+    def _make_state(
         self,
         hidden: list[Tensor],
         column: Tensor,
-        schedule: Schedule,
-        heard: Tensor,
-        free: list[Tensor] | None = None,
+        controls: ControlTable,
+        event: Tensor,
+        unconditional_hidden: list[Tensor] | None = None,
     ) -> State:
-        asked = self._asked(schedule)
-        place = -schedule.length(heard) if len(asked.which) > 1 else None
-        missing = None
-        if asked.helm is not None:
-            missing = asked.helm.start(asked.at(place, column), heard)
-        state = State(list(hidden), asked, place, column, missing)
-        if self.guidance != 1 and schedule.controls is not None:
-            state.free = self._state(free or hidden, column, Schedule(), heard)
+        """Return a state at time 0; event [batch] is the next step's input, and not counted."""
+        compiled = self._compile(controls)
+        time = -controls.measure(event) if len(compiled.index) > 1 else None
+        error = None
+        if compiled.controller is not None:
+            error = compiled.controller.reset(compiled.find(time, column), event)
+        state = State(list(hidden), compiled, time, column, error)
+        if self.guidance != 1 and controls.controls is not None:
+            hidden = unconditional_hidden or hidden
+            state.unconditional = self._make_state(hidden, column, NO_CONTROL, event)
         return state
 
-    def _asked(self, schedule: Schedule) -> Asked:
-        controls, helm = schedule.controls, None
-        if controls is None:
-            which = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            said = self.model.project_controls(None, None)[None]
+    def _compile(self, table: ControlTable) -> _CompiledControls:
+        controller = None
+        if table.controls is None:
+            index = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            projections = self.model.project_controls(None, None)[None]
         else:
-            # equal rows are one control, and a schedule that never changes is one row
-            kinds, which = controls.flatten(0, 1).unique(dim=0, return_inverse=True)
-            which = which.view(controls.shape[:2])
-            if bool((which == which[:1]).all()):
-                which = which[:1]
-            if schedule.steering is not None:
-                helm = DensityController(schedule.steering, kinds)
-                kinds = helm.controls
-            said = self.model.project_controls(kinds, None)
-        first = None
-        if len(said) <= TABLES:
-            heard = functional.leaky_relu(self._table + said[:, None], 0.1)
-            first = self._layers[0][0](heard.flatten(0, 1))
-        return Asked(schedule, which, helm, first, said)
+            # equal rows become one control, and a table that never changes one row
+            distinct, index = table.controls.flatten(0, 1).unique(dim=0, return_inverse=True)
+            index = index.view(table.controls.shape[:2])
+            if bool((index == index[:1]).all()):
+                index = index[:1]
+            if table.target is not None:
+                controller = DensityController(table.target, distinct)
+                distinct = controller.controls
+            projections = self.model.project_controls(distinct, None)
+        input_gates = None
+        if len(projections) <= MAX_CONTROLS:
+            inputs = self._event_table + projections[:, None]  # [controls, events, hidden]
+            input_gates = self._layers[0][0](functional.leaky_relu(inputs, 0.1).flatten(0, 1))
+        return _CompiledControls(table, index, controller, projections, input_gates)
 
-    def step(self, heard: Tensor, state: State) -> Tensor:
-        """Logits [batch, events] of what follows the heard events [batch]; moves the state on."""
-        logits = self._step(heard, state)
-        if state.free is None:
+    def step(self, state: State, event: Tensor) -> Tensor:
+        """Update the state by an event [batch]; return the next one's logits [batch, events]."""
+        logits = self._step(state, event)
+        if state.unconditional is None:
             return logits
-        return torch.lerp(self._step(heard, state.free), logits, self.guidance)
+        return torch.lerp(self._step(state.unconditional, event), logits, self.guidance)
 
-    def _step(self, heard: Tensor, state: State) -> Tensor:
-        # split_with_sizes and index_select: several times as fast as split and [] on few numbers
+    def _step(self, state: State, event: Tensor) -> Tensor:
+        # split_with_sizes and index_select: several times as fast as split and [] on small tensors
         width = self.model.config.hidden_dim
-        parts = (2 * width, width)  # reset and update gates, and the new state's
-        given = self._given(heard, state)
-        for layer, (of_input, of_state) in enumerate(self._layers):
+        sizes = (2 * width, width)  # reset and update gates, new gate
+        inputs = self._input_gates(state, event)
+        for layer, (input_linear, hidden_linear) in enumerate(self._layers):
             if layer:
-                given = of_input(state.hidden[layer - 1])
-            gates_given, new_given = given.split_with_sizes(parts, 1)
-            gates_kept, new_kept = of_state(state.hidden[layer]).split_with_sizes(parts, 1)
-            gates = (gates_given + gates_kept).sigmoid_()
+                inputs = input_linear(state.hidden[layer - 1])
+            input_gates, input_new = inputs.split_with_sizes(sizes, 1)
+            products = hidden_linear(state.hidden[layer])
+            hidden_gates, hidden_new = products.split_with_sizes(sizes, 1)
+            gates = (input_gates + hidden_gates).sigmoid_()
             reset, update = gates.split_with_sizes((width, width), 1)
-            new = torch.addcmul(new_given, reset, new_kept).tanh_()
+            new = torch.addcmul(input_new, reset, hidden_new).tanh_()
             state.hidden[layer] = torch.lerp(new, state.hidden[layer], update)
         return self._output(torch.cat(state.hidden, dim=1))
 
-    def _given(self, heard: Tensor, state: State) -> Tensor:
-        """What the first layer's gates are given [batch, 3 * hidden]; moves the place on."""
-        asked = state.asked
-        if state.place is not None:
-            state.place = state.place + asked.schedule.length(heard)
-        which = asked.at(state.place, state.column)
-        if asked.helm is not None and state.missing is not None:
-            state.missing = asked.helm.moved(state.missing, which, heard)
-            which = asked.helm.variants(state.missing, which)
-        if asked.first is not None:
-            if which is not None:
-                heard = torch.add(heard, which, alpha=self.model.config.event_dim)
-            return asked.first.index_select(0, heard)
-        said = asked.said[0 if which is None else which]
-        said = functional.leaky_relu(self._table[heard] + said, 0.1)
-        return self._layers[0][0](said)
+    def _input_gates(self, state: State, event: Tensor) -> Tensor:
+        """Return the first layer's input gates [batch, 3 * hidden]; advance time and error."""
+        controls = state.controls
+        if state.time is not None:
+            state.time = state.time + controls.table.measure(event)
+        index = controls.find(state.time, state.column)
+        if controls.controller is not None and state.density_error is not None:
+            state.density_error = controls.controller.update(state.density_error, index, event)
+            index = controls.controller.select(state.density_error, index)
+        if controls.input_gates is not None:
+            if index is not None:
+                event = torch.add(event, index, alpha=self.model.config.event_dim)
+            return controls.input_gates.index_select(0, event)
+        inputs = self._event_table[event] + controls.projections[0 if index is None else index]
+        return self._layers[0][0](functional.leaky_relu(inputs, 0.1))
 
     @torch.inference_mode()
     def generate(
         self,
         init: Tensor,
         steps: int,
-        schedule: Schedule,
+        controls: ControlTable,
         generators: Sequence[torch.Generator],
         *,
-        sampling: Sampler = PLAIN,
+        sampler: Sampler = DEFAULT_SAMPLER,
         rules: EventRules | None = None,
-        primer: Context | None = None,
+        context: Context | None = None,
     ) -> Iterator[Tensor]:
-        """Sample events, one int64 [batch] after another, each heard by the next.
+        """Yield sampled events, int64 [batch], one step after another.
 
-        init: [batch, init]; generators: one CPU generator for each sequence, so that a
-        sequence does not depend on its neighbours. The schedule begins after the primer,
-        which is heard and not said.
+        init: [batch, init]; generators: a CPU generator for each sequence, so that a sequence
+        does not depend on the others in its batch. The controls begin after the context.
         """
-        state, heard, bounds = self.primed(init, schedule, rules, primer)
-        dice = GumbelNoise(
-            generators, self.model.config.event_dim, sampling.greedy_ratio, self.device
-        )
+        state, event, mask = self.prime(init, controls, rules, context)
+        events = self.model.config.event_dim
+        noise = GumbelNoise(generators, events, sampler.greedy_ratio, self.device)
         for _ in range(steps):
-            logits = bounds.applied(self.step(heard, state))
-            heard = sampling.chosen(logits, dice.noise())
-            bounds.after(heard)
-            yield heard
+            logits = mask.apply(self.step(state, event))
+            event = sampler.sample(logits, noise.next())
+            mask.update(event)
+            yield event
 
-    def primed(
-        self, init: Tensor, schedule: Schedule, rules: EventRules | None, primer: Context | None
+    @torch.inference_mode()
+    def prime(
+        self,
+        init: Tensor,
+        controls: ControlTable,
+        rules: EventRules | None = None,
+        context: Context | None = None,
     ) -> tuple[State, Tensor, EventMask]:
-        """The state after the primer, the last event heard [batch], and what may follow."""
+        """Return the state after the context, the next step's input [batch], and the mask."""
         batch = len(init)
-        rules = rules or EventRules.none(self.model.config.event_dim)
-        bounds = EventMask(rules, batch, self.device)
-        heard = self._nothing(batch)
-        if primer is None or not len(primer.events):
-            return self.start(init, schedule), heard, bounds
-        state = self.start(init, primer.schedule)
-        for event in primer.events.to(self.device):
-            self.step(heard, state)
-            heard = event.expand(batch)
-            bounds.after(heard)
-        return self.under(state, schedule, heard), heard, bounds
+        rules = rules or EventRules.unrestricted(self.model.config.event_dim)
+        mask = EventMask(rules, batch, self.device)
+        event = self._start_event(batch)
+        if context is None or not len(context.events):
+            return self.prepare(init, controls), event, mask
+        state = self.prepare(init, context.controls)
+        for following in context.events.to(self.device):
+            self.step(state, event)
+            event = following.expand(batch)
+            mask.update(event)
+        return self.switch_controls(state, controls, event), event, mask
+
+
+# ------------------------------------------------------------------------- 8-bit products
 
 
 def round_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network, those that are played in one number of 8 bits rounded to it.
+    """Round the weights that generation uses in 8 bits to their 8-bit levels.
 
-    What the network says is then the same in 8 bits as in float32, but for the rounding of
-    the states; so it is judged as it is played.
+    A session exported so gives the same logits in 8 bits as in float32, except for the rounding
+    of the hidden state; its evaluation then holds for what it generates.
     """
-    played = [n for n in state if n.startswith("gru.weight") and n != "gru.weight_ih_l0"]
-    return state | {name: _rounded(state[name].float()) for name in played}
+    names = [n for n in state if n.startswith("gru.weight") and n != "gru.weight_ih_l0"]
+    return state | {name: _round_to_levels(state[name].float()) for name in names}
 
 
-def _rounded(weight: Tensor) -> Tensor:
-    scales = _scales(weight)[:, None]
+def _round_to_levels(weight: Tensor) -> Tensor:
+    scales = _row_scales(weight)[:, None]
     return (weight / scales).round() * scales
 
 
-def _scales(weight: Tensor) -> Tensor:
-    """What the 127 levels of 8 bits stand for [rows], either side of 0."""
+def _row_scales(weight: Tensor) -> Tensor:
+    """Return the distance of 8-bit levels, 127 on either side of 0, for each row [rows]."""
     least, greatest = weight.aminmax(dim=1)
     return (torch.maximum(-least, greatest) / 127).clamp(min=1e-12)
 
 
-def _plain_product(weight: Tensor, bias: Tensor) -> Product:
+def _float_linear(weight: Tensor, bias: Tensor) -> Linear:
     return lambda inputs: functional.linear(inputs, weight, bias)
 
 
-def _finer_product(weight: Tensor, bias: Tensor) -> Product:
-    """As `_small_product`, of two numbers of 8 bits for each weight: what the first leaves, too."""
-    coarse, rows = _rounded(weight), len(weight)
-    both = torch.cat([coarse, weight - coarse])
-    product = _small_product(both, torch.cat([bias, torch.zeros_like(bias)]))
-
-    def times(inputs: Tensor) -> Tensor:
-        first, rest = product(inputs).split_with_sizes((rows, rows), 1)
-        return first + rest
-
-    return times
-
-
-def _small_product(weight: Tensor, bias: Tensor) -> Product:
-    """A product in numbers of 8 bits, of inputs between -1 and 1; each row has its scale."""
-    scales = _scales(weight).double()
+def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
+    """Return a product in 8-bit integers, for inputs between -1 and 1; each row has a scale."""
+    scales = _row_scales(weight).double()
     zeros = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():
-        # torch plans to remove these; `_has_small_products` finds out when it has
+        # torch plans to remove these functions; `has_int8_linear` notices when they are gone
         warnings.simplefilter("ignore", UserWarning)
-        small = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(small, bias)
-    times = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-    return lambda inputs: times(inputs, 2 / LEVELS, ZERO, packed)
+        quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(quantized, bias)
+    linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    return lambda inputs: linear(inputs, INPUT_SCALE, INPUT_ZERO, packed)
 
 
-def _has_small_products(device: torch.device) -> bool:
-    """Whether torch has them here: not on every kind of processor, nor on GPUs."""
+def _split_int8_linear(weight: Tensor, bias: Tensor) -> Linear:
+    """Return a finer product: `_int8_linear` of the rounded weights, and of the remainders."""
+    rounded, rows = _round_to_levels(weight), len(weight)
+    both = torch.cat([rounded, weight - rounded])
+    product = _int8_linear(both, torch.cat([bias, torch.zeros_like(bias)]))
+
+    def linear(inputs: Tensor) -> Tensor:
+        coarse, fine = product(inputs).split_with_sizes((rows, rows), 1)
+        return coarse + fine
+
+    return linear
+
+
+def has_int8_linear(device: torch.device) -> bool:
+    """Return whether torch has 8-bit products here: not on every CPU type, and not on GPUs."""
     if device.type != "cpu":
         return False
     try:
-        product = _small_product(torch.ones(16, 16), torch.zeros(16))
+        product = _int8_linear(torch.ones(16, 16), torch.zeros(16))
         return float(product(torch.ones(1, 16))[0, 0]) > 15
     except (AttributeError, RuntimeError):
         return False

@@ -1,4 +1,4 @@
-"""How the next event is chosen from what a network says: filters, rules, and the dice."""
+"""How the next event is sampled from logits: temperature, filters, event rules, random noise."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from utils import Array
 
-FULL = 1 - 1e-4  # of a limit; sums of shares are not exact
-CLOSED = 2.0  # what counts as spent of an event that is not possible
-CHUNK = 64  # steps for which random numbers are drawn at once
+FULL = 1 - 1e-4  # share of a limit that counts as used up; sums of shares are not exact
+DISABLED = 2.0  # share that marks a disabled event
+NOISE_STEPS = 64  # steps for which noise is computed at once
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How events are chosen from their probabilities.
+    """How events are sampled from logits.
 
-    temperature: probabilities are raised to its inverse. temperatures: of the events of some
-    groups, among themselves; how likely a group is as a whole stays as `temperature` makes
-    it. groups: int [events], the group of each event. Then only those events are left that
-    are among the `top_k` likeliest (0: all), among the likeliest that together have
-    `top_p` of the probability (Holtzman et al. 2020), and at least `min_p` times as
-    likely as the likeliest (Nguyen et al. 2024). greedy_ratio: share of events that are
-    the likeliest instead of a sample, drawn for each sequence by itself.
+    temperature: divides the logits.
+    group_temperatures: temperature among the events of a group; the probability of the group
+    as a whole stays as `temperature` gives it. groups: int [events], the group of each event.
+    top_k: keep the most likely events only (0: all). top_p: keep the fewest events that have
+    this probability together (Holtzman et al. 2020). min_p: keep events at least this many times
+    as likely as the most likely one (Nguyen et al. 2024).
+    greedy_ratio: share of steps that take the most likely event, chosen for each sequence.
     """
 
     temperature: float = 1.0
@@ -35,165 +35,177 @@ class Sampler:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    temperatures: dict[int, float] = field(default_factory=dict)
+    group_temperatures: dict[int, float] = field(default_factory=dict)
     groups: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
-    def plain(self) -> bool:
-        """Whether there is a temperature and nothing else."""
-        return not (self.temperatures or self.top_k or self.top_p < 1 or self.min_p > 0)
+    def has_filters(self) -> bool:
+        """Whether there is more than one temperature for all events."""
+        return bool(self.group_temperatures or self.top_k or self.top_p < 1 or self.min_p > 0)
 
-    def chosen(self, logits: Tensor, noise: Tensor) -> Tensor:
-        """Events [batch] from logits and noise [batch, events]."""
-        if self.plain:  # all multiplied by it; the same but for ties near 0
-            return torch.add(logits, noise, alpha=_bounded(self.temperature)).argmax(dim=-1)
-        return (self.shaped(logits) + noise).argmax(dim=-1)
+    def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
+        """Return events [batch] from logits and Gumbel noise [batch, events]."""
+        if not self.has_filters:  # scale the noise instead: the same, except for ties near 0
+            return torch.add(logits, noise, alpha=_clamp(self.temperature)).argmax(dim=-1)
+        return (self.filter_logits(logits) + noise).argmax(dim=-1)
 
-    def shaped(self, logits: Tensor) -> Tensor:
-        """Log-weights [..., events] to sample from; -inf for what is left out."""
-        if self.temperatures:
-            logits = self._by_group(logits)
+    def filter_logits(self, logits: Tensor) -> Tensor:
+        """Apply the temperatures and filters to logits [..., events]; -inf: filtered out."""
+        if self.group_temperatures:
+            logits = self._apply_group_temperatures(logits)
         elif self.temperature != 1:
-            logits = tempered(logits, self.temperature)
+            logits = apply_temperature(logits, self.temperature)
         if 0 < self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p < 1:
-            logits = logits.masked_fill(_beyond(logits, self.top_p), -torch.inf)
+            logits = logits.masked_fill(_is_outside_top_p(logits, self.top_p), -torch.inf)
         if self.min_p > 0:
             least = logits.amax(dim=-1, keepdim=True) + math.log(self.min_p)
             logits = logits.masked_fill(logits < least, -torch.inf)
         return logits
 
-    def _by_group(self, logits: Tensor) -> Tensor:
-        """Each group at its own temperature, with its whole probability at the common one."""
-        common = tempered(logits, self.temperature)
+    def _apply_group_temperatures(self, logits: Tensor) -> Tensor:
+        """Apply each group's temperature inside the group, the common one to all groups."""
+        common = apply_temperature(logits, self.temperature)
         result = common.clone()
-        for group, temperature in self.temperatures.items():
-            chosen = torch.as_tensor(self.groups == group, device=logits.device)
-            inside = tempered(logits[..., chosen], temperature)
-            whole = common[..., chosen].logsumexp(dim=-1, keepdim=True)
-            share = whole + inside - inside.logsumexp(dim=-1, keepdim=True)
-            result[..., chosen] = share.nan_to_num(-torch.inf, neginf=-torch.inf)
+        for group, temperature in self.group_temperatures.items():
+            members = torch.as_tensor(self.groups == group, device=logits.device)
+            inside = apply_temperature(logits[..., members], temperature)
+            total = common[..., members].logsumexp(dim=-1, keepdim=True)
+            scaled = total + inside - inside.logsumexp(dim=-1, keepdim=True)
+            result[..., members] = scaled.nan_to_num(-torch.inf, neginf=-torch.inf)
         return result
 
 
-def tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Logits with their maximum at 0, divided by any temperature above 0."""
-    return (logits - logits.amax(dim=-1, keepdim=True)) / _bounded(temperature)
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Shift logits to a maximum of 0 and divide them by a temperature above 0."""
+    return (logits - logits.amax(dim=-1, keepdim=True)) / _clamp(temperature)
 
 
-def _bounded(temperature: float) -> float:
-    return min(max(temperature, 1e-30), 1e30)
+def _clamp(temperature: float) -> float:
+    return min(max(temperature, 1e-30), 1e30)  # float32 has no more
 
 
-def _beyond(logits: Tensor, share: float) -> Tensor:
-    """Whether an event is less likely than all of the fewest that have `share` together."""
+def _is_outside_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """Return whether an event is not among the fewest that have probability `top_p`."""
     sizes, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    beyond = sizes.cumsum(dim=-1) - sizes >= share  # the likeliest is never
-    return torch.zeros_like(beyond).scatter(-1, order, beyond)
+    outside = sizes.cumsum(dim=-1) - sizes >= top_p  # never the most likely event
+    return torch.zeros_like(outside).scatter(-1, order, outside)
 
 
 @dataclass(frozen=True)
 class EventRules:
-    """What can be played, known to a sampler that knows no music.
+    """Which events may follow which, for a sampler that knows nothing about music.
 
-    start: bool [events], what is possible at first; opens, closes: bool [events, events],
-    what each event makes possible and impossible; struck: bool [events], the events of
-    which one alone may not come more than `repeats` times in a row, not counting events
-    that are not struck (0: as often as it likes); lengths: how long each event lasts [events],
-    and silence: what must not be reached between two that are struck (0: anything may).
+    allowed_at_start: bool [events]. enables, disables: bool [events, events], the events that
+    each event makes possible and impossible.
+    note_ons: bool [events]; max_repeats: how often one of them may come in a row, not counting
+    events that are no note ons (0: no limit).
+    durations: number [events]; max_silence: the time between two note ons stays below it
+    (0: no limit).
     """
 
-    start: Array
-    opens: Array
-    closes: Array
-    struck: Array
-    lengths: Array
-    repeats: int = 0
-    silence: float = 0.0
+    allowed_at_start: Array
+    enables: Array
+    disables: Array
+    note_ons: Array
+    durations: Array
+    max_repeats: int = 0
+    max_silence: float = 0.0
 
-    def free(self) -> EventRules:
-        """These with everything possible always, but for repeats and silence."""
-        nothing = np.zeros_like(self.opens)
-        return replace(self, start=~nothing[0], opens=nothing, closes=nothing)
+    def without_mask(self) -> EventRules:
+        """Return the rules with repeats and silence limited, and everything else allowed."""
+        none = np.zeros_like(self.enables)
+        return replace(self, allowed_at_start=~none[0], enables=none, disables=none)
 
     @staticmethod
-    def none(events: int) -> EventRules:
-        """No rules for so many events."""
-        nothing = np.zeros((events, events), bool)
-        return EventRules(~nothing[0], nothing, nothing, nothing[0], np.zeros(events))
+    def unrestricted(events: int) -> EventRules:
+        """Return rules for this number of events that allow everything."""
+        none = np.zeros((events, events), bool)
+        return EventRules(~none[0], none, none, none[0], np.zeros(events))
 
-    def spending(self) -> tuple[Array, Array, Array]:
-        """How what each event has spent of its limit begins [events], and goes on.
+    def compile(self) -> tuple[Array, Array, Array]:
+        """Return the rules as `start` [events], `factors` and `terms` [events, events].
 
-        After an event [events, events] it is multiplied by the second, and the third is added.
-        One that has spent 1 is impossible: a struck one by being repeated, one that lasts by
-        what it would add to the silence, any other by being closed until it is opened.
-        ValueError if one is limited, and opened, closed or impossible at first as well.
+        Each event has used a share of its limit: `start` before the first event; after event k,
+        share * factors[k] + terms[k]. An event that has used 1 is not allowed. A note on uses its
+        share by repeats, an event with a duration by the silence that would follow, and any other
+        event by being disabled.
+        Raises ValueError if an event has a limit and is also enabled, disabled, or not
+        allowed at the start.
         """
-        lasting = (self.lengths > 0) & bool(self.silence)
-        limited = (self.struck & bool(self.repeats)) | lasting
-        ruled = ~self.start | self.opens.any(axis=0) | self.closes.any(axis=0)
-        if (limited & ruled).any():
-            both = np.flatnonzero(limited & ruled).tolist()
-            raise ValueError(f"events {both} are limited, and opened or closed as well")
-        shares = self.lengths / self.silence if lasting.any() else np.zeros(len(self.start))
-        again = np.eye(len(self.start)) * self.struck
-        after = np.where(self.struck[:, None], again, 1.0)  # what is struck ends the silence
-        plus = again / self.repeats if self.repeats else np.zeros_like(again)
-        plus = plus + np.where(self.struck[:, None], shares, shares[:, None] * lasting)
-        times = np.where(limited, after, ~(self.opens | self.closes))
-        plus = np.where(limited, plus, CLOSED * self.closes)
-        return np.where(self.start, shares, CLOSED), times, plus
+        has_duration = (self.durations > 0) & bool(self.max_silence)
+        limited = (self.note_ons & bool(self.max_repeats)) | has_duration
+        masked = ~self.allowed_at_start | self.enables.any(axis=0) | self.disables.any(axis=0)
+        if (limited & masked).any():
+            both = np.flatnonzero(limited & masked).tolist()
+            raise ValueError(f"events {both} have a limit and are enabled or disabled too")
+        shares = np.zeros(len(self.note_ons))
+        if has_duration.any():
+            shares = self.durations / self.max_silence
+        note_ons = self.note_ons[:, None]
+        same = np.eye(len(self.note_ons)) * self.note_ons
+        terms = same / self.max_repeats if self.max_repeats else np.zeros_like(same)
+        # a note on ends the silence: what an event may add to it counts from zero again
+        terms = terms + np.where(note_ons, shares, shares[:, None] * has_duration)
+        terms = np.where(limited, terms, DISABLED * self.disables)
+        factors = np.where(note_ons, same, 1.0)
+        factors = np.where(limited, factors, ~(self.enables | self.disables))
+        return np.where(self.allowed_at_start, shares, DISABLED), factors, terms
 
 
 class EventMask:
-    """What the rules allow each of some sequences now."""
+    """The events that the rules allow now, for a batch of sequences."""
 
     def __init__(self, rules: EventRules, batch: int, device: torch.device) -> None:
-        spent, times, plus = (
-            torch.as_tensor(rows, dtype=torch.float32).to(device) for rows in rules.spending()
+        start, factors, terms = (
+            torch.as_tensor(array, dtype=torch.float32).to(device) for array in rules.compile()
         )
-        self._table = torch.stack([times, plus], dim=1)  # what each event does [events, 2, events]
-        self._spent = spent.repeat(batch, 1)  # [batch, events]
+        self._table = torch.stack([factors, terms], dim=1)  # [events, 2, events]
+        self._used = start.repeat(batch, 1)  # share of each event's limit [batch, events]
 
-    def applied(self, logits: Tensor) -> Tensor:
-        """Logits [batch, events], -inf where an event is not allowed."""
-        return logits.masked_fill(self._spent > FULL, -torch.inf)
+    def apply(self, logits: Tensor) -> Tensor:
+        """Return logits [batch, events] with -inf for events that are not allowed."""
+        return logits.masked_fill(self._used > FULL, -torch.inf)
 
-    def after(self, said: Tensor) -> None:
-        """Go on by an event of each sequence [batch]."""
-        times, plus = self._table.index_select(0, said).unbind(1)
-        self._spent = torch.addcmul(plus, self._spent, times)
+    def update(self, event: Tensor) -> None:
+        """Apply the effect of the next event of each sequence [batch]."""
+        factors, terms = self._table.index_select(0, event).unbind(1)
+        self._used = torch.addcmul(terms, self._used, factors)
 
-    def follow(self, rows: Tensor) -> None:
-        """Go on as these of the sequences; they may come several times."""
-        self._spent = self._spent[rows]
+    def select(self, rows: Tensor) -> None:
+        """Keep these sequences; an index may appear several times."""
+        self._used = self._used[rows]
 
 
 class GumbelNoise:
-    """Gumbel noise for some sequences, of each one's own random numbers.
+    """Gumbel noise for a batch of sequences, each with its own generator.
 
-    The index of the greatest sum of log-weight and noise is a sample (Gumbel 1954); without
-    noise it is the likeliest.
+    The index of the largest sum of logit and noise is a sample (Gumbel 1954). In greedy steps the
+    noise is zero, which gives the most likely event.
     """
 
     def __init__(
-        self, generators: Sequence[torch.Generator], events: int, greedy: float, to: torch.device
+        self,
+        generators: Sequence[torch.Generator],
+        events: int,
+        greedy_ratio: float,
+        device: torch.device,
     ) -> None:
-        self._generators, self._events, self._greedy, self._device = generators, events, greedy, to
-        self._chunk: list[Tensor] = []
+        self._generators, self._events = generators, events
+        self._greedy_ratio, self._device = greedy_ratio, device
+        self._steps: list[Tensor] = []  # noise of the next steps, last step first
 
-    def noise(self) -> Tensor:
-        """That of the next step [batch, events]."""
-        if not self._chunk:
-            drawn = torch.stack([self._drawn(source) for source in self._generators], dim=1)
-            self._chunk = list(drawn.to(self._device))[::-1]
-        return self._chunk.pop()
+    def next(self) -> Tensor:
+        """Return the noise of the next step [batch, events]."""
+        if not self._steps:
+            noise = torch.stack([self._draw(rng) for rng in self._generators], dim=1)
+            self._steps = list(noise.to(self._device))[::-1]  # [steps, batch, events]
+        return self._steps.pop()
 
-    def _drawn(self, source: torch.Generator) -> Tensor:
-        """The noise of some steps of one sequence [CHUNK, events]; zeros in greedy steps."""
-        uniform = torch.rand(CHUNK, self._events, generator=source).clamp_(min=1e-30)
-        greedy = torch.rand(CHUNK, 1, generator=source) < self._greedy
+    def _draw(self, rng: torch.Generator) -> Tensor:
+        """Return the noise of some steps of one sequence [steps, events]."""
+        uniform = torch.rand(NOISE_STEPS, self._events, generator=rng).clamp_(min=1e-30)
+        greedy = torch.rand(NOISE_STEPS, 1, generator=rng) < self._greedy_ratio
         return uniform.log_().neg_().log_().neg_().masked_fill_(greedy, 0.0)

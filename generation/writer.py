@@ -1,135 +1,121 @@
-"""What is written of a piece that was played: MIDI, a picture, audio, and what they say of it."""
+"""Output files of a sample: MIDI with metadata, piano roll, audio."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-import flags
 import utils
 from config import GenerateConfig
-from generation.control_metrics import followed
+from generation.control_metrics import format_sections, measure_sections
 from generation.pipeline import GenerationJob, decode_sample
-from midi import metadata, synth
+from midi import synth
 from midi.control_schedule import ControlSchedule
+from midi.metadata import encode_metadata, format_command, format_title, summarize_sample
 from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
 
-BESIDES = ("png", "wav", "soundfont", "html", "force", "stream")  # options that change no note
 
+def output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield FOLDER/output-000.mid and so on: all numbers, or those after the existing files.
 
-def free_paths(folder: Path) -> Iterator[Path]:
-    """output-000.mid and so on, from the first number above those that are there.
-
-    Each is made, empty, as it is given, so that no one else takes it.
+    A new file is created empty at once, so that no other process takes its name. When
+    overwriting, the picture and audio of the old file are removed.
     """
-    taken = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
-    number = max((int(match[1]) + 1 for match in taken if match), default=0)
-    while True:
+    if overwrite:
+        for number in itertools.count():
+            path = folder / f"output-{number:03d}.mid"
+            for suffix in (".png", ".wav"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
+            yield path
+    existing = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
+    first = max((int(match[1]) + 1 for match in existing if match), default=0)
+    for number in itertools.count(first):
         path = folder / f"output-{number:03d}.mid"
         with contextlib.suppress(FileExistsError):
             path.touch(exist_ok=False)
             yield path
-        number += 1
 
 
-def over_paths(folder: Path) -> Iterator[Path]:
-    """output-000.mid and so on, whatever is there; old pictures and audio beside them go."""
-    for number in itertools.count():
-        path = folder / f"output-{number:03d}.mid"
-        for suffix in (".png", ".wav"):
-            path.with_suffix(suffix).unlink(missing_ok=True)
-        yield path
+def write_sample(
+    path: Path, job: GenerationJob, number: int, events: EventSeq, argv: Sequence[str]
+) -> Iterator[str]:
+    """Write sample `number` as MIDI, and as picture and audio where requested; yield messages.
+
+    events: without the primer; argv: the arguments that generate the sample again.
+    """
+    notes = decode_job_sample(job, events)
+    events = trim_events(job, events, notes)
+    requested = find_requested_control(job, events)
+    metadata = make_metadata(job.options, job.seed, number, argv)
+    notes.to_midi_file(path, texts=encode_metadata(metadata, requested))
+    if job.options.png:
+        title = f"{path.stem}   {format_title(metadata)}"
+        summary = summarize_sample(notes, requested)
+        picture = draw_piano_roll(notes, title, requested, summary, metadata["made with"])
+        utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
+    if job.options.wav:
+        synth.render_audio(path, path.with_suffix(".wav"), job.options.soundfont)
+    yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
+    if job.control is not None:
+        for line in format_sections(measure_sections(events, job.control), job.control):
+            yield f"  {line}"
 
 
-def remade(options: GenerateConfig, seed: int, piece: int) -> list[str]:
-    """The arguments that make a piece again, as the last of as few as can be."""
-    plain = GenerateConfig()
-    kept = {name: getattr(plain, name) for name in ("output_dir", *BESIDES)}
-    return flags.to_argv(replace(options, seed=seed, batch_size=piece + 1, **kept))
+def decode_job_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
+    """Return the notes that are written of generated events."""
+    options = job.options
+    return decode_sample(
+        events.to_array(), job.encoding, job.primer, options.seconds, options.continuation_only
+    )
 
 
-def said_of(options: GenerateConfig, seed: int, piece: int) -> dict[str, str]:
-    """What a piece's file says of it; with that it can be made again."""
-    line = remade(options, seed, piece)
+def make_metadata(
+    options: GenerateConfig, seed: int, number: int, argv: Sequence[str]
+) -> dict[str, str]:
+    """Return the text events of a MIDI file; the keys are part of the file format."""
     return {
         "session": Path(options.session).name,
         "seed": str(seed),
-        "piece": str(piece),
+        "piece": str(number),
         "control": options.control or "none",
-        "made with": metadata.format_command(line, several=piece > 0),
+        "made with": format_command(argv, several=number > 0),
     }
 
 
-def began(order: GenerationJob, played: EventSeq, options: GenerateConfig) -> float:
-    """When a piece's events begin, in seconds of its file: after the primer, or its first is at 0.
+def find_start(job: GenerationJob, events: EventSeq) -> float:
+    """Return the second of the file at which the generated events start.
 
-    With a rest before the first note that is before 0.
+    That is after the primer. Without primer the first note is at 0, and a rest before it negative.
     """
-    if order.heard is not None and not options.continuation_only:
-        return order.heard.seconds
-    struck = played.to_array() < EventSeq.feat_ranges()["note_on"].stop
-    return -float(played.times[struck.argmax()]) / played.encoding.ticks_per_second
+    if job.primer is not None and not job.options.continuation_only:
+        return job.primer.seconds
+    is_note_on = events.to_array() < EventSeq.feat_ranges()["note_on"].stop
+    return -float(events.times[is_note_on.argmax()]) / events.encoding.ticks_per_second
 
 
-def kept(
-    order: GenerationJob, played: EventSeq, notes: NoteSeq, options: GenerateConfig
-) -> EventSeq:
-    """The events of which a piece was made: with --seconds, others were played after its end."""
-    if options.seconds is None:
-        return played
-    end = notes.seconds - began(order, played, options)
-    before = played.times / played.encoding.ticks_per_second < end - 1e-6  # but for rounding
-    return EventSeq(played.to_array()[: max(1, before.sum())], played.encoding)
+def trim_events(job: GenerationJob, events: EventSeq, notes: NoteSeq) -> EventSeq:
+    """Return the events before the end of the notes, where --seconds has cut the sample."""
+    if job.options.seconds is None:
+        return events
+    end = notes.seconds - find_start(job, events)
+    is_before = events.times / events.encoding.ticks_per_second < end - 1e-6  # rounding errors
+    return EventSeq(events.to_array()[: max(1, is_before.sum())], events.encoding)
 
 
-def asked_for(
-    order: GenerationJob, played: EventSeq, options: GenerateConfig
-) -> ControlSchedule | None:
-    """What a piece was asked for, by the time in its file; of its primer nothing."""
-    if order.asked is None:
+def find_requested_control(job: GenerationJob, events: EventSeq) -> ControlSchedule | None:
+    """Return the requested control by the seconds of the file, from the end of the primer."""
+    if job.control is None:
         return None
-    seconds = played.times / played.encoding.ticks_per_second
-    rows = order.asked.find_rows(seconds, np.arange(len(seconds)))
-    # in encoding 1 sums of seconds may step back by their rounding
-    times = np.maximum.accumulate(np.maximum(seconds + began(order, played, options), 0))
-    if len(order.asked) == 1:
+    seconds = events.times / events.encoding.ticks_per_second
+    rows = job.control.find_rows(seconds, np.arange(len(seconds)))
+    # in the legacy encoding, sums of seconds may step back by rounding
+    times = np.maximum.accumulate(np.maximum(seconds + find_start(job, events), 0))
+    if len(job.control) == 1:
         times, rows = times[:1], rows[:1]
-    return order.asked.select(rows, times)
-
-
-def write(
-    path: Path,
-    notes: NoteSeq,
-    options: GenerateConfig,
-    said: dict[str, str],
-    asked: ControlSchedule | None = None,
-) -> str:
-    """Write one piece, and what else was asked for; the line that tells of it."""
-    notes.to_midi_file(path, texts=metadata.encode_metadata(said, asked))
-    if options.png:
-        title = f"{path.stem}   {metadata.format_title(said)}"
-        told = metadata.summarize_sample(notes, asked)
-        picture = draw_piano_roll(notes, title, asked, told, said["made with"])
-        utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
-    if options.wav:
-        synth.render_audio(path, path.with_suffix(".wav"), options.soundfont)
-    return f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
-
-
-def finish(
-    path: Path, order: GenerationJob, events: EventSeq, options: GenerateConfig, piece: int
-) -> Iterator[str]:
-    """Write all that was asked for of the events of a piece, and tell of it."""
-    notes = decode_sample(events.to_array(), options, order.encoding, order.heard)
-    played = kept(order, events, notes, options)
-    asked = asked_for(order, played, options)
-    yield write(path, notes, options, said_of(options, order.seed, piece), asked)
-    if order.asked is not None:
-        yield from ("  " + line for line in followed(played, order.asked))
+    return job.control.select(rows, times)
