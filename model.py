@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import utils
-from config import ModelConfig
+from config import MODEL_SIZES, ModelConfig
 from corpus import tensorfile
 
 
@@ -339,7 +339,7 @@ def _session(record: Any) -> Session:
     if not isinstance(sizes, dict) or set(sizes) != names:
         raise ValueError(f"model_config has not the entries {sorted(names)}")
     for entry in fields(ModelConfig):
-        if type(sizes[entry.name]) not in (int, entry.metadata["type"]):
+        if type(sizes[entry.name]) not in (int, MODEL_SIZES[entry.name][0]):
             told = tensorfile.format_value(sizes[entry.name])
             raise ValueError(f"{entry.name} is {told}, not a number of its kind")
     config, state = ModelConfig(**sizes), record.get("model_state", {})

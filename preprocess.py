@@ -1,4 +1,10 @@
-"""Turn a folder of MIDI files into `.data` files that train.py learns from."""
+"""Convert a folder of MIDI files to the .data files that train.py reads.
+
+examples:
+  python3 preprocess.py
+  python3 preprocess.py midi dataset/processed --split 80,10,10 --report
+  python3 preprocess.py midi dataset/processed --min-seconds 30 --expressive
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,8 @@ from typing import Any
 import numpy as np
 import progress.bar
 
-import flags
 import utils
-from config import DATA_SUFFIX, FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig
+from config import DATA_SUFFIX, FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig, parse_split
 from corpus.dedup import Heard, find_pieces, fingerprint
 from corpus.filters import Traits, refusals, wishes
 from corpus.performance import Performance
@@ -25,6 +30,7 @@ from corpus.split import Folder, assign
 from corpus.summary import Ledger, Refused
 from midi.notes import has_only_drums, read_midi
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
+from utils import Number, Parser
 from web.report import render_report
 
 FEWEST_NOTES = 10
@@ -146,7 +152,9 @@ def preprocess(options: PreprocessConfig) -> Ledger:
     elif options.report:
         pieces, links = find_pieces(list(heard.values()))
         ledger.note_pieces(
-            pieces, links, [path.relative_to(save).as_posix()[: -len(DATA_SUFFIX)] for path in heard]
+            pieces,
+            links,
+            [path.relative_to(save).as_posix()[: -len(DATA_SUFFIX)] for path in heard],
         )
     if options.report:
         utils.atomic_write(save / "report.html", render_report(ledger, options.midi_dir))
@@ -191,7 +199,7 @@ def _convert_all(
 def _jobs(
     places: Iterable[tuple[Path, Path]], folder: Folder, options: PreprocessConfig, ledger: Ledger
 ) -> Iterator[Job]:
-    encoding = LEGACY if options.original else CURRENT
+    encoding = LEGACY if options.legacy else CURRENT
     measured = options.report or bool(ledger.wanted)
     sketched = options.report or bool(folder.shares)
     for path, data in places:
@@ -263,10 +271,54 @@ def _written(target: Path, name: str, performance: Performance, ledger: Ledger) 
     return True
 
 
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    usage = "python3 %(prog)s [options] [midi_dir] [save_dir] [workers]"
+    parser = Parser("preprocess.py", __doc__ or "", PreprocessConfig(), usage=usage)
+    count, seconds = Number(int, 1, 1024), Number(float, above=0)
+
+    add = parser.add_argument_group("input and output").add_argument
+    add("midi_dir", nargs="?", help="folder of MIDI files, with all folders below it")
+    add("save_dir", nargs="?", help="folder for the .data files")
+    add("workers", nargs="?", type=count, help="worker processes (default: one per core)")
+    add("--time-limit", type=seconds, metavar="SECONDS", help="time limit for one file")
+    add("--report", action="store_true", help="also write SAVE_DIR/report.html with statistics")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--split", metavar="A,B,C", help="shares of train, validation, test, such as 80,10,10")
+    add("--legacy", "--original", action="store_true", help="use the original's event encoding")
+
+    add = parser.add_argument_group(
+        "filters (files outside these limits are rejected)"
+    ).add_argument
+    add("--min-seconds", type=Number(float, 0), metavar="SECONDS", help="shortest performance")
+    add("--max-seconds", type=seconds, metavar="SECONDS", help="longest performance")
+    add("--min-density", type=Number(float, 0), metavar="RATE", help="fewest notes/s")
+    add("--max-density", type=seconds, metavar="RATE", help="most notes/s")
+    add(
+        "--max-outside",
+        type=Number(float, 0, 1),
+        metavar="SHARE",
+        help="largest share of notes outside the piano's range",
+    )
+    add(
+        "--expressive",
+        action="store_true",
+        help="reject onsets on a grid, and velocities that are all the same, as in a score",
+    )
+    return parser
+
+
 def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
-    """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = flags.Parser(prog="preprocess.py", description=__doc__)
-    return flags.parse(parser, PreprocessConfig, argv)
+    """Parse the command line; a wrong one ends the program with one line and exit status 2."""
+    parser = build_parser()
+    options = PreprocessConfig(**vars(parser.parse_args(argv)))
+    try:
+        if options.split:
+            parse_split(options.split)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,14 @@
-"""Train a session on the `.data` files of a folder; start again with the same line to go on."""
+"""Train a session on a folder of .data files, or continue its training.
+
+examples:
+  python3 train.py -s model.sess --max-minutes 60
+  python3 train.py -s mine.sess --init-from pretrained.sess --max-minutes 10
+  python3 train.py -s model.best.sess -d dataset/processed/test --evaluate
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import math
@@ -18,12 +25,11 @@ import torch
 from torch import Tensor
 
 import config
-import flags
 import utils
-from config import TrainConfig
+from config import DEVICES, PRECISIONS, TrainConfig
 from corpus.performance import Corpus
-from generation.control import named
-from generation.control_metrics import adherence, play
+from generation.control import parse_scale_or_chord
+from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
 from midi import pianoroll as render
 from model import Session, pick_device
@@ -45,8 +51,9 @@ from training.trainer import (
     spoiled,
     told,
 )
+from utils import Number, Parser
 
-SAMPLE = Control(named("C major"), 3)  # what the log's music is asked for
+SAMPLE = Control(parse_scale_or_chord("C major"), 3)  # what the log's music is asked for
 SAMPLE_EVENTS = 400
 
 
@@ -168,7 +175,7 @@ def _picture(run: Run) -> bytes:
     if not (run.options.enable_logging and run.team.leads):
         return b""
     encoding = run.windows.corpus.encoding
-    (notes,) = play(run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0)
+    (notes,) = generate_samples(run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0)
     return render.draw_piano_roll(notes, f"step {run.reached.step}, C major, density 3")
 
 
@@ -196,7 +203,7 @@ def _evaluate(options: TrainConfig) -> int:
         print("with control:" if controlled else "without control:")
         print(*evaluate(model, corpus, None, controlled).lines(), sep="\n")
     print("playing to a control:")
-    print(*adherence(model, corpus.encoding), sep="\n")
+    print(*evaluate_controls(model, corpus.encoding), sep="\n")
     return 0
 
 
@@ -212,13 +219,127 @@ def _export(options: TrainConfig) -> int:
     return 0
 
 
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser("train.py", __doc__ or "", TrainConfig())
+    share, positive, count = Number(float, 0, 1), Number(float, above=0), Number(int, 1)
+    size, switch = Number(int, 1, 1_000_000), argparse.BooleanOptionalAction
+
+    add = parser.add_argument_group("input and output").add_argument
+    add("-s", "--session", metavar="FILE", help="session file, made if it does not exist")
+    add("-d", "--dataset", metavar="DIR", help="folder of .data files to train on")
+    add("-v", "--validation", metavar="DIR", help="folder of .data files to validate on")
+    add(
+        "--validation-share",
+        type=Number(float, 0, 0.9),
+        metavar="SHARE",
+        help="without -v: share of the performances to validate on",
+    )
+    add(
+        "--init-from",
+        metavar="FILE",
+        help="start a new session from the network of this one, with defaults for fine-tuning: "
+        "-l 0.0005 -t --patience 5 --validation-interval 30",
+    )
+    add(
+        "-i",
+        "--saving-interval",
+        type=Number(float, 0),
+        metavar="SECONDS",
+        help="time between saves",
+    )
+    add("-L", "--enable-logging", action=switch, help="write TensorBoard logs to runs/")
+
+    add = parser.add_argument_group("model").add_argument
+    add(
+        "-p",
+        "--model-params",
+        metavar="K=V,..",
+        help="sizes of a new network: hidden_dim=256,gru_layers=2",
+    )
+
+    add = parser.add_argument_group("data").add_argument
+    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
+    add("-w", "--window-size", type=size, metavar="N", help="events per window")
+    add("-S", "--stride-size", type=count, metavar="N", help="events between window starts")
+    add("--carry", type=size, metavar="N", help="consecutive windows that carry the hidden state")
+    add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
+    add(
+        "--stretch",
+        type=Number(float, 0, 0.5),
+        metavar="SHARE",
+        help="change the tempo by up to this share; 0.05 is 5%%",
+    )
+    add(
+        "-c",
+        "--control-ratio",
+        type=share,
+        metavar="SHARE",
+        help="share of the windows that are trained with their control",
+    )
+    add(
+        "-T",
+        "--teacher-forcing-ratio",
+        type=share,
+        metavar="SHARE",
+        help="share of the input events that come from the data, not from the network",
+    )
+
+    add = parser.add_argument_group("optimization").add_argument
+    add(
+        "-l",
+        "--learning-rate",
+        type=Number(float, high=1, above=0),
+        metavar="RATE",
+        help="highest learning rate",
+    )
+    add(
+        "--warm-up",
+        type=Number(int, 0),
+        metavar="STEPS",
+        help="steps of rising learning rate, at most a tenth of the training",
+    )
+    add("--weight-decay", type=share, metavar="DECAY", help="weight decay of AdamW")
+    add(
+        "--ema-decay",
+        "--averaging",
+        type=Number(float, 0, 0.999999),
+        metavar="DECAY",
+        help="decay of the moving average of the weights, which is evaluated and generates; 0: off",
+    )
+    add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of the matrix products; auto: the fastest",
+    )
+    add("--max-steps", type=count, metavar="N", help="stop at this step of the session")
+    add(
+        "--max-minutes",
+        type=positive,
+        metavar="MINUTES",
+        help="stop after this training time of the session; the learning rate falls to 0",
+    )
+
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
+    add("--patience", type=count, metavar="N", help="stop after N validations without a new best")
+    add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
+    add("--export", metavar="FILE", help="only write the network, in half precision, to FILE")
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
+    add("--device", choices=DEVICES, help="device to run on")
+    return parser
+
+
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
-    """Read the command line; a wrong one ends the program with a sentence and exit 2."""
-    parser = flags.Parser(prog="train.py", description=__doc__)
-    options = flags.parse(parser, TrainConfig, argv)
+    """Parse the command line; a wrong one ends the program with one line and exit status 2."""
+    parser = build_parser()
+    options = TrainConfig(**vars(parser.parse_args(argv)))
     if options.init_from:
-        parser = flags.Parser(prog="train.py", description=__doc__)
-        options = flags.parse(parser, TrainConfig, argv, **config.FINE_TUNING)
+        parser.set_defaults(**config.FINE_TUNING)
+        options = TrainConfig(**vars(parser.parse_args(argv)))
     try:
         config.parse_model_params(options.model_params)
         pick_device(options.device)

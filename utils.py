@@ -1,19 +1,22 @@
-"""The disk and the terminal: finding and writing files, running a command."""
+"""Files and the terminal: finding, writing and locking files, command lines, running a command."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import hashlib
 import importlib
 import io
+import math
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +26,12 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-Name = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 Array = npt.NDArray[Any]
 
 
 def find_files(
-    root: Name, suffixes: tuple[str, ...], unreadable: list[OSError] | None = None
+    root: PathLike, suffixes: tuple[str, ...], unreadable: list[OSError] | None = None
 ) -> Iterator[Path]:
     """Files below `root` with one of the lower-case `suffixes`, in any case, in a fixed order.
 
@@ -55,7 +58,7 @@ def find_files(
                 yield Path(folder, name)
 
 
-def atomic_write(path: Name, content: bytes, durable: bool = True) -> None:
+def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
     """Write a file that is at every moment the old one or the new one, whole.
 
     `durable` waits until the disk has it, so that this holds for a power cut too. A link
@@ -87,7 +90,7 @@ def _beside(target: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def lock_file(path: Name) -> Iterator[bool]:
+def lock_file(path: PathLike) -> Iterator[bool]:
     """Have a file for this process alone, among those that ask; BlockingIOError if it is taken.
 
     It gives whether the file system knows locks. If so, what a killed `atomic_write` of this
@@ -165,6 +168,100 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+# ------------------------------------------------------------------------------ command lines
+
+
+@dataclass(frozen=True)
+class Number:
+    """An argparse type: a finite number from `low` to `high`, and greater than `above`."""
+
+    kind: type[int] | type[float]
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+
+    def __call__(self, text: str) -> float:
+        """Return the number in `text`; ArgumentTypeError if there is none, or out of range."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            whole = "whole " if self.kind is int else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {whole}number") from None
+        if self.above < value and self.low <= value <= self.high and abs(value) != math.inf:
+            return value
+        if self.above > -math.inf:
+            allowed = f"greater than {self.above}"
+        else:
+            allowed = f"at least {self.low}"
+        if self.high < math.inf:
+            allowed += f" and at most {self.high}"
+        raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be {allowed}")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the description, and shows a default where there is one."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = action.metavar or "{" + ",".join(action.choices or ()) + "}"
+        return f"{', '.join(action.option_strings)} {value}"  # as Python 3.13 does
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").removesuffix(" (default: %(default)s)")  # as Python 3.11 adds
+        if action.default in (None, "", argparse.SUPPRESS) or action.default is False:
+            return text
+        return f"{text} (default: {'on' if action.default is True else '%(default)s'})"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with one-line errors.
+
+    If an abbreviation fits several options, the one that also has a short form is meant:
+    these are the original's, whose users may know them.
+    """
+
+    def __init__(self, prog: str, description: str, defaults: Any, **options: Any) -> None:
+        options.setdefault("usage", "python3 %(prog)s [options]")
+        super().__init__(prog, description=description, formatter_class=HelpFormatter, **options)
+        self.set_defaults(**vars(defaults))
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        matches = super()._get_option_tuples(option_string)  # type: ignore[misc]
+        lettered = [m for m in matches if any(len(flag) == 2 for flag in m[0].option_strings)]
+        return lettered if len(lettered) == 1 else matches
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        values = super()._get_values(action, arg_strings)  # type: ignore[misc]
+        if values == [] and action.nargs != 0:  # Python before 3.13, for `--flag=--`
+            raise argparse.ArgumentError(action, "expected one argument")
+        return values
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with one line, whatever was typed, and exit status 2."""
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        self.exit(2, f"{self.prog}: error: {line}\n")
+
+    def to_argv(self, options: Any) -> list[str]:
+        """Return the shortest arguments that are parsed to `options`, in the order of its fields.
+
+        For options without positional arguments.
+        """
+        actions = {action.dest: action for action in self._actions}
+        argv = []
+        for name, value in vars(options).items():
+            if value == actions[name].default:
+                continue
+            flags = [f for f in actions[name].option_strings if not f.startswith("--no-")]
+            if isinstance(value, bool):
+                argv.append(flags[-1] if value else f"--no-{flags[-1][2:]}")
+            elif str(value).startswith("-"):
+                argv.append(f"{flags[-1]}={value}")
+            else:
+                argv += [flags[0], str(value)]
+        return argv
+
+
 def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
     """The exit status of `verb`; what the user has to put right is told in one sentence.
 
@@ -215,7 +312,7 @@ def _umask() -> int:
     return mask
 
 
-def check_writable(folder: Name) -> None:
+def check_writable(folder: PathLike) -> None:
     """Make a folder if need be; OSError, naming it, if no file can be written in it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import Name, atomic_write, import_optional
+from utils import PathLike, atomic_write, import_optional
 
 
-def find_soundfont(path: Name | None = None) -> Path:
+def find_soundfont(path: PathLike | None = None) -> Path:
     """A soundfont of your own, or pretty_midi's; ValueError if it is none, OSError if missing."""
     home = import_optional("pretty_midi", "audio")
     found = Path(str(home.__file__)).with_name("TimGM6mb.sf2") if path is None else Path(path)
@@ -22,7 +22,7 @@ def find_soundfont(path: Name | None = None) -> Path:
     return found
 
 
-def render_audio(midi_path: Name, path: Name, soundfont: Name | None = None) -> None:
+def render_audio(midi_path: PathLike, path: PathLike, soundfont: PathLike | None = None) -> None:
     """Play a MIDI file into a WAV file, with a soundfont of your own or pretty_midi's.
 
     Raises ValueError, naming both, if they can not be played.

@@ -1,14 +1,17 @@
-"""Defaults, ranges and flags, which come from one table."""
+"""Command lines of the three scripts: defaults, ranges, abbreviations, errors."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-import config
-import flags
-from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig
+import generate
+import preprocess
+import train
+from config import GenerateConfig, ModelConfig, PreprocessConfig, TrainConfig, parse_model_params
+from utils import Number, Parser
 
-# the flags of the original, with the fields they fill here
+# the flags of the original, with the fields that they set
 ORIGINAL_TRAIN = {
     "-s": "session",
     "-d": "dataset",
@@ -39,96 +42,131 @@ ORIGINAL_GENERATE = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "known"), [(TrainConfig, ORIGINAL_TRAIN), (GenerateConfig, ORIGINAL_GENERATE)]
+    ("script", "original"), [(train, ORIGINAL_TRAIN), (generate, ORIGINAL_GENERATE)]
 )
-def test_the_flags_of_the_original_are_there(kind: type, known: dict[str, str]) -> None:
-    fields = {entry.name: entry.metadata["flags"] for entry in dataclasses.fields(kind)}
-    assert all(flag in fields[name] for flag, name in known.items())
+def test_original_flags_exist(script: Any, original: dict[str, str]) -> None:
+    fields = {
+        flag: action.dest
+        for action in script.build_parser()._actions
+        for flag in action.option_strings
+    }
+    assert original.items() <= fields.items()
 
 
-def parse(kind: type, *argv: str) -> object:
-    return flags.parse(flags.Parser(prog="x"), kind, argv)
+def test_no_arguments_give_defaults() -> None:
+    assert train.parse_args([]) == TrainConfig()
+    assert generate.parse_args([]) == GenerateConfig()
+    assert preprocess.parse_args([]) == PreprocessConfig("dataset/midi", "dataset/processed")
 
 
-def test_no_argument_gives_the_defaults() -> None:
-    assert parse(TrainConfig) == TrainConfig()
-    assert parse(GenerateConfig) == GenerateConfig()
-    assert parse(PreprocessConfig) == PreprocessConfig("dataset/midi", "dataset/processed")
+@pytest.mark.parametrize("script", [preprocess, train, generate])
+def test_help_fits_80_columns(
+    script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as exit_:
+        script.parse_args(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert exit_.value.code == 0
+    assert sum(line.startswith(f"  python3 {script.__name__}.py") for line in lines) == 3
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
 
 
 @pytest.mark.parametrize(
-    ("kind", "argv"),
+    "argv",
     [
-        (GenerateConfig, "-c 1,0,1;3 -b 3 -s a b.sess --seed 7 --png --force -T 0.25"),
-        (GenerateConfig, "-s=-x.sess -S -B 4 --max-length 0 --soundfont 'a.sf2"),
-        (TrainConfig, "--no-enable-logging -t --use-transposition -l 0.1 --init-from=--x"),
-        (GenerateConfig, ""),
+        ["-c", "1,0,1,0,1,0,0,0,0,0,0,0;3", "-b", "3", "-s", "a b.sess", "--seed", "7", "--png"],
+        ["--no-steering", "--session=-x.sess", "-B", "4", "--stochastic-beam-search"],
+        [],
     ],
 )
-def test_options_become_the_arguments_that_make_them(kind: type, argv: str) -> None:
-    options = parse(kind, *argv.replace("a b", "a\0b").split())
-    assert parse(kind, *flags.to_argv(options)) == options
-    if not argv:
-        assert flags.to_argv(options) == []
+def test_to_argv_inverts_parsing(argv: list[str]) -> None:
+    parser = generate.build_parser()
+    assert parser.to_argv(generate.parse_args(argv)) == argv
 
 
-def test_what_fine_tuning_turns_on_can_be_turned_off() -> None:
-    entries = {entry.name: entry.metadata for entry in dataclasses.fields(TrainConfig)}
-    assert all(entries[name]["negatable"] for name, on in config.FINE_TUNING.items() if on is True)
+def test_fine_tuning_defaults_can_be_overridden() -> None:
+    tuned = train.parse_args(["--init-from", "a.sess"])
+    assert (tuned.use_transposition, tuned.patience, tuned.learning_rate) == (True, 5, 5e-4)
+    other = train.parse_args(["--init-from", "a.sess", "--no-use-transposition", "-l", "0.1"])
+    assert (other.use_transposition, other.patience, other.learning_rate) == (False, 5, 0.1)
+
+
+def test_older_spellings_work() -> None:
+    assert train.parse_args(["--averaging", "0.5"]).ema_decay == 0.5
+    assert preprocess.parse_args(["--original"]).legacy
 
 
 def test_long_options_may_be_abbreviated() -> None:
-    assert parse(TrainConfig, "--batch", "3", "--no-enable").batch_size == 3  # type: ignore[attr-defined]
+    options = train.parse_args(["--batch", "3", "--no-enable", "--va", "dir"])
+    assert (options.batch_size, options.enable_logging, options.validation) == (3, False, "dir")
 
 
 @pytest.mark.parametrize(
-    ("kind", "argv", "words"),
+    ("script", "argv", "words"),
     [
-        (TrainConfig, ["-b", "0"], ["-b/--batch-size", "0", "from 1 to"]),
-        (TrainConfig, ["-b", "two"], ["-b/--batch-size", "two"]),
-        (TrainConfig, ["-l", "nan"], ["-l/--learning-rate", "nan"]),
-        (TrainConfig, ["-l", "inf"], ["-l/--learning-rate", "inf"]),
-        (TrainConfig, ["-l", "0"], ["-l/--learning-rate", "above 0"]),
-        (TrainConfig, ["-c", "1.5"], ["-c/--control-ratio", "from 0.0 to 1.0"]),
-        (TrainConfig, ["--device", "abacus"], ["--device", "abacus", "cuda"]),
-        (GenerateConfig, ["-T", "0"], ["-T/--temperature", "above 0"]),
-        (GenerateConfig, ["-g", "-0.1"], ["-g/--greedy-ratio", "-0.1"]),
-        (PreprocessConfig, ["a", "b", "0"], ["workers", "0", "from 1 to"]),
-        (PreprocessConfig, ["--time-limit=--"], ["--time-limit", "not a value"]),
-        (TrainConfig, ["-t", "two\nlines\x1b[31m"], ["two\\nlines\\x1b[31m"]),
+        (train, ["-b", "0"], ["-b/--batch-size: 0", "at least 1 and at most 65536"]),
+        (train, ["-b", "two"], ["-b/--batch-size: 'two' is not a whole number"]),
+        (train, ["-l", "nan"], ["-l/--learning-rate: nan"]),
+        (train, ["-l", "inf"], ["-l/--learning-rate: inf"]),
+        (train, ["-l", "0"], ["-l/--learning-rate: 0", "greater than 0 and at most 1"]),
+        (train, ["-c", "1.5"], ["-c/--control-ratio: 1.5", "at least 0 and at most 1"]),
+        (train, ["--device", "abacus"], ["--device", "abacus", "cuda"]),
+        (train, ["-p", "hidden_dim=0"], ["-p/--model-params: hidden_dim: 0", "1 to 16384"]),
+        (train, ["-t", "two\nlines\x1b[31m"], ["two\\nlines\\x1b[31m"]),
+        (generate, ["-T", "0"], ["-T/--temperature", "greater than 0"]),
+        (generate, ["-g", "-0.1"], ["-g/--greedy-ratio: -0.1"]),
+        (generate, ["-c", ";12"], ["-c/--control"]),
+        (preprocess, ["a", "b", "0"], ["workers: 0", "at least 1"]),
+        (preprocess, ["--split", "80,20"], ["--split: '80,20'", "80,10,10"]),
+        (preprocess, ["--time-limit=--"], ["--time-limit"]),
     ],
 )
-def test_a_wrong_value_is_one_sentence_and_exit_2(
-    kind: type, argv: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+def test_wrong_value_is_one_line_and_exit_2(
+    script: Any, argv: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse(kind, *argv)
-    (last,) = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2
-    assert all(word in last for word in words), last
+    with pytest.raises(SystemExit) as exit_:
+        script.parse_args(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 2
+    assert line.startswith(f"{script.__name__}.py: error: ")
+    assert all(word in line for word in words), line
 
 
-def test_model_params_are_read_and_checked() -> None:
-    sizes = config.parse_model_params("hidden_dim=64, gru_layers=2,gru_dropout=0")
+def test_ambiguous_abbreviation_means_the_option_with_a_letter() -> None:
+    parser = Parser("x.py", "", ModelConfig())
+    for flags in (["-a", "--alpha"], ["--alpine"], ["-b", "--bet"], ["-c", "--beta"]):
+        parser.add_argument(*flags)
+    assert parser.parse_args(["--al", "1"]).alpha == "1"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--be", "1"])
+
+
+def test_whole_numbers_may_be_very_large() -> None:
+    assert Number(int, 1)("9" * 400) == int("9" * 400)
+
+
+def test_model_params_change_sizes() -> None:
+    sizes = parse_model_params("hidden_dim=64, gru_layers=2,gru_dropout=0")
     assert sizes == ModelConfig(hidden_dim=64, gru_layers=2, gru_dropout=0.0)
-    assert config.parse_model_params("", sizes) == sizes
+    assert parse_model_params("", sizes) == sizes
 
 
 @pytest.mark.parametrize(
     "text",
     ["depth=3", "hidden_dim=1.5", "hidden_dim=0", "hidden_dim", "gru_layers=__import__('os')"],
 )
-def test_wrong_model_params_name_themselves(text: str) -> None:
-    with pytest.raises(ValueError, match=r"hidden_dim|gru_layers|depth"):
-        config.parse_model_params(text)
+def test_wrong_model_params_raise(text: str) -> None:
+    with pytest.raises(ValueError, match=r"model-params.*(hidden_dim|gru_layers|depth)"):
+        parse_model_params(text)
 
 
-def test_configs_can_not_be_changed() -> None:
+@pytest.mark.parametrize("size", [0, 16385, 10**400, 1.5, "512", None])
+def test_model_config_checks_sizes(size: Any) -> None:
+    with pytest.raises(ValueError, match="hidden_dim"):
+        ModelConfig(hidden_dim=size)
+
+
+def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().batch_size = 1  # type: ignore[misc]
-
-
-def test_a_whole_number_of_400_digits_is_one() -> None:
-    assert TrainConfig(max_steps=10**400).max_steps == 10**400
-    with pytest.raises(ValueError, match="hidden_dim"):
-        ModelConfig(hidden_dim=10**400)

@@ -727,7 +727,7 @@ def test_the_arguments_of_preprocess_mean_what_they_meant() -> None:
     plain = PreprocessConfig(midi_dir="midi", save_dir="save")
     assert preprocess.parse_args(["midi", "save"]) == plain
     assert preprocess.parse_args(["midi", "save", "4"]) == dataclasses.replace(plain, workers=4)
-    assert not plain.original
+    assert not plain.legacy
 
 
 TRAIN = "session dataset saving-interval batch-size learning-rate window-size stride-size"

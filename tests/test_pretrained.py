@@ -8,7 +8,6 @@ import torch
 
 import generate
 from config import GenerateConfig, ModelConfig
-from generation import writer as output
 from midi.metadata import decode_metadata
 from midi.notes import read_midi_texts
 from model import Session
@@ -58,7 +57,7 @@ def test_the_readme_tells_how_each_sample_is_made(sample: Path) -> None:
 def generate_alone(words: list[str]) -> list[str]:
     """Arguments as a file keeps them, without those that change no note."""
     options = generate.parse_args(words)
-    return output.remade(options, options.seed or 0, 0)
+    return generate.reproduction_argv(options, options.seed or 0, 0)
 
 
 @pytest.mark.slow

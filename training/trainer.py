@@ -29,7 +29,7 @@ from training.logger import TrainState
 RECIPE = (
     *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
     *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
-    *("averaging", "stretch", "seed"),
+    *("ema_decay", "stretch", "seed"),
 )
 # those of them that decide which windows follow one another in the columns of the batches
 COURSE = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
@@ -232,7 +232,7 @@ def _learner(options: TrainConfig, session: Session, device: torch.device, team:
     learner = Learner(
         session.build_model(device, ema=False),
         precision,
-        options.averaging,
+        options.ema_decay,
         options.weight_decay,
         team,
     )
@@ -363,7 +363,8 @@ def _fitting(session: Session, path: Path, options: TrainConfig, encoding: Encod
 
 def _recipe(options: TrainConfig) -> dict[str, Any]:
     """The options that decide what is learned from a step."""
-    return {name: getattr(options, name) for name in RECIPE}
+    names = {"ema_decay": "averaging"}  # as sessions have it
+    return {names.get(name, name): getattr(options, name) for name in RECIPE}
 
 
 def _changes(options: TrainConfig, session: Session, sizes: ModelConfig) -> Iterator[str]:

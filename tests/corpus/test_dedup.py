@@ -13,7 +13,7 @@ import pytest
 
 import preprocess
 import train
-from config import PreprocessConfig, parse_split
+from config import parse_split
 from corpus.dedup import Heard, Piece, find_pieces, sketch
 from corpus.split import assign
 from sequence import NoteSeq
@@ -179,7 +179,7 @@ def test_a_piece_found_on_several_sides_goes_where_it_was_trained_on() -> None:
 )
 def test_shares_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--split"):
-        PreprocessConfig(split=text)
+        parse_split(text)
     assert parse_split("8,1,1") == (0.8, 0.1, 0.1)
 
 
