@@ -97,8 +97,9 @@ def _decode_schedule(text: str) -> ControlSchedule | None:
 
 def format_title(metadata: Mapping[str, str]) -> str:
     """Return session, seed and number of a sample, as far as they are known."""
-    numbers = [f"{label} {metadata[label]}" for label in ("seed", "piece") if label in metadata]
-    return ", ".join(filter(None, [metadata.get("session", ""), *numbers]))
+    formats = {"session": "{}", "seed": "seed {}", "piece": "sample {}"}
+    parts = [formats[label].format(metadata[label]) for label in formats if metadata.get(label)]
+    return ", ".join(parts)
 
 
 def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -> dict[str, str]:

@@ -10,41 +10,48 @@ import numpy as np
 
 from utils import PathLike, atomic_write, import_optional
 
+PEAK = 0.9  # of the 16-bit range
+FADE = 0.25  # seconds
+
 
 def find_soundfont(path: PathLike | None = None) -> Path:
-    """A soundfont of your own, or pretty_midi's; ValueError if it is none, OSError if missing."""
-    home = import_optional("pretty_midi", "audio")
-    found = Path(str(home.__file__)).with_name("TimGM6mb.sf2") if path is None else Path(path)
-    with found.open("rb") as file:
-        start = file.read(12)
-    if start[:4] != b"RIFF" or start[8:] != b"sfbk":
-        raise ValueError(f"{found}: not a soundfont (.sf2)")
-    return found
+    """Return the path of a soundfont, checked; without `path`, of the one in pretty_midi.
+
+    Raises ValueError if the file is not a soundfont, OSError if it is missing.
+    """
+    library = import_optional("pretty_midi", "audio")
+    path = Path(str(library.__file__)).with_name("TimGM6mb.sf2") if path is None else Path(path)
+    with path.open("rb") as file:
+        header = file.read(12)
+    if header[:4] != b"RIFF" or header[8:] != b"sfbk":
+        raise ValueError(f"{path}: not a soundfont (.sf2)")
+    return path
 
 
 def render_audio(midi_path: PathLike, path: PathLike, soundfont: PathLike | None = None) -> None:
-    """Play a MIDI file into a WAV file, with a soundfont of your own or pretty_midi's.
+    """Render a MIDI file to a 16-bit WAV file, with a soundfont or the one in pretty_midi.
 
-    Raises ValueError, naming both, if they can not be played.
+    Raises ValueError, with both paths, if the renderer fails.
     """
     renderer, font = import_optional("midirenderer", "audio"), find_soundfont(soundfont)
     try:
-        sound = renderer.render_wave_from(font.read_bytes(), Path(midi_path).read_bytes())
+        content = renderer.render_wave_from(font.read_bytes(), Path(midi_path).read_bytes())
     except RuntimeError as error:
-        raise ValueError(f"{midi_path} can not be played with {font}: {error}") from error
-    atomic_write(path, _loud(sound), durable=False)
+        raise ValueError(f"{midi_path}: cannot be rendered with {font}: {error}") from error
+    atomic_write(path, _normalize(content), durable=False)
 
 
-def _loud(sound: bytes) -> bytes:
-    """16-bit WAV content with its peak at nine tenths of the range, faded out at the end."""
-    with wave.open(io.BytesIO(sound)) as quiet:
-        shape, samples = quiet.getparams(), np.frombuffer(quiet.readframes(-1), "<i2")
-    scaled = samples * (0.9 * 32767 / max(1, np.abs(samples.astype(np.int32)).max(initial=0)))
-    scaled = scaled.reshape(-1, shape.nchannels)
-    fade = np.linspace(1, 0, min(len(scaled), shape.framerate // 4))[:, None]
-    scaled[len(scaled) - len(fade) :] *= fade
-    content = io.BytesIO()
-    with wave.open(content, "wb") as loud:
-        loud.setparams(shape)
-        loud.writeframes(np.rint(scaled).astype("<i2").tobytes())
-    return content.getvalue()
+def _normalize(content: bytes) -> bytes:
+    """Return a 16-bit WAV file scaled to the same peak, and faded out at the end."""
+    with wave.open(io.BytesIO(content)) as file:
+        params, samples = file.getparams(), np.frombuffer(file.readframes(-1), "<i2")
+    peak = max(1, np.abs(samples.astype(np.int32)).max(initial=0))
+    samples = samples * (PEAK * 32767 / peak)
+    samples = samples.reshape(-1, params.nchannels)
+    fade = np.linspace(1, 0, min(len(samples), int(FADE * params.framerate)))[:, None]
+    samples[len(samples) - len(fade) :] *= fade
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setparams(params)
+        file.writeframes(np.rint(samples).astype("<i2").tobytes())
+    return target.getvalue()

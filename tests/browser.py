@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over its pipe; for the tests of the page."""
+"""A headless Chromium for tests, controlled over a pipe with the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -13,132 +13,139 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+import pytest
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run".split()
 FLAGS += "--disable-background-networking --mute-audio --remote-debugging-pipe".split()
+TIMEOUT = 20.0  # seconds
 
 
-def chromium() -> str | None:
-    """Where a Chromium is, if there is one."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+def find_chromium() -> str | None:
+    """Return the path of a Chromium, if one is installed."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+needs_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 
 
 class Browser:
-    """One page in a browser: calls go out, answers and events come in."""
+    """One page in a browser."""
 
-    def __init__(self, out: int, back: int) -> None:
-        self.out, self.back, self.number, self.rest = out, back, 0, b""
+    def __init__(self, requests: int, responses: int) -> None:
+        self.requests, self.responses = requests, responses  # file descriptors
+        self.number, self.buffer, self.session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", session="", url="about:blank")["targetId"]
-        self.session = ""
-        told = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = told["sessionId"]
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
-    def _message(self) -> dict[str, Any]:
-        while b"\0" not in self.rest:
-            more = os.read(self.back, 1 << 20)
-            assert more, "the browser has gone"
-            self.rest += more
-        text, _, self.rest = self.rest.partition(b"\0")
-        return dict(json.loads(text))
-
-    def call(self, method: str, session: str | None = None, **params: object) -> Any:
-        """Call a method and wait for its answer; events that come before it are kept."""
+    def call(self, method: str, **params: object) -> Any:
+        """Call a method and return its result; events that arrive before it are stored."""
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": params}
-        session = getattr(self, "session", "") if session is None else session
-        os.write(
-            self.out,
-            json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0",
-        )
-        while True:
-            answer = self._message()
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self.events.append(answer)
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.requests, json.dumps(message).encode() + b"\0")
+        while (response := self._read_message()).get("id") != self.number:
+            self.events.append(response)
+        assert "error" not in response, response
+        return response["result"]
+
+    def _read_message(self) -> dict[str, Any]:
+        while b"\0" not in self.buffer:
+            content = os.read(self.responses, 1 << 20)
+            assert content, "the browser has exited"
+            self.buffer += content
+        text, _, self.buffer = self.buffer.partition(b"\0")
+        return dict(json.loads(text))
 
     def open(self, path: Path) -> None:
-        """Load a file and wait until it has."""
+        """Load a file."""
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.truncate(lambda: self.script("document.readyState === 'complete'"))
+        self.wait_for(lambda: self.evaluate("document.readyState === 'complete'"))
 
-    def script(self, code: str) -> Any:
-        """What an expression gives in the page."""
-        told = self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+    def evaluate(self, code: str) -> Any:
+        """Return the value of a JavaScript expression in the page."""
+        answer = self.call(
+            "Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
-    def truncate(self, true: Callable[[], object], seconds: float = 20.0) -> None:
-        """Wait until something is true."""
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, "it did not become true in time"
-            time.sleep(0.05)
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition is true."""
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert time.monotonic() < end, "timeout"
+            time.sleep(0.02)
 
     def click(self, selector: str, x: float | None = None, y: float | None = None) -> None:
-        """A real click into the middle of an element, or at x, y from its corner."""
-        place = f"document.querySelector({selector!r})"
-        self.script(f"{place}.scrollIntoView({{block: 'center'}})")
-        left, top, width, height = self.script(
+        """Click in the middle of an element, or at x, y from its top left corner."""
+        element = f"document.querySelector({selector!r})"
+        self.evaluate(f"{element}.scrollIntoView({{block: 'center'}})")
+        left, top, width, height = self.evaluate(
             f"(({{left, top, width, height}}) => [left, top, width, height])"
-            f"({place}.getBoundingClientRect())"
+            f"({element}.getBoundingClientRect())"
         )
-        at = {
+        position = {
             "x": left + (width / 2 if x is None else x),
             "y": top + (height / 2 if y is None else y),
         }
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **position
+            )
 
     def press(self, key: str) -> None:
-        """A key, pressed and released."""
+        """Press and release a key."""
         text = {"text": key} if len(key) == 1 else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
-    def screenshot(self, path: Path) -> None:
-        """What is to be seen."""
+    def save_screenshot(self, path: Path) -> None:
+        """Save what is visible as a PNG file."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
-    def complaints(self) -> list[str]:
-        """Exceptions, errors in the console, and all that was fetched but files and data."""
-        self.script("1")  # so that what came before has been read
-        found = []
+    def find_problems(self) -> list[str]:
+        """Return exceptions, console messages, and requests to the network."""
+        self.evaluate("1")  # read all events until now
+        problems = []
         for event in self.events:
             method, params = event.get("method", ""), event.get("params", {})
             if method in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
-                found.append(json.dumps(params))
+                problems.append(json.dumps(params))
             if method == "Network.requestWillBeSent":
                 url = params["request"]["url"]
                 if not url.startswith(("file:", "data:")):
-                    found.append(url)
-        return found
+                    problems.append(url)
+        return problems
 
 
 @contextlib.contextmanager
-def opened(folder: Path, *flags: str) -> Iterator[Browser]:
-    """A browser with an empty profile in `folder`, closed at the end."""
-    program, shell = chromium(), shutil.which("bash")
+def open_browser(profile: Path, width: int = 1000, height: int = 900) -> Iterator[Browser]:
+    """Start a browser with an empty profile in a folder, and close it at the end."""
+    program, shell = find_chromium(), shutil.which("bash")
     assert program
     assert shell
-    (there, out), (back, here) = os.pipe(), os.pipe()
-    line = [program, *FLAGS, *flags, f"--user-data-dir={folder}"]
+    flags = [*FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}"]
+    (browser_in, requests), (responses, browser_out) = os.pipe(), os.pipe()
+    redirect = f'exec "$@" 3<&{browser_in} 4>&{browser_out}'  # the protocol uses these two
     process = subprocess.Popen(
-        [shell, "-c", f'exec "$@" 3<&{there} 4>&{here}', "bash", *line],
-        pass_fds=(there, here),
+        [shell, "-c", redirect, "bash", program, *flags],
+        pass_fds=(browser_in, browser_out),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(there)
-    os.close(here)
+    os.close(browser_in)
+    os.close(browser_out)
     try:
-        yield Browser(out, back)
+        yield Browser(requests, responses)
     finally:
-        os.close(out)
-        os.close(back)
+        os.close(requests)
+        os.close(responses)
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
