@@ -1,11 +1,12 @@
-"""Performances as notes, as events and as controls, and the way between them.
+"""Notes, events and controls of a performance, and the conversions between them.
 
-NoteSeq     notes: onset, end, pitch, velocity (from notes.py)
+NoteSeq     notes: start, end, pitch, velocity (defined in midi.notes)
 EventSeq    indices below 240: note on, note off, velocity, time shift
-ControlSeq  for every event, what the next two seconds hold: density and pitch classes
+Control     pitch classes and note density of the next two seconds (in midi.control_schedule)
+ControlSeq  one control for each event
 
-The clocks of version 2 are whole milliseconds, so sums of time shifts are exact and can not
-drift; the original's version 1 is kept for its files and sessions (see encoding.py).
+There are two encodings. CURRENT counts time in whole milliseconds, so sums of time shifts are
+exact and cannot drift. LEGACY is that of the original project, for its data and sessions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from midi.control_schedule import (
+    COMPRESSED_DIM,
+    CONTROL_DIM,
+    CONTROL_ROWS,
     DENSITIES,
+    DENSITY_LEVELS,
+    PITCH_CLASSES,
     WINDOW,
     Control,
     encode_controls,
@@ -32,22 +38,13 @@ from utils import Array
 
 __all__ = ["CURRENT", "ENCODINGS", "LEGACY"]
 __all__ += ["Control", "ControlSeq", "Encoding", "EventSeq", "NoteSeq"]
+__all__ += ["measure_onset_errors", "transpose", "transposition_range"]
 
-PITCHES = range(21, 109)
+PITCHES = range(21, 109)  # of a piano
 KEYS = len(PITCHES)
+BINS = 32  # of velocities, and of time shifts
 DEFAULT_VELOCITY = 64  # of notes before the first velocity event
-DAY = 24 * 3600  # seconds; no performance is longer
-
-
-def _layout(
-    rows: tuple[tuple[str, int], ...],
-) -> tuple[OrderedDict[str, int], OrderedDict[str, range]]:
-    """Turn (kind, width) rows into widths and index ranges by kind."""
-    ends = np.cumsum([width for _, width in rows]).tolist()
-    ranges = (
-        (kind, range(end - width, end)) for (kind, width), end in zip(rows, ends, strict=True)
-    )
-    return OrderedDict(rows), OrderedDict(ranges)
+MAX_SECONDS = 24 * 3600  # of a performance
 
 
 # -------------------------------------------------------------------------------- encodings
@@ -55,75 +52,91 @@ def _layout(
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """One version of the encoding.
+    """One version of the encoding: what the time shift and velocity events stand for.
 
-    time_shifts: length of each time shift [32], in units of a clock that has `ticks_per_second` of
-    them in a second; edges: the highest MIDI velocity of each velocity event but the last
-    [31]; velocities: what each is decoded to [32]; is_legacy: notes are taken as the keys were
-    released, without pedal, each gap is rounded down, each note on has its velocity event,
-    and the last control windows end with the piece.
+    time_shifts: length of each time shift [32], in ticks; ticks_per_second: of the clock;
+    velocity_edges: the highest MIDI velocity of each velocity bin except the last [31];
+    velocity_values: the MIDI velocity that each bin is decoded to [32].
+    is_legacy: encode as the original does: notes end when their keys are released, without
+    pedal; each gap is rounded down by itself; each note on has a velocity event; the control
+    windows are cut off at the end of the piece; and histograms are not normalized again.
     """
 
     version: int
     time_shifts: Array
     ticks_per_second: int
-    edges: Array
-    velocities: Array
+    velocity_edges: Array
+    velocity_values: Array
     is_legacy: bool
 
     def __reduce__(self) -> tuple[Callable[[int], Encoding], tuple[int]]:
-        """Each version is one object, in other processes too."""
-        return _of_version, (self.version,)
+        """Pickle the version alone, so that it stays one object in other processes too."""
+        return _find_encoding, (self.version,)
 
 
-def _of_version(version: int) -> Encoding:
+def _find_encoding(version: int) -> Encoding:
     return ENCODINGS[version]
-
-
-def _steps(low: float, step: float) -> Array:
-    return low + step * np.arange(31)
 
 
 CURRENT = Encoding(
     version=2,
     time_shifts=SHIFT_MS,
     ticks_per_second=1000,
-    edges=_steps(4, 4),
-    velocities=4 * np.arange(32) + 3,  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
+    velocity_edges=4.0 + 4 * np.arange(BINS - 1),
+    velocity_values=4 * np.arange(BINS) + 3,  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
     is_legacy=False,
 )
+_LEGACY_EDGES = 21 + 88 / 31 * np.arange(BINS - 1)
 LEGACY = Encoding(
     version=1,
-    time_shifts=1.15 ** np.arange(32) / 65,
+    time_shifts=1.15 ** np.arange(BINS) / 65,
     ticks_per_second=1,
-    edges=_steps(21, 88 / 31),
-    velocities=np.append(np.rint(_steps(21, 88 / 31)), 108).astype(np.int64),
+    velocity_edges=_LEGACY_EDGES,
+    velocity_values=np.append(np.rint(_LEGACY_EDGES), 108).astype(np.int64),
     is_legacy=True,
 )
 ENCODINGS = {encoding.version: encoding for encoding in (LEGACY, CURRENT)}
+
+
+# ------------------------------------------------------------------------- index tables
+
+
+def _index_ranges(rows: tuple[tuple[str, int], ...]) -> OrderedDict[str, range]:
+    """Return the index range of each (name, width) row."""
+    ends = np.cumsum([width for _, width in rows]).tolist()
+    return OrderedDict(
+        (name, range(end - width, end)) for (name, width), end in zip(rows, ends, strict=True)
+    )
+
+
+# Kind and number of the events, in index order. All tables below are derived from these rows.
+EVENT_ROWS = (("note_on", KEYS), ("note_off", KEYS), ("velocity", BINS), ("time_shift", BINS))
+EVENT_DIM = sum(width for _, width in EVENT_ROWS)
+_RANGES = _index_ranges(EVENT_ROWS)
+_NOTE_ON, _NOTE_OFF = np.array(_RANGES["note_on"]), np.array(_RANGES["note_off"])
+_IS_NOTE_ON = np.isin(np.arange(EVENT_DIM), _NOTE_ON)
+_KEY_OF_EVENT = np.full(EVENT_DIM, -1, np.int16)  # of note ons and note offs; else -1
+_KEY_OF_EVENT[_NOTE_ON] = _KEY_OF_EVENT[_NOTE_OFF] = np.arange(KEYS)
 
 
 # ----------------------------------------------------------------------------------- events
 
 
 class EventSeq:
-    """A performance as event indices: the read-only uint8 array `to_array` gives.
+    """A performance as event indices, uint8 [events], read-only.
 
-    Time stands still but for the time shifts. Index order: note on (pitch 21-108), note off,
-    velocity (32 bins), time shift (15 ms to 1.171 s). `encoding` says what they stand for.
+    Only time shifts take time. Index order: note on (pitch 21-108), note off (same), velocity
+    (32 bins), time shift (15 ms to 1.171 s). `encoding` says what they stand for.
     """
 
-    _ROWS = (("note_on", KEYS), ("note_off", KEYS), ("velocity", 32), ("time_shift", 32))
-    _DIMS, _RANGES = _layout(_ROWS)
-
     def __init__(self, array: npt.ArrayLike = (), encoding: Encoding = CURRENT) -> None:
-        """Raises TypeError for indices that are not integers, ValueError for one out of range."""
+        """Raise TypeError for indices that are not integers, ValueError for one out of range."""
         values = np.asarray(array) if np.size(array) else np.empty(0, np.uint8)
         if values.ndim != 1 or values.dtype.kind not in "iu":
             raise TypeError(f"events must be a row of integers, not {values.dtype} {values.shape}")
-        wrong = (values < 0) | (values >= self.dim())
-        if wrong.any():
-            raise ValueError(f"event {values[wrong][0]} is not in 0-{self.dim() - 1}")
+        invalid = (values < 0) | (values >= EVENT_DIM)
+        if invalid.any():
+            raise ValueError(f"event {values[invalid][0]} is not in 0-{EVENT_DIM - 1}")
         self._array = read_only(values, np.uint8)
         self.encoding = encoding
 
@@ -132,250 +145,257 @@ class EventSeq:
 
     @staticmethod
     def dim() -> int:
-        """Number of events: 240."""
-        return sum(EventSeq._DIMS.values())
+        """Return the number of different events: 240."""
+        return EVENT_DIM
 
     @staticmethod
     def feat_dims() -> OrderedDict[str, int]:
-        """Number of events of each kind, in index order."""
-        return EventSeq._DIMS.copy()
+        """Return the number of events of each kind, in index order."""
+        return OrderedDict(EVENT_ROWS)
 
     @staticmethod
     def feat_ranges() -> OrderedDict[str, range]:
-        """Indices of each kind, in index order."""
-        return EventSeq._RANGES.copy()
+        """Return the indices of each kind, in index order."""
+        return _RANGES.copy()
 
     @staticmethod
     def from_array(event_indices: npt.ArrayLike, encoding: Encoding = CURRENT) -> EventSeq:
-        """Events from indices; raises as the constructor does."""
+        """Return the events with these indices; raise as the constructor does."""
         return EventSeq(event_indices, encoding)
 
     def to_array(self) -> Array:
-        """Indices, uint8 [events], read-only."""
+        """Return the indices, uint8 [events], read-only."""
         return self._array
 
     @staticmethod
     def from_note_seq(note_seq: NoteSeq, encoding: Encoding = CURRENT) -> EventSeq:
-        """Encode notes; pitches outside 21-108 are left out. The rules of version 2:
+        """Encode notes; pitches outside 21-108 are left out.
 
-        Every onset and end lands within 7.5 ms of where it was played, with the fewest time
-        shifts that keep this bound (see `quantise` for the exceptions). A note shorter than
-        15 ms gets that length; strikes of one key, each less than 15 ms after the one before,
-        are one strike: the first onset, the last end, the loudest velocity. At one time, offs
-        come first, then ons by pitch; a velocity is written when its bin changes.
+        In the current encoding every onset and end is within 7.5 ms of its time, with the fewest
+        time shifts that keep this bound (exceptions: see `midi.quantize.quantize`). A note
+        shorter than 15 ms becomes 15 ms long. Notes of one key, each less than 15 ms after the
+        one before, become one note: the first onset, the last end, the highest velocity. At one
+        time, note offs come first, then note ons by pitch; a velocity event is written only
+        when the bin changes.
         Raises ValueError for a performance longer than a day.
         """
-        if note_seq.seconds > DAY:
-            raise ValueError(f"the performance is {note_seq.seconds:.7g} s long, over {DAY} s")
-        return EventSeq(
-            (_floored if encoding.is_legacy else _searched)(note_seq, encoding), encoding
-        )
+        if note_seq.seconds > MAX_SECONDS:
+            raise ValueError(
+                f"the performance is {note_seq.seconds:.7g} s long, over {MAX_SECONDS} s"
+            )
+        encode = _encode_legacy if encoding.is_legacy else _encode
+        return EventSeq(encode(note_seq, encoding), encoding)
 
     def to_note_seq(self) -> NoteSeq:
         """Decode events, whatever their order; never fails.
 
-        A note ends at the next off or on of its key, or with the last time shift. An off
-        without an on says nothing. A note of no length gets 15 ms, but of two strikes of a
-        key at one time only the last is a note.
+        A note ends at the next note off or note on of its key, or at the end. A note off of a
+        silent key is ignored. A note of no length becomes as long as the shortest time shift,
+        but of several note ons of a key at one time only the last is kept.
         """
-        ranges = self._RANGES
-        press = self._array < ranges["note_off"].start
-        key_events = np.flatnonzero(self._array < ranges["note_off"].stop)
-        keys = self._array[key_events] % KEYS
-        key_events = key_events[np.argsort(keys, kind="stable")]  # by (key, position)
-        keys = self._array[key_events] % KEYS
-        times = self.times[key_events]
+        keys = _KEY_OF_EVENT[self._array]
+        index = np.flatnonzero(keys >= 0)  # of the note ons and note offs
+        index = index[np.argsort(keys[index], kind="stable")]  # by (key, position)
+        keys, times = keys[index], self.times[index]
+        same_key_next = np.append(np.diff(keys) == 0, False)
+        ends = np.where(same_key_next, np.append(times[1:], 0), self._durations.sum())
 
-        same = np.append(np.diff(keys) == 0, False)
-        ends = np.where(same, np.append(times[1:], 0), self._shifts.sum())
-        on = press[key_events]
-        strikes, onsets, pitches = key_events[on], times[on], keys[on].astype(np.int64)
-        last = np.append((np.diff(pitches) != 0) | (np.diff(onsets) != 0), True)[: len(onsets)]
-        ends = np.maximum(ends[on], onsets + self.encoding.time_shifts[0])
+        is_on = _IS_NOTE_ON[self._array[index]]
+        index, keys, starts = index[is_on], keys[is_on], times[is_on]
+        ends = np.maximum(ends[is_on], starts + self.encoding.time_shifts[0])
+        is_last = np.append((np.diff(keys) != 0) | (np.diff(starts) != 0), True)[: len(keys)]
         return NoteSeq(
-            onsets[last] / self.encoding.ticks_per_second,
-            ends[last] / self.encoding.ticks_per_second,
-            pitches[last] + PITCHES.start,
-            self._velocities()[strikes][last],
+            starts[is_last] / self.encoding.ticks_per_second,
+            ends[is_last] / self.encoding.ticks_per_second,
+            keys[is_last] + PITCHES.start,
+            self._velocities()[index][is_last],
         )
 
     @cached_property
-    def _shifts(self) -> Array:
-        shifts = self.encoding.time_shifts
-        lengths = np.zeros(self.dim(), shifts.dtype)
-        lengths[self._RANGES["time_shift"]] = shifts
-        return lengths[self._array]
+    def _durations(self) -> Array:
+        """The duration of each event [events], in ticks; 0 except for time shifts."""
+        time_shifts = self.encoding.time_shifts
+        durations = np.zeros(EVENT_DIM, time_shifts.dtype)
+        durations[_RANGES["time_shift"]] = time_shifts
+        return durations[self._array]
 
     @cached_property
     def times(self) -> Array:
-        """When each event happens [events], in the encoding's units; a time shift starts then.
+        """The time of each event [events], in ticks; for a time shift, when it starts.
 
-        That is int64 milliseconds in version 2, float64 seconds in version 1.
+        int64 milliseconds in the current encoding, float64 seconds in the legacy encoding.
         """
-        return read_only(np.cumsum(self._shifts) - self._shifts, self._shifts.dtype)
+        return read_only(np.cumsum(self._durations) - self._durations, self._durations.dtype)
 
     @property
     def total_ms(self) -> int:
-        """The sum of all time shifts in milliseconds."""
-        return round(1000 / self.encoding.ticks_per_second * self._shifts.sum())
+        """The sum of all time shifts, in milliseconds."""
+        return round(1000 / self.encoding.ticks_per_second * self._durations.sum())
 
     @property
     def note_ons(self) -> int:
-        """Number of note ons."""
-        return int((self._array < self._RANGES["note_on"].stop).sum())
+        """The number of note ons."""
+        return int(_IS_NOTE_ON[self._array].sum())
 
     def _velocities(self) -> Array:
-        """The velocity in force at each event [events]."""
-        set_to = np.zeros(self.dim(), np.int64)
-        set_to[self._RANGES["velocity"]] = self.encoding.velocities
-        given = set_to[self._array]
-        latest = np.maximum.accumulate(np.where(given > 0, np.arange(len(self)), 0))
-        return np.where(given[latest] > 0, given[latest], DEFAULT_VELOCITY)
+        """Return the MIDI velocity in force at each event [events]."""
+        velocity_of_event = np.zeros(EVENT_DIM, np.int64)
+        velocity_of_event[_RANGES["velocity"]] = self.encoding.velocity_values
+        values = velocity_of_event[self._array]
+        latest = np.maximum.accumulate(np.where(values > 0, np.arange(len(self)), 0))
+        return np.where(values[latest] > 0, values[latest], DEFAULT_VELOCITY)
 
     @staticmethod
     def groups() -> Array:
-        """The kind of each event [240], as its place in `feat_ranges`."""
-        return np.repeat(np.arange(len(EventSeq._ROWS)), list(EventSeq._DIMS.values()))
+        """Return the kind of each of the 240 events, as an index into `feat_ranges`."""
+        return np.repeat(np.arange(len(EVENT_ROWS)), [width for _, width in EVENT_ROWS])
 
     @staticmethod
     def lengths(encoding: Encoding) -> Array:
-        """How long each event lasts [240], in whole milliseconds; 0 but for time shifts."""
-        lengths = np.zeros(EventSeq.dim(), np.int64)
+        """Return the duration of each of the 240 events, in whole milliseconds."""
+        lengths = np.zeros(EVENT_DIM, np.int64)
         milliseconds = 1000 / encoding.ticks_per_second * encoding.time_shifts
-        lengths[EventSeq._RANGES["time_shift"]] = np.rint(milliseconds)
+        lengths[_RANGES["time_shift"]] = np.rint(milliseconds)
         return lengths
 
     @staticmethod
     def playable_events() -> tuple[Array, Array, Array, Array]:
-        """What can be played, for a sampler that knows no music.
+        """Return which events are possible after which, for sampling.
 
-        Returns start [240], opens and closes [240, 240], and struck [240], all bool: the
-        events that are possible at first (no off for a silent key), for each event the
-        events that become possible and impossible after it, and which are note ons. A
-        sounding key may be struck again: a network that forgot it shall have it back.
+        Four bool arrays: the events that are possible at the start [240], which excludes note
+        offs; the events that become possible [240, 240], and impossible [240, 240], after each
+        event; and which events are note ons [240]. A sounding key may be struck again, so that
+        a network that has missed its note off does not lose the key.
         """
-        on, off = (np.array(EventSeq._RANGES[kind]) for kind in ("note_on", "note_off"))
-        start = np.ones(EventSeq.dim(), bool)
-        start[off] = False
-        opens = np.zeros((EventSeq.dim(), EventSeq.dim()), bool)
+        start = np.ones(EVENT_DIM, bool)
+        start[_NOTE_OFF] = False
+        opens = np.zeros((EVENT_DIM, EVENT_DIM), bool)
         closes = opens.copy()
-        opens[on, off] = closes[off, off] = True
-        return start, opens, closes, np.isin(np.arange(EventSeq.dim()), on)
+        opens[_NOTE_ON, _NOTE_OFF] = closes[_NOTE_OFF, _NOTE_OFF] = True
+        return start, opens, closes, _IS_NOTE_ON.copy()
 
 
 def transposition_range(events: Array) -> tuple[Array, Array]:
-    """The lowest and highest offset that keep every note of a column on the piano.
+    """Return the lowest and the highest transposition that keep each column on the piano.
 
-    events: [steps, batch]. Returns two int64 [batch], lowest <= 0 <= highest.
+    events: [steps, batch]. Returns semitones, two int64 [batch], lowest <= 0 <= highest.
     """
-    key = events.astype(np.int64) % KEYS
-    played = events < EventSeq.feat_ranges()["note_off"].stop
-    return -np.where(played, key, KEYS).min(axis=0), KEYS - 1 - np.where(played, key, -1).max(
-        axis=0
-    )
+    keys = _KEY_OF_EVENT[events]
+    lowest = -np.where(keys < 0, KEYS, keys).min(axis=0)
+    highest = KEYS - 1 - keys.max(axis=0)
+    return lowest.astype(np.int64), highest.astype(np.int64)
 
 
 def transpose(events: Array, controls: Array, offsets: Array) -> tuple[Array, Array]:
-    """Move the notes of each column, and the histograms of its controls with them.
+    """Return events and controls with each column transposed.
 
     events: [steps, batch]; compressed controls: [steps, batch, 13]; offsets: semitones
     [batch], within `transposition_range`.
     """
-    played = events < EventSeq.feat_ranges()["note_off"].stop
-    moved = np.where(played, events + offsets, events).astype(events.dtype)
-    source = (np.arange(12) - offsets[:, None]) % 12  # [batch, 12]
-    rolled = np.take_along_axis(controls[..., 1:], source[None], axis=2)
-    return moved, np.concatenate([controls[..., :1], rolled], axis=2)
+    moved = np.where(_KEY_OF_EVENT[events] >= 0, events + offsets, events).astype(events.dtype)
+    source = (np.arange(PITCH_CLASSES) - offsets[:, None]) % PITCH_CLASSES  # [batch, 12]
+    histogram = np.take_along_axis(controls[..., 1:], source[None], axis=2)
+    return moved, np.concatenate([controls[..., :1], histogram], axis=2)
+
+
+def _on_piano(pitches: Array) -> Array:
+    return (pitches >= PITCHES.start) & (pitches < PITCHES.stop)
 
 
 @dataclass(frozen=True)
-class _Strikes:
-    """Notes on the piano's keys in whole milliseconds, by (pitch, onset), none overlapping."""
+class _PianoNotes:
+    """Notes on the piano in whole milliseconds, sorted by (pitch, start), none overlapping.
+
+    exact_starts: the starts before rounding, in seconds. All columns are [notes].
+    """
 
     starts: Array
     ends: Array
     pitches: Array
     velocities: Array
-    played: Array  # the onset before rounding, in seconds
+    exact_starts: Array
 
     @staticmethod
-    def of(notes: NoteSeq) -> _Strikes:
-        order = np.lexsort((notes.starts, notes.pitches))
-        order = order[np.isin(notes.pitches[order], PITCHES)]
-        starts, ends = (
-            np.rint(1000 * c[order]).astype(np.int64) for c in (notes.starts, notes.ends)
-        )
-        pitches = notes.pitches[order]
-        new = np.ones(len(order), bool)
-        new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) >= SHORTEST_MS)
-        first = np.flatnonzero(new)
+    def from_note_seq(note_seq: NoteSeq) -> _PianoNotes:
+        """Round notes to milliseconds, and join notes of one key that start within 15 ms."""
+        order = np.lexsort((note_seq.starts, note_seq.pitches))
+        order = order[_on_piano(note_seq.pitches[order])]
+        exact_starts, exact_ends, pitches, velocities = (c[order] for c in note_seq.columns)
+        starts, ends = (np.rint(1000 * c).astype(np.int64) for c in (exact_starts, exact_ends))
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = (np.diff(pitches) != 0) | (np.diff(starts) >= SHORTEST_MS)
+        first = np.flatnonzero(is_first)
         if not len(first):
-            return _Strikes(starts, ends, pitches, notes.velocities[order], notes.starts[order])
+            return _PianoNotes(starts, ends, pitches, velocities, exact_starts)
         ends = np.maximum.reduceat(ends, first)
-        ends = np.minimum(ends, find_next_onsets(pitches[first], starts[first]))
-        return _Strikes(
-            starts[first],
-            np.maximum(ends, starts[first] + SHORTEST_MS).astype(np.int64),
-            pitches[first],
-            np.maximum.reduceat(notes.velocities[order], first),
-            notes.starts[order][first],
-        )
+        velocities = np.maximum.reduceat(velocities, first)
+        starts, pitches, exact_starts = starts[first], pitches[first], exact_starts[first]
+        ends = np.minimum(ends, find_next_onsets(pitches, starts))
+        ends = np.maximum(ends, starts + SHORTEST_MS).astype(np.int64)
+        return _PianoNotes(starts, ends, pitches, velocities, exact_starts)
 
 
-def _searched(note_seq: NoteSeq, encoding: Encoding) -> Array:
-    """Event indices at searched clocks; a velocity only where its bin changes."""
-    strikes = _Strikes.of(note_seq)
-    if not len(strikes.starts):
+def _encode(note_seq: NoteSeq, encoding: Encoding) -> Array:
+    """Return event indices by the rules of the current encoding; see `EventSeq.from_note_seq`."""
+    notes = _PianoNotes.from_note_seq(note_seq)
+    if not len(notes.starts):
         return np.empty(0, np.uint8)
-    times = np.concatenate([strikes.starts, strikes.ends])
-    points, where = np.unique(times, return_inverse=True)
+    points, where = np.unique(np.concatenate([notes.starts, notes.ends]), return_inverse=True)
     clocks = quantize(points)
     on_clocks, off_clocks = np.split(clocks[where], 2)
-    keys = strikes.pitches - PITCHES.start
+    keys = notes.pitches - PITCHES.start
     order = np.lexsort((keys, on_clocks))
-    bins = np.searchsorted(encoding.edges, strikes.velocities[order])
-    changed = np.append(True, np.diff(bins) != 0)
-    at, nth, shifts = choose_time_shifts(np.unique(clocks))
-    return _in_order(
-        ("time_shift", shifts, at, nth),
+    bins = np.searchsorted(encoding.velocity_edges, notes.velocities[order])
+    changes = np.append(True, np.diff(bins) != 0)
+    changed = order[changes]  # notes with a velocity event
+    shift_clocks, nth, shifts = choose_time_shifts(np.unique(clocks))
+    return _sort_events(
+        ("time_shift", shifts, shift_clocks, nth),  # nth < 0
         ("note_off", keys, off_clocks, keys),
-        ("velocity", bins[changed], on_clocks[order][changed], KEYS + 2 * keys[order][changed]),
+        ("velocity", bins[changes], on_clocks[changed], KEYS + 2 * keys[changed]),
         ("note_on", keys, on_clocks, KEYS + 2 * keys + 1),
     )
 
 
-def _floored(note_seq: NoteSeq, encoding: Encoding) -> Array:
-    """Event indices as the original has them: at one time, note by note, by (onset, end)."""
+def _encode_legacy(note_seq: NoteSeq, encoding: Encoding) -> Array:
+    """Return event indices by the original's rules: at one time, note by note by (start, end)."""
     order = np.lexsort((note_seq.ends, note_seq.starts))
-    order = order[np.isin(note_seq.pitches[order], PITCHES)]
+    order = order[_on_piano(note_seq.pitches[order])]
     starts, ends, pitches, velocities = (column[order] for column in note_seq.columns)
     times, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
-    on_times, off_times = np.split(where, 2)
-    keys, number = pitches - PITCHES.start, 3 * np.arange(len(order))
-    at, nth, shifts = floor_time_shifts(times, encoding.time_shifts)
-    return _in_order(
-        ("time_shift", shifts, at, nth),
-        ("velocity", np.searchsorted(encoding.edges, velocities), on_times, number),
-        ("note_on", keys, on_times, number + 1),
-        ("note_off", keys, off_times, number + 2),
+    on_times, off_times = np.split(where, 2)  # as indices of times
+    keys, rank = pitches - PITCHES.start, 3 * np.arange(len(order))
+    bins = np.searchsorted(encoding.velocity_edges, velocities)
+    shift_times, nth, shifts = floor_time_shifts(times, encoding.time_shifts)
+    return _sort_events(
+        ("time_shift", shifts, shift_times, nth),  # nth < 0
+        ("velocity", bins, on_times, rank),
+        ("note_on", keys, on_times, rank + 1),
+        ("note_off", keys, off_times, rank + 2),
     )
 
 
-def _in_order(*parts: tuple[str, Array, Array, Array]) -> Array:
-    """Event indices of (kind, place in the kind, time, order at that time), sorted by these."""
-    ranges = EventSeq.feat_ranges()
-    events = np.concatenate([place + ranges[kind].start for kind, place, _, _ in parts])
-    ranks = np.concatenate([(time.astype(np.int64) << 32) + nth for _, _, time, nth in parts])
+def _sort_events(*groups: tuple[str, Array, Array, Array]) -> Array:
+    """Return the event indices of all groups, sorted by (time, rank).
+
+    A group has a kind, and of each of its events the number within the kind, the time as an
+    integer, and the rank among the events at that time.
+    """
+    events = np.concatenate([numbers + _RANGES[kind].start for kind, numbers, _, _ in groups])
+    ranks = np.concatenate([(time.astype(np.int64) << 32) + rank for _, _, time, rank in groups])
     return np.asarray(events[np.argsort(ranks)])
 
 
 def measure_onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
-    """Seconds between each onset as played and as decoded from `event_seq`, its encoding."""
-    strikes, decoded = _Strikes.of(note_seq), event_seq.to_note_seq()
-    if len(strikes.played) != len(decoded):
-        raise ValueError(f"{len(strikes.played)} notes were played, {len(decoded)} decoded")
+    """Return the distance in seconds of each onset from its time as decoded from `event_seq`.
+
+    event_seq: the encoded `note_seq`; ValueError if it has another number of notes.
+    """
+    notes, decoded = _PianoNotes.from_note_seq(note_seq), event_seq.to_note_seq()
+    if len(notes.starts) != len(decoded):
+        raise ValueError(f"{len(notes.starts)} notes were encoded, {len(decoded)} decoded")
     order = np.lexsort((decoded.starts, decoded.pitches))
-    return np.asarray(np.abs(decoded.starts[order] - strikes.played))
+    return np.asarray(np.abs(decoded.starts[order] - notes.exact_starts))
 
 
 # --------------------------------------------------------------------------------- controls
@@ -384,10 +404,8 @@ def measure_onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
 class ControlSeq:
     """One control for each event: `note_density` [events] and `pitch_histogram` [events, 12]."""
 
-    DENSITIES = DENSITIES  # note ons in a window, from which an index holds
+    DENSITIES = DENSITIES  # the fewest note ons in a window at each density level
     WINDOW = WINDOW  # seconds
-    _ROWS = (("note_density", len(DENSITIES)), ("pitch_histogram", 12))
-    _DIMS, _RANGES = _layout(_ROWS)
 
     def __init__(self, note_density: npt.ArrayLike, pitch_histogram: npt.ArrayLike) -> None:
         self.note_density = read_only(note_density, np.uint8)
@@ -398,76 +416,74 @@ class ControlSeq:
 
     @staticmethod
     def dim() -> int:
-        """Width of a control: 24."""
-        return sum(ControlSeq._DIMS.values())
+        """Return the width of a control vector: 24."""
+        return CONTROL_DIM
 
     @staticmethod
     def feat_dims() -> OrderedDict[str, int]:
-        """Width of each part, in order."""
-        return ControlSeq._DIMS.copy()
+        """Return the width of each part of a control vector, in order."""
+        return OrderedDict(CONTROL_ROWS)
 
     @staticmethod
     def feat_ranges() -> OrderedDict[str, range]:
-        """Columns of each part, in order."""
-        return ControlSeq._RANGES.copy()
+        """Return the columns of each part of a control vector, in order."""
+        return _index_ranges(CONTROL_ROWS)
 
     @staticmethod
     def from_event_seq(event_seq: EventSeq) -> ControlSeq:
-        """The control of each event: its window holds it and all that follows within 2 s.
+        """Return the control of each event, measured over the event and the 2 s after it.
 
-        In the last two seconds of a piece, where that would run over the end, the window is
-        the piece's last two seconds (in version 1 it ends with the piece). Without note ons
-        the histogram is uniform, density 0.
+        In the last two seconds of a piece the window is the last two seconds of the piece (in
+        the legacy encoding, the rest of the piece). Without note ons the density level is 0 and
+        the histogram is uniform.
         """
         events, times = event_seq.to_array(), event_seq.times
         if not len(events):
-            return ControlSeq([], np.empty((0, 12)))
-        on = EventSeq.feat_ranges()["note_on"]
-        struck = events < on.stop  # note ons come first in the index order
-        before = np.append(0, np.cumsum(struck))  # note ons before each event
-        classes = (events[struck] + PITCHES.start) % 12
-        heard = np.zeros((len(classes) + 1, 12), np.int32)  # of each class, before each note on
-        np.cumsum(classes[:, None] == np.arange(12), axis=0, out=heard[1:])
-        window, start = ControlSeq.WINDOW * event_seq.encoding.ticks_per_second, np.arange(len(events))
+            return ControlSeq([], np.empty((0, PITCH_CLASSES)))
+        start = np.arange(len(events))
+        window = WINDOW * event_seq.encoding.ticks_per_second
         if not event_seq.encoding.is_legacy:
             last_full = event_seq.total_ms - window
             start = np.where(times <= last_full, start, np.searchsorted(times, last_full))
         end = np.searchsorted(times, times[start] + window, "right")
-        first, last = before[start], before[end]  # note ons of the window
-        fresh = np.append(True, (np.diff(first) != 0) | (np.diff(last) != 0))
-        row = np.cumsum(fresh) - 1  # most events have the control of the one before
-        counts = heard[last[fresh]] - heard[first[fresh]]
-        density = find_density_level(last - first)
-        return ControlSeq(density, normalize_histogram(counts)[row])
+
+        is_on = _IS_NOTE_ON[events]
+        ons_before = np.append(0, np.cumsum(is_on))  # note ons before each event [events + 1]
+        classes = (_KEY_OF_EVENT[events[is_on]] + PITCHES.start) % PITCH_CLASSES
+        class_counts = np.zeros((len(classes) + 1, PITCH_CLASSES), np.int32)  # before each note on
+        np.cumsum(classes[:, None] == np.arange(PITCH_CLASSES), axis=0, out=class_counts[1:])
+
+        first, last = ons_before[start], ons_before[end]  # note ons of the window of each event
+        is_new = np.append(True, (np.diff(first) != 0) | (np.diff(last) != 0))
+        counts = class_counts[last[is_new]] - class_counts[first[is_new]]
+        row = np.cumsum(is_new) - 1  # most events have the same window as the one before
+        return ControlSeq(find_density_level(last - first), normalize_histogram(counts)[row])
 
     def to_array(self) -> Array:
-        """float32 [events, 24]: density one-hot, then histogram."""
+        """Return control vectors, float32 [events, 24]: density one-hot, then histogram."""
         return encode_controls(self.note_density, self.pitch_histogram)
 
     def to_compressed_array(self) -> Array:
-        """uint8 [events, 13]: density index, then 255 times the histogram, rounded down."""
-        scaled = (self.pitch_histogram * 255).astype(np.uint8)
-        return np.concatenate([self.note_density[:, None], scaled], axis=1)
+        """Return uint8 [events, 13]: density level, then 255 times the histogram, rounded down."""
+        histogram = (self.pitch_histogram * 255).astype(np.uint8)
+        return np.concatenate([self.note_density[:, None], histogram], axis=1)
 
     @staticmethod
     def recover_compressed_array(array: npt.ArrayLike, encoding: Encoding = CURRENT) -> Array:
-        """float32 [..., 24] from compressed controls [..., 13]; each histogram sums to 1 again.
+        """Return control vectors, float32 [..., 24], from compressed controls [..., 13].
 
-        Not so in version 1, whose networks know histograms that sum to a little less.
-        Raises ValueError for another width or a density index over 11.
+        Each histogram is normalized to sum 1 again, except in the legacy encoding, whose
+        sessions are trained on the rounded values.
+        Raises ValueError for another width or a density level over 11.
         """
         rows = np.asarray(array)
-        if rows.ndim < 1 or rows.shape[-1] != 13:
-            raise ValueError(f"compressed controls have 13 columns, not {rows.shape}")
-        wrong = (rows[..., 0] < 0) | (rows[..., 0] >= len(ControlSeq.DENSITIES))
-        if wrong.any():
-            raise ValueError(f"note density {rows[..., 0][wrong][0]} is not in 0-11")
-        flat = rows.reshape(-1, 13)
-        return (
-            ControlSeq(
-                flat[:, 0],
-                flat[:, 1:] / 255 if encoding.is_legacy else normalize_histogram(flat[:, 1:]),
-            )
-            .to_array()
-            .reshape(*rows.shape[:-1], ControlSeq.dim())
-        )
+        if rows.ndim < 1 or rows.shape[-1] != COMPRESSED_DIM:
+            raise ValueError(f"compressed controls have {COMPRESSED_DIM} columns, not {rows.shape}")
+        flat = rows.reshape(-1, COMPRESSED_DIM)
+        density, histogram = flat[:, 0], flat[:, 1:]
+        invalid = (density < 0) | (density >= DENSITY_LEVELS)
+        if invalid.any():
+            raise ValueError(f"note density {density[invalid][0]} is not in 0-{DENSITY_LEVELS - 1}")
+        histogram = histogram / 255 if encoding.is_legacy else normalize_histogram(histogram)
+        vectors = ControlSeq(density, histogram).to_array()
+        return vectors.reshape(*rows.shape[:-1], CONTROL_DIM)

@@ -1,6 +1,7 @@
-"""Controls: the pitch classes and the note density of the next two seconds, and their schedule.
+"""Controls: pitch classes and note density of the next two seconds, and schedules of controls.
 
-The facts of the control vector stand here: the window, the density levels, the pitch names.
+The window, the density levels, the pitch names and the layout of a control vector are defined
+here.
 """
 
 from __future__ import annotations
@@ -15,28 +16,34 @@ from midi.notes import read_only
 from utils import Array
 
 PITCH_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+PITCH_CLASSES = len(PITCH_NAMES)
 WINDOW = 2  # seconds that a control looks ahead
-DENSITIES = np.arange(1, 37, 3)  # note ons in a window from which each density level holds
+DENSITIES = np.arange(1, 37, 3)  # the fewest note ons in a window at each density level
 DENSITY_LEVELS = len(DENSITIES)
-SECTION = 10.0  # seconds of a section when a schedule has no written parts
+SECTION_SECONDS = 10.0  # length of a section when a schedule has no written parts
+
+# Name and width of the parts of a control vector
+CONTROL_ROWS = (("note_density", DENSITY_LEVELS), ("pitch_histogram", PITCH_CLASSES))
+CONTROL_DIM = sum(width for _, width in CONTROL_ROWS)
+COMPRESSED_DIM = 1 + PITCH_CLASSES  # columns of compressed controls: level, then the histogram
 
 
 def density_range(level: int) -> tuple[int, int | None]:
-    """Return the fewest and the most note ons in two seconds at a density level, 0-11.
+    """Return the fewest and the most note ons in two seconds at a density level (0-11).
 
-    Level 0 includes silence, and the last level has no upper end (None).
+    Level 0 includes silence. The last level has no maximum (None).
     """
     low = int(DENSITIES[level])
     return (low if level else 0), (low + 2 if level < DENSITY_LEVELS - 1 else None)
 
 
 def middle_notes(level: npt.ArrayLike) -> Array:
-    """Return the note ons in two seconds in the middle of density levels [...], as float64."""
+    """Return the middle of the range of each density level, float64 note ons in two seconds."""
     return np.asarray(DENSITIES[0] + 1 + 3 * np.asarray(level, np.float64))
 
 
 def find_density_level(notes: npt.ArrayLike) -> Array:
-    """Return the density level, 0-11, of counts of note ons in two seconds [...]."""
+    """Return the density level (0-11) of each count of note ons in two seconds."""
     return np.maximum(np.searchsorted(DENSITIES, notes, "right") - 1, 0)
 
 
@@ -52,25 +59,28 @@ def normalize_histogram(weights: Array) -> Array:
     """Divide each row of weights [rows, 12] by its sum; a row of zeros becomes uniform."""
     total = weights.sum(axis=1, keepdims=True, dtype=np.float64)
     shares = weights / np.maximum(total, np.finfo(np.float64).tiny)
-    shares[total[:, 0] == 0] = 1 / 12
+    shares[total[:, 0] == 0] = 1 / PITCH_CLASSES
     return shares
 
 
 class Control:
-    """The pitch classes and note density that the next two seconds should have.
+    """The requested pitch classes and note density of the next two seconds.
 
     pitch_histogram: 12 weights from C, scaled to sum 1; all zero means uniform.
     note_density: level 0-11, see `density_range`.
-    Raises ValueError for another number of weights, negative or infinite ones, other levels.
+    Raises ValueError for another number of weights, a weight that is negative or not finite, or
+    another level.
     """
 
     def __init__(self, pitch_histogram: npt.ArrayLike, note_density: int) -> None:
         weights = np.asarray(pitch_histogram, np.float64)
-        if weights.shape != (12,):
+        if weights.shape != (PITCH_CLASSES,):
             raise ValueError(f"a pitch histogram needs 12 weights, got {weights.size}")
-        wrong = ~(np.isfinite(weights) & (weights >= 0))
-        if wrong.any():
-            raise ValueError(f"pitch histogram weights must be 0 or more, got {weights[wrong][0]}")
+        invalid = ~(np.isfinite(weights) & (weights >= 0))
+        if invalid.any():
+            raise ValueError(
+                f"pitch histogram weights must be 0 or more, got {weights[invalid][0]}"
+            )
         weights = weights / max(weights.max(), np.finfo(np.float64).tiny)  # sums cannot overflow
         if not 0 <= note_density < DENSITY_LEVELS:
             raise ValueError(f"note density must be 0-{DENSITY_LEVELS - 1}, got {note_density}")
@@ -88,7 +98,7 @@ def encode_controls(density: Array, histogram: Array) -> Array:
 
     density: level of each row [rows]; histogram: [rows, 12].
     """
-    array = np.zeros((len(density), DENSITY_LEVELS + 12), np.float32)
+    array = np.zeros((len(density), CONTROL_DIM), np.float32)
     array[np.arange(len(density)), density] = 1
     array[:, DENSITY_LEVELS:] = histogram
     return array
@@ -99,10 +109,9 @@ class ControlSchedule:
     """The requested controls over time; each row holds until the next one, the last to the end.
 
     density: level of each row [rows]; histogram: weights from C that sum to 1, float32 [rows, 12];
-    times: the second at which each row begins [rows], ascending, or None for one row per
-    event. The first row holds from the start, whatever its time.
-    text: the schedule as it was written; parts: the start in seconds and the text of each
-    written part.
+    times: the start of each row in seconds [rows], ascending, or None for one row per event.
+    The first row holds from the beginning, whatever its time.
+    text: the schedule as the user wrote it; parts: start in seconds and text of each part of it.
     Raises ValueError for other shapes or values.
     """
 
@@ -117,7 +126,7 @@ class ControlSchedule:
         object.__setattr__(self, "histogram", np.asarray(self.histogram, np.float32))
         rows, times = len(self.density), self.times
         shapes = [np.shape(column) for column in self.columns]
-        if not rows or shapes != [(rows,), (rows,), (rows, 12)]:
+        if not rows or shapes != [(rows,), (rows,), (rows, PITCH_CLASSES)]:
             raise ValueError(f"times, density and histogram of a schedule have shapes {shapes}")
         values = np.column_stack([self.density, self.histogram])
         if not (np.isfinite(values).all() and (values >= 0).all()):
@@ -132,13 +141,13 @@ class ControlSchedule:
 
     @property
     def columns(self) -> tuple[Array, Array, Array]:
-        """Times, density, histogram; times are zeros for one row per event."""
+        """Times, density and histogram; the times are zeros for one row per event."""
         times = np.zeros(len(self)) if self.times is None else self.times
         return times, self.density, self.histogram
 
     @property
     def events(self) -> int | None:
-        """The number of events that the schedule is for, or None if it goes by time."""
+        """The number of events of a schedule with one row per event, else None."""
         return len(self) if self.times is None else None
 
     def to_array(self) -> Array:
@@ -146,7 +155,10 @@ class ControlSchedule:
         return encode_controls(np.asarray(self.density, np.int64), self.histogram)
 
     def find_rows(self, times: Array, event_numbers: Array) -> Array:
-        """Return the row in force [moments] at times in seconds, or at events by number."""
+        """Return the index of the row in force at each time, or at each event number.
+
+        times: seconds [n]; event_numbers: [n], for a schedule with one row per event.
+        """
         if self.times is None:
             rows = event_numbers
         else:
@@ -154,7 +166,7 @@ class ControlSchedule:
         return np.clip(rows, 0, len(self) - 1)
 
     def select(self, rows: Array, times: Array) -> ControlSchedule:
-        """Return the schedule that has these rows [moments] at these seconds [moments]."""
+        """Return the schedule that has the rows with these indices [n] at these seconds [n]."""
         density, histogram = np.asarray(self.density)[rows], np.asarray(self.histogram)[rows]
         return ControlSchedule(density, histogram, times, self.text, self.parts)
 
@@ -166,21 +178,23 @@ class ControlSchedule:
         return ControlSchedule(density, histogram, times, self.text, self.parts)
 
     def density_ranges(self) -> tuple[Array, Array]:
-        """Return the fewest and the most requested note ons in two seconds of each row [rows].
+        """Return the fewest and the most requested note ons in two seconds, each [rows].
 
-        The last level ends two above its start here, so that it can be drawn.
+        The last level has a maximum here, like the others, so that it can be drawn.
         """
         low = DENSITIES[np.asarray(self.density, np.int64)]
         return low, low + 2
 
     def split_sections(self, length: float) -> list[tuple[float, float, str]]:
-        """Return start, end and name of the sections of a sample that is `length` seconds long.
+        """Return start, end and name of each section of a sample that is `length` seconds long.
 
-        They are the written parts, or ten seconds each when the schedule changes all the time.
+        Sections are the written parts, or SECTION_SECONDS each when the schedule changes all
+        the time. The last one ends at infinity.
         """
         starts = [start for start, _ in self.parts if start < length]
         names = [text for _, text in self.parts]
         if not self.parts or any(text.startswith("~") for text in names):
-            starts = [SECTION * k for k in range(max(1, round(length / SECTION)))]
-            names = [f"{start:g} to {start + SECTION:g} s of {self.text}" for start in starts]
+            step = SECTION_SECONDS
+            starts = [step * k for k in range(max(1, round(length / step)))]
+            names = [f"{start:g} to {start + step:g} s of {self.text}" for start in starts]
         return list(zip(starts, [*starts[1:], math.inf], names, strict=False))

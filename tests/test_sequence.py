@@ -679,7 +679,7 @@ def test_onset_errors_are_those_of_the_encoding() -> None:
     errors = measure_onset_errors(note_seq(notes), EventSeq.from_note_seq(note_seq(notes)))
     by_hand = [abs(note.start - strike.start) / 1000 for strike, note in paired(notes)]
     assert errors.tolist() == pytest.approx(by_hand)
-    with pytest.raises(ValueError, match="3 notes were played, 1 decoded"):
+    with pytest.raises(ValueError, match="3 notes were encoded, 1 decoded"):
         measure_onset_errors(note_seq(notes), EventSeq([on(60), wait(15)]))
 
 
