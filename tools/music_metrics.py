@@ -1,6 +1,6 @@
-"""What is measured of music: each figure of `tests.quality`, from notes alone.
+"""The metrics of `tools.quality`, computed from notes.
 
-Times are seconds from the first onset; `seconds` is how long a piece is.
+Times are seconds from the first onset; `seconds` is the duration of a sample.
 """
 
 from __future__ import annotations
@@ -10,77 +10,72 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from generation.pipeline import RELEASE
+from generation.pipeline import MAX_NOTE_SECONDS
+from midi.control_schedule import DENSITY_LEVELS
 from sequence import ControlSeq, Encoding, EventSeq, NoteSeq
-from tools.memorization import chords
+from tools.memorization import number_chords
 from utils import Array
 
-SILENCE = 4.0  # seconds without a note that are too long
-LOOP = 13  # strikes of one pitch alone in a row; see `longest_repetition`
-DENSITIES = len(ControlSeq.DENSITIES)
+MAX_SILENCE = 4.0  # seconds
+LOOP = 13  # strikes of one pitch in a row, see `longest_repetition`
 
-# ---------------------------------------------------------------------------------- faults
+# -------------------------------------------------------------------------------- faults
 
 
 def longest_repetition(notes: NoteSeq) -> int:
-    """The most strikes in a row of one pitch alone, with no other note between or within 30 ms.
+    """Return the most strikes of one pitch in a row, with no other note between or within 30 ms.
 
-    13 or more are a single-note loop. Of 1,200 excerpts of 60 s of the training performances 7
-    have so many, of 322 of the validation performances none.
+    LOOP or more are a single-note loop: of 1,200 excerpts of 60 s from training performances 7
+    have so many, of 322 from validation performances none.
     """
-    _, first, sizes = np.unique(chords(notes), return_index=True, return_counts=True)
+    _, first, sizes = np.unique(number_chords(notes), return_index=True, return_counts=True)
     struck = np.where(sizes == 1, notes.pitches[first], -1 - np.arange(len(first)))
     edges = np.flatnonzero(np.diff(struck, prepend=-(2**31), append=-(2**31)))
     return int(np.diff(edges).max(initial=0))
 
 
 def longest_silence(notes: NoteSeq, seconds: float) -> float:
-    """The longest stretch from 0 to the end in which no note sounds, in seconds."""
-    sounding = np.maximum.accumulate(np.append(0.0, notes.ends))  # until when, note by note
-    return float((np.append(notes.starts, seconds) - sounding).max())
+    """Return the longest time in which no note sounds."""
+    sounding_until = np.maximum.accumulate(np.append(0.0, notes.ends))
+    return float((np.append(notes.starts, seconds) - sounding_until).max())
 
 
-def longest_wait(notes: NoteSeq, seconds: float) -> float:
-    """The longest time from an onset to the next, or to the end, in seconds."""
+def longest_onset_gap(notes: NoteSeq, seconds: float) -> float:
+    """Return the longest time from an onset to the next, or to the end."""
     return float(np.diff(np.concatenate([[0.0], notes.starts, [seconds]])).max())
 
 
-def stops(notes: NoteSeq, seconds: float) -> bool:
-    """Whether nothing is struck in the last 4 s."""
-    return not len(notes) or float(notes.starts[-1]) < seconds - SILENCE
+def stops_early(notes: NoteSeq, seconds: float) -> bool:
+    """Return whether nothing is struck in the last 4 s."""
+    return not len(notes) or float(notes.starts[-1]) < seconds - MAX_SILENCE
 
 
-def held(notes: NoteSeq, seconds: float) -> float:
-    """The share of notes held till generate.py lets go, of those that begin early enough for it."""
-    lengths = (notes.ends - notes.starts)[notes.starts <= seconds - RELEASE]
-    return float((lengths >= RELEASE - 1e-6).sum() / max(1, len(lengths)))
+def cut_note_share(notes: NoteSeq, seconds: float) -> float:
+    """Return the share of notes that generate.py cut, of those that begin early enough for it."""
+    durations = (notes.ends - notes.starts)[notes.starts <= seconds - MAX_NOTE_SECONDS]
+    return share(durations >= MAX_NOTE_SECONDS - 1e-6)
 
 
 # --------------------------------------------------------------------------- distributions
 
-LENGTHS = np.geomspace(0.02, 10.0, 25)  # seconds, edges of bins; one more at either end
-GAPS = np.geomspace(0.01, SILENCE, 25)  # the same
-MOST = 40  # notes at once, and in a second; more count as so many
+DURATION_EDGES = np.geomspace(0.02, 10.0, 25)  # seconds; one more bin at either end
+GAP_EDGES = np.geomspace(0.01, MAX_SILENCE, 25)  # the same
+MAX_COUNT = 40  # notes at once, or per second; the last bin holds more, too
 
 
 def polyphony(notes: NoteSeq) -> Array:
-    """How many notes sound, each 0.1 s from the first onset to the last."""
+    """Return how many notes sound, every 0.1 s from the first onset to the last."""
     times = np.arange(notes.starts[0], notes.starts[-1], 0.1) if len(notes) else np.empty(0)
-    begun = np.searchsorted(notes.starts, times, "right")
-    return np.asarray(begun - np.searchsorted(np.sort(notes.ends), times, "right"))
+    struck = np.searchsorted(notes.starts, times, "right")
+    return np.asarray(struck - np.searchsorted(np.sort(notes.ends), times, "right"))
 
 
-def notes_a_second(notes: NoteSeq) -> Array:
-    """How many notes begin in each whole second from the first onset to the last."""
+def notes_per_second(notes: NoteSeq) -> Array:
+    """Return how many notes begin in each whole second from the first onset to the last."""
     if not len(notes):
         return np.empty(0, np.int64)
-    since = (notes.starts - notes.starts[0]).astype(np.int64)
-    return np.bincount(since, minlength=since[-1])[: since[-1]]
-
-
-def _gaps(notes: NoteSeq) -> Array:
-    """The time from each onset to the next, 0 in a chord."""
-    return np.diff(notes.starts)
+    second = (notes.starts - notes.starts[0]).astype(np.int64)
+    return np.bincount(second, minlength=second[-1])[: second[-1]]
 
 
 # number of bins, and the bin of each value
@@ -88,90 +83,89 @@ DISTRIBUTIONS: dict[str, tuple[int, Callable[[NoteSeq], Array]]] = {
     "pitch class": (12, lambda n: n.pitches % 12),
     "pitch": (128, lambda n: n.pitches),
     "velocity": (32, lambda n: n.velocities // 4),
-    "note length": (len(LENGTHS) + 1, lambda n: np.searchsorted(LENGTHS, n.ends - n.starts)),
-    "inter-onset time": (len(GAPS) + 1, lambda n: np.searchsorted(GAPS, _gaps(n))),
-    "polyphony": (MOST + 1, lambda n: np.minimum(polyphony(n), MOST)),
-    "notes per second": (MOST + 1, lambda n: np.minimum(notes_a_second(n), MOST)),
+    "duration": (26, lambda n: np.searchsorted(DURATION_EDGES, n.ends - n.starts)),
+    "inter-onset time": (26, lambda n: np.searchsorted(GAP_EDGES, np.diff(n.starts))),
+    "polyphony": (MAX_COUNT + 1, lambda n: np.minimum(polyphony(n), MAX_COUNT)),
+    "notes per second": (MAX_COUNT + 1, lambda n: np.minimum(notes_per_second(n), MAX_COUNT)),
 }
 
 
 def histogram(music: Sequence[NoteSeq], name: str) -> Array:
-    """How often each bin of a distribution comes in some pieces together."""
-    bins, of = DISTRIBUTIONS[name]
-    return np.sum([np.bincount(of(notes), minlength=bins) for notes in music], axis=0)
+    """Return the counts of each bin of a distribution, over all of `music`."""
+    bins, find_bins = DISTRIBUTIONS[name]
+    return np.sum([np.bincount(find_bins(notes), minlength=bins) for notes in music], axis=0)
 
 
 def overlap(left: Array, right: Array) -> float:
-    """The overlapping area of two distributions, from histograms of one set of bins.
+    """Return the overlapping area of two histograms: 1.0 for the same shares, 0.0 if one is empty.
 
-    It is the sum over the bins of the smaller of both shares, 1 for the same distribution;
-    0.0 if one is empty. Yang and Lerch (2020, On the evaluation of generative models in
-    music) take it of smoothed densities of distances between pieces; here it is of the
-    values themselves, of all pieces together, and without smoothing.
+    Yang and Lerch (2020, On the evaluation of generative models in music) take it of smoothed
+    densities of distances between pieces; here it is of the values of all pieces together.
     """
     if not left.sum() or not right.sum():
         return 0.0
     return float(np.minimum(left / left.sum(), right / right.sum()).sum())
 
 
-def halves(real: Sequence[tuple[str, NoteSeq]], name: str, times: int = 20) -> list[float]:
-    """How two random halves of the performances overlap; a piece is in one half with all of it."""
-    pieces = sorted({piece for piece, _ in real})
-    sums = [histogram([n for p, n in real if p == piece], name) for piece in pieces]
-    found = []
+def overlaps_of_halves(
+    performances: Sequence[tuple[str, NoteSeq]], name: str, times: int = 20
+) -> list[float]:
+    """Return how random halves of (piece, notes) overlap; both never share a piece."""
+    pieces = sorted({piece for piece, _ in performances})
+    counts = [histogram([n for p, n in performances if p == piece], name) for piece in pieces]
+    overlaps = []
     for seed in range(times):
         order = np.random.default_rng(seed).permutation(len(pieces))
-        split = [np.sum([sums[k] for k in half], axis=0) for half in np.array_split(order, 2)]
-        found.append(overlap(*split))
-    return found
+        halves = [np.sum([counts[k] for k in half], axis=0) for half in np.array_split(order, 2)]
+        overlaps.append(overlap(*halves))
+    return overlaps
 
 
-def classes_used(notes: NoteSeq) -> float:
-    """2 to the entropy in bits of the pitch classes: 12 if all are alike, 7 for an even scale."""
+def effective_pitch_classes(notes: NoteSeq) -> float:
+    """Return 2 to the entropy of the pitch classes: 12 if all are as frequent, 7 for a scale."""
     shares = np.bincount(notes.pitches % 12, minlength=12) / len(notes)
     return float(2 ** -(shares[shares > 0] @ np.log2(shares[shares > 0])))
 
 
-# ------------------------------------------------------------------------ what was asked for
+# ------------------------------------------------------------------------------- controls
 
 
-def in_scale(notes: NoteSeq, weights: Sequence[float]) -> float:
-    """The share of the notes on pitch classes of a weight above 0; 0.0 without notes."""
-    inside = np.asarray(weights)[notes.pitches % 12] > 0
-    return float(inside.mean()) if len(notes) else 0.0
+def share_in_scale(notes: NoteSeq, weights: Sequence[float]) -> float:
+    """Return the share of notes whose pitch class has a weight above 0."""
+    return share(np.asarray(weights)[notes.pitches % 12] > 0)
 
 
-def bins_by_control(notes: NoteSeq, encoding: Encoding) -> Array:
-    """The density delivered at each note on, as the project's own controls have it."""
+def densities_by_control(notes: NoteSeq, encoding: Encoding) -> Array:
+    """Return the density level at each note on, as the project computes controls."""
     events = EventSeq.from_note_seq(notes, encoding)
-    on = events.to_array() < EventSeq.feat_ranges()["note_on"].stop
-    return ControlSeq.from_event_seq(events).note_density[on].astype(np.int64)
+    is_note_on = events.to_array() < EventSeq.feat_ranges()["note_on"].stop
+    return ControlSeq.from_event_seq(events).note_density[is_note_on].astype(np.int64)
 
 
-def bins_by_count(notes: NoteSeq, seconds: float) -> Array:
-    """The same counted by itself: of the onsets in 2 s from each onset, up to 2 s before the end.
+def densities_by_count(notes: NoteSeq, seconds: float) -> Array:
+    """Return the density level at each onset up to 2 s before the end, counted from the notes.
 
-    1-3 onsets are density 0, 4-6 are 1, and so on to 11 for 34 or more.
+    1-3 onsets within 2 s are level 0, 4-6 level 1, and so on to 34 or more for level 11.
     """
-    begins = notes.starts[notes.starts <= seconds - 2]
-    counts = [int(((notes.starts >= t) & (notes.starts <= t + 2)).sum()) for t in begins]
-    return np.minimum((np.array(counts, np.int64) - 1) // 3, DENSITIES - 1)
+    onsets = notes.starts[notes.starts <= seconds - 2]
+    counts = [int(((notes.starts >= t) & (notes.starts <= t + 2)).sum()) for t in onsets]
+    return np.minimum((np.array(counts, np.int64) - 1) // 3, DENSITY_LEVELS - 1)
 
 
-def ranks(values: npt.ArrayLike) -> Array:
-    """The place of each value in their order from 0; equal ones have the mean of their places."""
+def rank(values: npt.ArrayLike) -> Array:
+    """Return the rank of each value from 0; equal values have the mean of their ranks."""
     values = np.asarray(values)
     below = (values[:, None] > values).sum(axis=1)
     return np.asarray(below + ((values[:, None] == values).sum(axis=1) - 1) / 2)
 
 
 def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Spearman's rank correlation: Pearson's of the ranks; 0.0 if one side is all alike."""
-    a, b = (ranks(side) - ranks(side).mean() for side in (left, right))
+    """Return Spearman's rank correlation; 0.0 if all values of one side are equal."""
+    a, b = (rank(side) - rank(side).mean() for side in (left, right))
     product = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / product if product else 0.0
 
 
-def share(true: Array) -> float:
-    """The share of True; 0.0 of nothing."""
-    return float(true.mean()) if len(true) else 0.0
+def share(flags: Array) -> float:
+    """Return the share of True; 0.0 if there are no flags."""
+    return float(flags.mean()) if len(flags) else 0.0

@@ -1,9 +1,11 @@
-"""How good the music is that a session plays: python3 -m tools.quality [-s SESSION]
+"""Measure the music that a session generates against real performances.
 
-To every setting of the controls pieces of one length are played, sampled and finished as
-generate.py does it, and every figure stands beside that of real performances: excerpts of the
-validation performances, of the same length. Both are compared as decoded notes. With
---by-heart FILE... it only tells what these files share with those learned from.
+For each setting of the controls, samples of one length are generated as generate.py makes them.
+The tables compare them with excerpts of validation performances of the same length.
+
+examples:
+  python3 -m tools.quality -s model.sess --train TRAIN --validation VALIDATION
+  python3 -m tools.quality --memorization generated/*.mid --train TRAIN
 """
 
 from __future__ import annotations
@@ -12,268 +14,293 @@ import argparse
 import ast
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from config import PRETRAINED
-from generation.pipeline import RELEASE
+from config import PRETRAINED, GenerateConfig
+from generation.pipeline import MAX_NOTE_SECONDS
+from midi.control_schedule import DENSITY_LEVELS, format_density
 from model import Session
 from sequence import ENCODINGS, Encoding, NoteSeq
-from tools.memorization import READINGS, longest_shared
+from tools.memorization import READINGS, find_longest_passages
 from tools.music_metrics import (
-    DENSITIES,
     DISTRIBUTIONS,
     LOOP,
-    SILENCE,
-    bins_by_control,
-    bins_by_count,
-    classes_used,
-    halves,
-    held,
+    MAX_SILENCE,
+    cut_note_share,
+    densities_by_control,
+    densities_by_count,
+    effective_pitch_classes,
     histogram,
-    in_scale,
+    longest_onset_gap,
     longest_repetition,
     longest_silence,
-    longest_wait,
     overlap,
+    overlaps_of_halves,
     polyphony,
     share,
+    share_in_scale,
     spearman,
-    stops,
+    stops_early,
 )
 from tools.samples import (
-    FREE,
-    LADDER,
-    LEARNED,
-    REAL,
-    RIGHT,
+    DENSITY_SETTING,
+    NO_CONTROLS,
     SCALES,
-    decoded,
-    part,
-    performances,
-    places,
-    play,
-    settings,
+    VALIDATION,
+    build_settings,
+    choose_excerpts,
+    cut_excerpt,
+    generate_samples,
+    load_notes,
+    load_performances,
 )
 
-Music = dict[str, list[NoteSeq]]  # the pieces of each setting
+EXCERPTS = "validation excerpts"
+TRAINING_EXCERPTS = "training excerpts"  # what music without control should resemble
 
-ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap"
+Music = dict[str, list[NoteSeq]]  # the samples of each setting
+
+# ------------------------------------------------------------------------------- the tables
 
 
-# -------------------------------------------------------------------------------- the table
-
-
-def row(name: str, *cells: object) -> str:
-    """A line of the table."""
+def format_row(name: str, *cells: object) -> str:
+    """Format a row of a table."""
     return f"  {name:<34}" + "".join(f"{cell!s:>20}" for cell in cells)
 
 
-def told(reached: bool) -> str:
-    """Whether a figure is where it should be."""
-    return "reached" if reached else "missed"
+def format_check(is_met: bool) -> str:
+    """Format whether a figure meets its target."""
+    return "ok" if is_met else "missed"
 
 
 FAULTS: dict[str, Callable[[NoteSeq, float], float]] = {
     f"one pitch {LOOP} times": lambda n, s: longest_repetition(n) >= LOOP,
-    f"silence over {SILENCE:g} s": lambda n, s: longest_silence(n, s) > SILENCE,
-    "stops": stops,
-    f"no onset for {SILENCE:g} s": lambda n, s: longest_wait(n, s) > SILENCE,
+    f"silence over {MAX_SILENCE:g} s": lambda n, s: longest_silence(n, s) > MAX_SILENCE,
+    "stops early": stops_early,
+    f"no onset for {MAX_SILENCE:g} s": lambda n, s: longest_onset_gap(n, s) > MAX_SILENCE,
 }
 
 
-def faults(music: Music, seconds: float) -> Iterator[str]:
-    """How many pieces of each setting have which fault, and how many there are."""
-    sums = np.zeros(len(FAULTS), np.int64)
-    yield row("pieces with a fault", *FAULTS, f"keys held {RELEASE:g} s", "pieces")
-    for name, pieces in music.items():
-        counts = [sum(bool(fault(piece, seconds)) for piece in pieces) for fault in FAULTS.values()]
-        forgotten = np.mean([held(piece, seconds) for piece in pieces])
-        yield row(name, *counts, f"{forgotten:.2%}", len(pieces))
-        sums = sums + counts if name != REAL else sums
-    yield row("none but in the excerpts", *(told(count == 0) for count in sums[:3]))
+def count_faults(music: Music, seconds: float) -> Iterator[str]:
+    """Yield how many samples of each setting have each fault; the first three must be 0."""
+    totals = np.zeros(len(FAULTS), np.int64)
+    yield format_row(
+        "samples with faults", *FAULTS, f"notes cut at {MAX_NOTE_SECONDS:g} s", "samples"
+    )
+    for name, samples in music.items():
+        counts = [sum(bool(fault(n, seconds)) for n in samples) for fault in FAULTS.values()]
+        cut = np.mean([cut_note_share(n, seconds) for n in samples])
+        yield format_row(name, *counts, f"{cut:.2%}", len(samples))
+        totals = totals + counts if name != EXCERPTS else totals
+    yield format_row("none (target)", *(format_check(count == 0) for count in totals[:3]))
 
 
-def overlaps(music: Music, real: Sequence[tuple[str, NoteSeq]]) -> Iterator[str]:
-    """The overlapping area of each distribution with that of the validation performances."""
-    yield row("overlap with validation", *music, "its own halves", "(their range)")
-    least = [1.0] * len(music)
+def compare_distributions(
+    music: Music, performances: Sequence[tuple[str, NoteSeq]]
+) -> Iterator[str]:
+    """Yield the overlap of each distribution with that of the validation performances."""
+    yield format_row("overlap with validation", *music, "validation halves", "(range)")
+    smallest = np.ones(len(music))
     for name in DISTRIBUTIONS:
-        whole = histogram([notes for _, notes in real], name)
-        areas = [overlap(histogram(pieces, name), whole) for pieces in music.values()]
-        own = halves(real, name)
-        spread = f"{min(own):.3f}-{max(own):.3f}"
-        least = [min(pair) for pair in zip(least, areas, strict=True)]
-        yield row(name, *(f"{area:.3f}" for area in [*areas, np.mean(own)]), spread)
-    yield row("at least 0.85 each", *(told(area >= 0.85) for area in least))
+        reference = histogram([notes for _, notes in performances], name)
+        areas = [overlap(histogram(samples, name), reference) for samples in music.values()]
+        halves = overlaps_of_halves(performances, name)
+        cells = [f"{area:.3f}" for area in [*areas, np.mean(halves)]]
+        yield format_row(name, *cells, f"{min(halves):.3f}-{max(halves):.3f}")
+        smallest = np.minimum(smallest, areas)
+    yield format_row("each at least 0.85 (target)", *map(format_check, smallest >= 0.85))
 
 
 SUMMARIES: dict[str, Callable[[NoteSeq, float], float]] = {
-    "notes a second": lambda n, s: len(n) / s,
+    "notes/s": lambda n, s: len(n) / s,
     "velocity, mean": lambda n, s: float(n.velocities.mean()),
-    "velocity, deviation in a piece": lambda n, s: float(n.velocities.std()),
-    "note length, median (s)": lambda n, s: float(np.median(n.ends - n.starts)),
+    "velocity, standard deviation": lambda n, s: float(n.velocities.std()),
+    "duration, median (s)": lambda n, s: float(np.median(n.ends - n.starts)),
     "notes at once": lambda n, s: float(polyphony(n).mean()),
     "pitch, mean": lambda n, s: float(n.pitches.mean()),
-    "pitch classes (2 to their entropy)": lambda n, s: classes_used(n),
+    "effective pitch classes": lambda n, s: effective_pitch_classes(n),
     "longest silence (s)": longest_silence,
-    "longest wait for an onset (s)": longest_wait,
+    "longest gap between onsets (s)": longest_onset_gap,
     "one pitch in a row": lambda n, s: longest_repetition(n),
 }
 
 
-def summaries(music: Music, seconds: float) -> Iterator[str]:
-    """Of each piece a figure: the median over the pieces, and in brackets the extremes."""
-    yield row("per piece: median (least-most)", *music)
-    for name, figure in SUMMARIES.items():
-        found = [[figure(n, seconds) for n in pieces if len(n)] for pieces in music.values()]
-        told = (f"{np.median(v):.1f} ({min(v):.1f}-{max(v):.1f})" for v in found)
-        yield row(name, *told)
+def summarize(music: Music, seconds: float) -> Iterator[str]:
+    """Yield median and range over the samples of each setting."""
+    yield format_row("per sample: median (range)", *music)
+    for name, measure in SUMMARIES.items():
+        columns = [[measure(n, seconds) for n in samples if len(n)] for samples in music.values()]
+        cells = (f"{np.median(v):.1f} ({min(v):.1f}-{max(v):.1f})" for v in columns)
+        yield format_row(name, *cells)
 
 
-def scales(music: Music) -> Iterator[str]:
-    """The share of notes in each scale, of all its pieces together and of the piece with least."""
-    yield row("share of notes in the scale", "together", "least piece", "of 0.95")
+def check_scales(music: Music) -> Iterator[str]:
+    """Yield the share of notes in each requested scale, in all samples and in the worst one."""
+    yield format_row("notes in the requested scale", "all samples", "worst sample", "95% (target)")
     for name, weights in SCALES.items():
-        shares = np.array([in_scale(notes, weights) for notes in music[name]])
-        together = float(np.average(shares, weights=[len(n) + 1e-9 for n in music[name]]))
-        yield row(name, f"{together:.3f}", f"{shares.min():.3f}", told(together >= 0.95))
+        shares = np.array([share_in_scale(notes, weights) for notes in music[name]])
+        total = float(np.average(shares, weights=[len(n) + 1e-9 for n in music[name]]))
+        yield format_row(name, f"{total:.1%}", f"{shares.min():.1%}", format_check(total >= 0.95))
 
 
-def densities(pieces: Sequence[NoteSeq], encoding: Encoding, seconds: float) -> Iterator[str]:
-    """Delivered density for each that was asked for; piece k was asked for k modulo 12."""
-    asked = np.arange(len(pieces)) % DENSITIES
-    rates = np.array([2 * len(notes) / seconds for notes in pieces])
-    gaps = [
-        [np.abs(bins_by_control(n, encoding) - k) for n, k in zip(pieces, asked, strict=True)],
-        [np.abs(bins_by_count(n, seconds) - k) for n, k in zip(pieces, asked, strict=True)],
-    ]
-    yield row("density asked for", "notes in 2 s", "least-most piece", "within 1 bin", "by count")
+def check_densities(
+    samples: Sequence[NoteSeq], encoding: Encoding, seconds: float
+) -> Iterator[str]:
+    """Yield the generated density for each requested level; sample k has level k modulo 12."""
+    requested = np.arange(len(samples)) % DENSITY_LEVELS
+    rates = np.array([2 * len(notes) / seconds for notes in samples])
+    pairs = list(zip(samples, requested, strict=True))
+    by_control = [np.abs(densities_by_control(n, encoding) - k) <= 1 for n, k in pairs]
+    by_count = [np.abs(densities_by_count(n, seconds) - k) <= 1 for n, k in pairs]
+    yield format_row("requested density", "notes per 2 s", "range", "within 1 level", "by count")
     means = []
-    for k in range(DENSITIES):
-        mine = np.flatnonzero(asked == k)
-        means.append(rates[mine].mean())
-        near = [share(np.concatenate([kind[i] for i in mine]) <= 1) for kind in gaps]
-        spread = f"{rates[mine].min():.1f}-{rates[mine].max():.1f}"
-        name = f"{k} ({1 + 3 * k}-{3 + 3 * k} notes)" if k < 11 else "11 (34 or more)"
-        yield row(name, f"{means[-1]:.1f}", spread, *(f"{s:.1%}" for s in near))
-    near = [share(np.concatenate(kind) <= 1) for kind in gaps]
-    yield row("all", "", "", *(f"{s:.1%}" for s in near), told(min(near) >= 0.9))
-    rising = bool((np.diff(means) > 0).all())
-    rho = spearman(asked, rates)
-    yield row("rising with every step", "yes" if rising else "no", told(rising))
-    yield row("Spearman, over pieces", f"{rho:.3f}", told(rho >= 0.98))
-    yield row("Spearman, over the means", f"{spearman(np.arange(DENSITIES), means):.3f}")
+    for level in range(DENSITY_LEVELS):
+        rows = np.flatnonzero(requested == level)
+        means.append(rates[rows].mean())
+        close = [share(np.concatenate([kind[i] for i in rows])) for kind in (by_control, by_count)]
+        spread = f"{rates[rows].min():.1f}-{rates[rows].max():.1f}"
+        name = f"{level} ({format_density(level)} notes)"
+        yield format_row(name, f"{means[-1]:.1f}", spread, *(f"{s:.1%}" for s in close))
+    close = [share(np.concatenate(kind)) for kind in (by_control, by_count)]
+    cells = [f"{s:.1%}" for s in close]
+    yield format_row("all, 90% (target)", "", "", *cells, format_check(min(close) >= 0.9))
+    yield format_row(
+        "rises with each level (target)", format_check(bool((np.diff(means) > 0).all()))
+    )
+    rho = spearman(requested, rates)
+    yield format_row("Spearman, 0.98 (target)", f"{rho:.3f}", format_check(rho >= 0.98))
 
 
-def learned_by_heart(music: Music, corpus: Sequence[tuple[str, NoteSeq]]) -> Iterator[str]:
-    """The longest run of each piece that is in the corpus too; see tests/memory.py."""
-    flat = [notes for pieces in music.values() for notes in pieces]
+def measure_memorization(music: Music, corpus: Sequence[tuple[str, NoteSeq]]) -> Iterator[str]:
+    """Yield the longest passage of each sample that the corpus has, see tools/memorization.py."""
+    samples = [notes for samples in music.values() for notes in samples]
     for name, read in READINGS.items():
-        found = iter(longest_shared([read(n) for n in flat], [read(n) for _, n in corpus]))
-        yield row(f"run of {name}", "median", "nine of ten", "longest", "  it is in", "each piece")
-        for setting, pieces in music.items():
-            runs = [next(found) for _ in pieces]
-            lengths = [run.length for run in runs]
-            figures = (f"{v:.0f}" for v in np.percentile(lengths, [50, 90, 100]))
-            where = corpus[max(runs, key=lambda run: run.length).row][0] if max(lengths) else "-"
-            yield row(setting, *figures) + f"  {where}  " + " ".join(map(str, lengths))
+        passages = iter(
+            find_longest_passages([read(n) for n in samples], [read(n) for _, n in corpus])
+        )
+        yield format_row(
+            f"passage, {name}", "median", "90th percentile", "longest", "found in", "each sample"
+        )
+        for setting in music:
+            found = [next(passages) for _ in music[setting]]
+            lengths = [passage.length for passage in found]
+            cells = (f"{value:.0f}" for value in np.percentile(lengths, [50, 90, 100]))
+            longest = max(found, key=lambda passage: passage.length)
+            where = corpus[longest.row][0] if longest.length else "-"
+            yield format_row(setting, *cells) + f"  {where}  " + " ".join(map(str, lengths))
 
 
-def _sampling(text: str) -> dict[str, Any]:
-    """Options of `Engine.generate` from 'name=value,...'."""
+def measure_session(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[str]:
+    """Yield all tables for one way of sampling."""
+    session = Session.load(options.session)
+    encoding, seconds = ENCODINGS[session.encoding], options.seconds
+    model = session.build_model(torch.device("cpu")).eval()
+    validation, train = load_performances(options.validation), load_performances(options.train)
+    excerpts, train_excerpts = (
+        choose_excerpts([notes for _, notes in corpus], options.samples, seconds, options.seed)
+        for corpus in (validation, train)
+    )
+    music: Music = {EXCERPTS: [cut_excerpt(notes, begin, seconds) for notes, begin in excerpts]}
+    started = time.monotonic()
+    settings = build_settings(excerpts, encoding, options.samples, seconds)
+    for name, controls in settings.items():
+        count = options.samples if controls is None else controls.shape[1]
+        music[name] = generate_samples(
+            model, encoding, controls, count, seconds, options.seed, sampling
+        )
+    elapsed = time.monotonic() - started
+    text = ", ".join(f"{name} {value}" for name, value in sampling.items()) or "default"
+    yield (
+        f"{options.session}: sampling {text}, {len(settings)} settings of {options.samples} "
+        f"samples of {seconds:g} s, seed {options.seed}, {elapsed:.0f} s to generate; "
+        f"{len(validation)} validation performances"
+    )
+    compared = {name: music[name] for name in (EXCERPTS, VALIDATION, NO_CONTROLS)}
+    compared_too = [cut_excerpt(notes, begin, seconds) for notes, begin in train_excerpts]
+    yield from count_faults(music, seconds)
+    yield from compare_distributions({**compared, TRAINING_EXCERPTS: compared_too}, validation)
+    yield from summarize(compared, seconds)
+    yield from check_scales(music)
+    yield from check_densities(music[DENSITY_SETTING], encoding, seconds)
+    yield from measure_memorization(music, train)
+
+
+# ----------------------------------------------------------------------------- command line
+
+
+def parse_sampling(text: str) -> dict[str, Any]:
+    """Return options of generate.py from 'name=value,...'."""
     try:
         pairs = dict(pair.split("=") for pair in text.split(",") if pair)
-        return {name: ast.literal_eval(value) for name, value in pairs.items()}
+        options = {name: ast.literal_eval(value) for name, value in pairs.items()}
     except (ValueError, SyntaxError):
         raise argparse.ArgumentTypeError(f"{text!r} is not like temperature=0.95") from None
+    for name in options.keys() - {field.name for field in fields(GenerateConfig)}:
+        raise argparse.ArgumentTypeError(f"generate.py has no option {name!r}")
+    return options
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python3 -m tools.quality", description=__doc__)
-    parser.add_argument("-s", "--session", type=Path, default=Path(PRETRAINED))
-    data = "folder of .data or MIDI files"
-    parser.add_argument("--train", type=Path, default=ASAP / "train", help=f"{data} learned from")
-    parser.add_argument("--validation", type=Path, default=ASAP / "validation", help=data)
-    parser.add_argument("--pieces", type=int, default=64, help="of each setting (64)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each piece (60)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tools.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-s", "--session", type=Path, default=Path(PRETRAINED), help=f"default: {PRETRAINED}")
+    add("--train", type=Path, required=True, help="folder of .data or MIDI files of the training")
+    add("--validation", type=Path, help="the same for validation")
+    add("--samples", "--pieces", type=int, default=64, help="per setting (default: 64)")
+    add("--seconds", type=float, default=60.0, help="length of a sample (default: 60)")
+    add("--seed", type=int, default=0)
+    add(
+        "--sampling",
         "--setting",
-        type=_sampling,
+        type=parse_sampling,
         nargs="+",
         default=[{}],
         metavar="NAME=VALUE,...",
-        help="how to sample: options of Engine.generate, such as temperature=0.95; several "
-        "settings make several tables",
+        help="options of generate.py, such as temperature=0.95,top_k=40; tables for each",
     )
-    parser.add_argument(
+    add(
+        "--memorization",
         "--by-heart",
         type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
-        help="MIDI or .data files: only tell what they share with those learned from",
+        help="only measure what these MIDI or .data files share with the training data",
     )
     options = parser.parse_args(argv)
-    for path in options.by_heart:
+    if options.validation is None and not options.memorization:
+        parser.error("--validation is missing")
+    for path in options.memorization:
         if not path.is_file():
-            parser.error(f"there is no file {path}")
-    folders = [options.train] if options.by_heart else [options.train, options.validation]
-    for folder in folders:
+            parser.error(f"{path}: no such file")
+    for folder in filter(None, (options.train, options.validation)):
         if not folder.is_dir():
-            parser.error(f"there is no folder {folder}; give --train and --validation")
-    if options.pieces < 1 or not 2 <= options.seconds <= 3600:
-        parser.error("at least 1 piece, of 2 to 3600 seconds")
+            parser.error(f"{folder}: no such folder")
+    if options.samples < 1 or not 2 <= options.seconds <= 3600:
+        parser.error("--samples must be at least 1, and --seconds from 2 to 3600")
     return options
 
 
-def table(options: argparse.Namespace, sampling: Mapping[str, Any]) -> Iterator[str]:
-    """Play everything, and measure it."""
-    session = Session.load(options.session)
-    encoding, seconds = ENCODINGS[session.encoding], options.seconds
-    model = session.build_model(torch.device("cpu")).eval()
-    real, learned = performances(options.validation), performances(options.train)
-    of_real, of_learned = (
-        places([notes for _, notes in corpus], options.pieces, seconds, options.seed)
-        for corpus in (real, learned)
-    )
-    music: Music = {REAL: [part(notes, begin, seconds) for notes, begin in of_real]}
-    excerpts = [part(notes, begin, seconds) for notes, begin in of_learned]
-    begun, wanted = time.monotonic(), settings(of_real, encoding, options.pieces, seconds)
-    for name, controls in wanted.items():
-        count = options.pieces if controls is None else controls.shape[1]
-        music[name] = play(model, encoding, controls, count, seconds, options.seed, sampling)
-    spent = time.monotonic() - begun
-    manner = ", ".join(f"{name} {value}" for name, value in sampling.items()) or "as by default"
-    yield (
-        f"{options.session}, sampling {manner}: {options.pieces} pieces of {seconds:g} s "
-        f"to each of {len(wanted)} settings, seed {options.seed}, played in {spent:.0f} s; "
-        f"{len(real)} validation performances"
-    )
-    compared = {name: music[name] for name in (REAL, RIGHT, FREE)}
-    yield from faults(music, seconds)
-    yield from overlaps({**compared, LEARNED: excerpts}, real)
-    yield from summaries(compared, seconds)
-    yield from scales(music)
-    yield from densities(music[LADDER], encoding, seconds)
-    yield from learned_by_heart(music, learned)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table of each setting of the sampling."""
+    """Print the tables."""
     options = parse_args(argv)
-    if options.by_heart:
-        pieces = {str(path): [decoded(path)] for path in options.by_heart}
-        print(*learned_by_heart(pieces, performances(options.train)), sep="\n")
+    if options.memorization:
+        music = {str(path): [load_notes(path)] for path in options.memorization}
+        print(*measure_memorization(music, load_performances(options.train)), sep="\n")
         return
     torch.set_num_threads(1)  # as generate.py does
-    for sampling in options.setting:
-        for line in table(options, sampling):
+    for sampling in options.sampling:
+        for line in measure_session(options, sampling):
             print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The pieces that are measured: excerpts of real performances, and what a session plays."""
+"""What `tools.quality` measures: excerpts of real performances, and samples of a session."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ import torch
 import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES, GenerateConfig
 from corpus.performance import Performance
-from generation import pipeline as composer
-from generation.engine import Engine, Schedule, make_generators
-from generation.pipeline import RELEASE, SampleBuffer
+from generation.engine import NO_CONTROL, ControlTable, Engine, make_generators
+from generation.pipeline import (
+    MAX_NOTE_SECONDS,
+    SampleBuffer,
+    build_density_target,
+    build_event_rules,
+    build_sampler,
+)
+from midi.control_schedule import DENSITY_LEVELS
 from model import PerformanceRNN
 from sequence import Control, ControlSeq, Encoding, EventSeq, NoteSeq
-from tools.music_metrics import DENSITIES
 from utils import Array
 
-EVENTS = 150  # a second, at most; more is as good as standing still
-REAL = "excerpts"  # of the validation performances themselves
-LEARNED = "training excerpts"  # of the performances learned from: what free play comes to
-RIGHT = "as validation"  # to the controls of these excerpts
-FREE = "no control"
+MAX_EVENTS = 150  # per second; a sample with more of them ends early
+# the settings of the controls
+VALIDATION = "validation controls"  # those of validation excerpts, event by event
+NO_CONTROLS = "no control"
+DENSITY_SETTING = "density 0-11"
 SCALES = {  # weights of the pitch classes from C
     "C major": (1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1),
     "A minor": (2, 0, 1, 0, 2, 1, 0, 1, 0, 2, 0, 1),  # natural; its triad twice as often
@@ -32,127 +37,143 @@ SCALES = {  # weights of the pitch classes from C
     "C pentatonic": (1, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0),
     "F# pentatonic": (0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0),
 }
-SCALE_DENSITIES = (1, 3, 6, 9)  # of the pieces in a scale, in turn
-LADDER = "density 0-11"
+SCALE_DENSITIES = (1, 3, 6, 9)  # of the samples of a scale, in turn
 
-# ------------------------------------------------------------------------------ real music
+Excerpt = tuple[NoteSeq, float]  # a performance, and the second in which the excerpt begins
+
+# ------------------------------------------------------------------------ real performances
 
 
-def performances(folder: Path) -> list[tuple[str, NoteSeq]]:
-    """The name of the piece (its folder) and the notes of each `.data` or MIDI file, decoded."""
+def load_performances(folder: Path) -> list[tuple[str, NoteSeq]]:
+    """Return the piece (the name of its folder) and the notes of each `.data` or MIDI file."""
     paths = list(utils.find_files(folder, (DATA_SUFFIX,)))
     paths = paths or list(utils.find_files(folder, MIDI_SUFFIXES))
-    return [(str(path.parent.relative_to(folder)), decoded(path)) for path in paths]
+    return [(str(path.parent.relative_to(folder)), load_notes(path)) for path in paths]
 
 
-def decoded(path: Path) -> NoteSeq:
-    """The notes of a `.data` or MIDI file as they are after they were events."""
+def load_notes(path: Path) -> NoteSeq:
+    """Return the notes of a `.data` or MIDI file, encoded and decoded."""
     if path.suffix.lower() != DATA_SUFFIX:
         return EventSeq.from_note_seq(NoteSeq.from_midi_file(path).trim_start()).to_note_seq()
     performance = Performance.load(path)
     return EventSeq.from_array(performance.events, performance.encoding).to_note_seq()
 
 
-def part(notes: NoteSeq, begin: float, seconds: float) -> NoteSeq:
-    """The notes that begin in a stretch of time, moved to begin at 0 and ended with it."""
+def cut_excerpt(notes: NoteSeq, begin: float, seconds: float) -> NoteSeq:
+    """Return the notes that begin in an excerpt, from time 0, and end at its end at the latest."""
     inside = (notes.starts >= begin) & (notes.starts < begin + seconds)
     starts, ends, pitches, velocities = (column[inside] for column in notes.columns)
     return NoteSeq(starts - begin, np.minimum(ends - begin, seconds), pitches, velocities)
 
 
-def places(
-    real: Sequence[NoteSeq], pieces: int, seconds: float, seed: int
-) -> list[tuple[NoteSeq, float]]:
-    """Performances that last long enough, as evenly as can be, and an onset to begin at in each.
+def choose_excerpts(
+    performances: Sequence[NoteSeq], count: int, seconds: float, seed: int
+) -> list[Excerpt]:
+    """Return excerpts that begin at random onsets, spread evenly over long enough performances.
 
-    Raises ValueError if there is none.
+    Raises ValueError if no performance is long enough.
     """
-    dice = np.random.default_rng(seed)
-    long = [notes for notes in real if len(notes) and notes.starts[-1] >= seconds]
+    rng = np.random.default_rng(seed)
+    long = [notes for notes in performances if len(notes) and notes.starts[-1] >= seconds]
     if not long:
-        raise ValueError(f"no performance lasts {seconds:g} s")
-    turns = [dice.permutation(len(long)) for _ in range(-(-pieces // len(long)))]
-    chosen = [long[row] for row in np.concatenate(turns)[:pieces]]
+        raise ValueError(f"no performance has {seconds:g} s")
+    rounds = [rng.permutation(len(long)) for _ in range(-(-count // len(long)))]
+    chosen = [long[row] for row in np.concatenate(rounds)[:count]]
     return [
-        (notes, float(dice.choice(notes.starts[notes.starts <= notes.starts[-1] - seconds])))
+        (notes, float(rng.choice(notes.starts[notes.starts <= notes.starts[-1] - seconds])))
         for notes in chosen
     ]
 
 
-# --------------------------------------------------------------------------------- playing
+# ------------------------------------------------------------------------------- settings
 
 
-def controls_of(notes: NoteSeq, encoding: Encoding) -> Array:
-    """float32 [events, 24]: the control of each event, as `.data` files keep it."""
+def compute_controls(notes: NoteSeq, encoding: Encoding) -> Array:
+    """Return the control of each event as `.data` files store it: float32 [events, 24]."""
     controls = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes, encoding))
     return ControlSeq.recover_compressed_array(controls.to_compressed_array(), encoding)
 
 
-def side_by_side(controls: Sequence[Array]) -> Array:
-    """float32 [steps, pieces, 24]; where one is shorter, its last control is held."""
+def stack_controls(controls: Sequence[Array]) -> Array:
+    """Return float32 [steps, samples, 24]; the last control of a shorter column is repeated."""
     steps = max(map(len, controls))
-    held = [np.minimum(np.arange(steps), len(column) - 1) for column in controls]
-    return np.stack([c[rows] for c, rows in zip(controls, held, strict=True)], axis=1)
+    rows = [np.minimum(np.arange(steps), len(column) - 1) for column in controls]
+    return np.stack([c[r] for c, r in zip(controls, rows, strict=True)], axis=1)
 
 
-def settings(
-    taken: Sequence[tuple[NoteSeq, float]], encoding: Encoding, pieces: int, seconds: float
+def build_settings(
+    excerpts: Sequence[Excerpt], encoding: Encoding, count: int, seconds: float
 ) -> dict[str, Array | None]:
-    """Controls [steps or 1, pieces, 24] by setting; None for none.
+    """Return the controls of each setting: [steps or 1, samples, 24], or None for no control.
 
-    "as validation" has the controls of excerpts of the validation performances, event by
-    event; the scales come at four densities in turn; the densities come with all pitch classes
-    alike and in C major in turn, at least `pieces` in all.
+    VALIDATION has the controls of the excerpts; scales have four densities in turn; the density
+    levels come with a uniform histogram and in C major, for at least `count` samples.
     """
-    longer = 1.5 * seconds  # than the excerpt, for the piece may take more events to its end
-    followed = [controls_of(part(notes, begin, longer), encoding) for notes, begin in taken]
-    scales = {
-        name: [Control(weights, SCALE_DENSITIES[k % 4]) for k in range(pieces)]
-        for name, weights in SCALES.items()
-    }
-    both = 2 * DENSITIES
-    ladder = [
-        Control(SCALES["C major"] if k % both >= DENSITIES else [0] * 12, k % DENSITIES)
-        for k in range(-(-pieces // both) * both)
+    longer = 1.5 * seconds  # because a sample may take more events than the excerpt
+    followed = [
+        compute_controls(cut_excerpt(notes, begin, longer), encoding) for notes, begin in excerpts
     ]
     fixed = {
-        name: np.stack([control.to_array() for control in controls])[None]
-        for name, controls in [*scales.items(), (LADDER, ladder)]
+        name: [Control(weights, SCALE_DENSITIES[k % 4]) for k in range(count)]
+        for name, weights in SCALES.items()
     }
-    return {RIGHT: side_by_side(followed), FREE: None, **fixed}
+    both = 2 * DENSITY_LEVELS
+    fixed[DENSITY_SETTING] = [
+        Control(SCALES["C major"] if k % both >= DENSITY_LEVELS else [0] * 12, k % DENSITY_LEVELS)
+        for k in range(-(-count // both) * both)
+    ]
+    arrays = {
+        name: np.stack([control.to_array() for control in controls])[None]
+        for name, controls in fixed.items()
+    }
+    return {VALIDATION: stack_controls(followed), NO_CONTROLS: None, **arrays}
 
 
-def play(
+# ------------------------------------------------------------------------------- sampling
+
+
+def generate_samples(
     model: PerformanceRNN,
     encoding: Encoding,
     controls: Array | None,
-    pieces: int,
+    count: int,
     seconds: float,
     seed: int,
     sampling: Mapping[str, Any],
 ) -> list[NoteSeq]:
-    """Pieces of some seconds from their first onset, to controls [steps or 1, pieces, 24].
+    """Return samples of some seconds from their first onset, made as generate.py makes them.
 
-    As generate.py plays; `sampling` are its options. A piece that takes too many events ends
-    early: more than the controls, if they change, or than 150 a second.
+    controls: [steps or 1, samples, 24]; sampling: options of generate.py. A sample that takes
+    more events than there are controls, or more than MAX_EVENTS, ends early.
     """
     options = GenerateConfig(**sampling)
-    dice = make_generators(seed, pieces)
-    init = torch.stack([torch.randn(model.config.init_dim, generator=one) for one in dice])
-    kept = composer.steering(encoding) if options.steering else None
-    asked = Schedule(None if controls is None else torch.from_numpy(controls), steering=kept)
-    changing = controls is not None and len(controls) > 1
-    steps = len(controls) if changing else round(EVENTS * seconds)  # type: ignore[arg-type]
-    player = Engine(model, options.exact, options.guidance)
-    how = {"sampling": composer.sampling(options), "rules": composer.rules(options, encoding)}
-    takes = SampleBuffer(pieces, encoding)
-    for events in player.generate(init, steps, asked, dice, **how):  # type: ignore[arg-type]
-        takes.add(events.numpy())
-        if takes.elapsed.min() >= 1000 * seconds:
+    generators = make_generators(seed, count)
+    init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
+    table, steps = NO_CONTROL, round(MAX_EVENTS * seconds)
+    if controls is not None:
+        target = build_density_target(encoding) if options.steering else None
+        table = ControlTable(torch.from_numpy(controls), target=target)
+        steps = len(controls) if len(controls) > 1 else steps
+    buffer = SampleBuffer(count, encoding)
+    engine = Engine(model, options.exact, options.guidance)
+    for events in engine.generate(
+        init,
+        steps,
+        table,
+        generators,
+        sampler=build_sampler(options),
+        rules=build_event_rules(options, encoding),
+    ):
+        buffer.add(events.numpy())
+        if buffer.elapsed.min() >= 1000 * seconds:
             break
-    return [finished(EventSeq.from_array(takes.of(k), encoding), seconds) for k in range(pieces)]
+    return [
+        decode(EventSeq.from_array(buffer.get(number), encoding), seconds)
+        for number in range(count)
+    ]
 
 
-def finished(events: EventSeq, seconds: float) -> NoteSeq:
-    """What generate.py would write of the events, and of that the first seconds."""
-    return part(events.to_note_seq().trim_start().limit_durations(RELEASE), 0.0, seconds)
+def decode(events: EventSeq, seconds: float) -> NoteSeq:
+    """Return the first seconds of what generate.py would write of the events."""
+    notes = events.to_note_seq().trim_start().limit_durations(MAX_NOTE_SECONDS)
+    return cut_excerpt(notes, 0.0, seconds)
