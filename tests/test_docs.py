@@ -1,37 +1,191 @@
-"""The README says what the code does."""
+"""The README and the pages of docs/: links, length, and commands that run."""
 
-import dataclasses
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from config import FETCH_COMMAND, GenerateConfig, PreprocessConfig, TrainConfig
-from flags import told_default
+from tools.synthetic_data import TINY_MODEL, write_midi
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+SCRIPTS = {name: importlib.import_module(name) for name in ("preprocess", "train", "generate")}
+OTHER_PROGRAMS = {"--nproc_per_node", "--logdir"}  # options of torchrun and tensorboard
 
 
-def row(entry: dataclasses.Field) -> str:
-    """The line of the table of flags for an option."""
-    flags = ", ".join(f"`{flag}`" for flag in entry.metadata["flags"]) or f"`{entry.name.upper()}`"
-    default = told_default(entry)
-    return f"| {flags} | {f'`{default}`' if default else ''} | {entry.metadata['help']} |"
+def read_prose(path: Path) -> str:
+    """Return a page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("kind", [PreprocessConfig, TrainConfig, GenerateConfig])
-def test_every_flag_stands_in_the_readme_with_its_default(kind: type) -> None:
-    missing = [row(entry) for entry in dataclasses.fields(kind) if row(entry) not in README]
-    assert not missing, "\n".join(missing)
+def read_shell_blocks(path: Path) -> list[str]:
+    """Return the blocks of a page that are marked as shell commands."""
+    return re.findall(r"^```sh\n(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_tree_in_the_readme_is_the_tree() -> None:
-    for path in ROOT.glob("*.py"):
-        assert f"\n{path.name} " in README
+def read_commands(path: Path) -> list[list[str]]:
+    """Return the words of each call of one of the scripts in the shell blocks of a page."""
+    lines = "".join(read_shell_blocks(path)).splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line[0] == "python3" and line[1] in SCRIPT_FILES]
 
 
-def test_what_the_readme_links_to_is_there() -> None:
-    for part in README.split("](")[1:]:
-        assert (ROOT / part.split(")")[0]).exists()
-    assert FETCH_COMMAND in README
-    assert (ROOT / "dataset" / "scripts" / "maestro_scraper.sh").exists()
+SCRIPT_FILES = {f"{name}.py" for name in SCRIPTS}
+
+
+def find_links(path: Path) -> list[str]:
+    """Return the targets of all links of a page."""
+    return re.findall(r"\]\(([^)\s]+)\)", read_prose(path))
+
+
+def list_anchors(path: Path) -> set[str]:
+    """Return the anchors of the headings of a page, made as GitHub does."""
+    headings = re.findall(r"^#+ (.*)$", read_prose(path), flags=re.MULTILINE)
+    texts = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {text.replace(" ", "-") for text in texts}
+
+
+def read_control_examples() -> list[str]:
+    """Return the quoted controls in the README's table of controls."""
+    section = README.read_text().partition("## Controls")[2].partition("\n## ")[0]
+    rows = [line.replace(r"\|", "\0").split("|")[1] for line in section.splitlines() if "|" in line]
+    return [text.replace("\0", "|") for row in rows for text in re.findall(r"`'(.*?)'`", row)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    for link in find_links(page):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in list_anchors(target), link
+
+
+def test_readme_links_to_every_page() -> None:
+    links = set(find_links(README))
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= links
+    assert {"docs/player.html", "docs/sample-2.png", "LICENSE"} <= links
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 200
+    for line in read_prose(README).splitlines():
+        text = re.sub(r"`[^`]*`|\]\([^)]*\)", "", line)
+        assert line.startswith("|") or len(text) <= 100, line
+
+
+def test_setup_commands_are_single_lines() -> None:
+    setup = [block for block in read_shell_blocks(README) if "-m venv .venv &&" in block]
+    assert [block.count("\n") for block in setup] == [1, 1]
+    generate_line, test_line = setup
+    assert "-r requirements.txt && .venv/bin/python generate.py" in generate_line
+    assert test_line.endswith(".venv/bin/python -m pytest\n")  # .ci/run runs this line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_use_options_that_exist(page: Path) -> None:
+    for script, *argv in read_commands(page):
+        SCRIPTS[Path(script).stem].parse_args(argv)  # exits if it is wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_the_text_exist(page: Path) -> None:
+    code = re.findall(r"`[^`]*`", read_prose(page))
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(code)))
+    options -= OTHER_PROGRAMS
+    sources = [ROOT / name for name in SCRIPT_FILES] + list((ROOT / "tools").glob("*.py"))
+    text = "\n".join(source.read_text() for source in sources)
+    missing = {option for option in options if not is_defined(option, text)}
+    assert not missing - {"--help"}
+
+
+def is_defined(option: str, source: str) -> bool:
+    """Return whether an option, or what its --no- form negates, is defined in a parser."""
+    return any(f'"{name}"' in source for name in (option, option.replace("--no-", "--", 1)))
+
+
+@pytest.mark.parametrize("text", read_control_examples())
+def test_control_examples_are_understood(text: str) -> None:
+    SCRIPTS["generate"].parse_args(["-c", text])  # exits if it is wrong
+
+
+SMALL = {  # what is added to the README's commands, so that they take seconds
+    "preprocess.py": "2",
+    "train.py": f"--max-steps 2 -b 2 -w 16 --no-enable-logging -p {TINY_MODEL}",
+    "generate.py": "-b 1 -l 60",
+}
+
+
+def shrink_command(words: list[str]) -> list[str]:
+    """Return a command of the README with options that make it small."""
+    script, *argv = words
+    if script == "preprocess.py":
+        return [script, "dataset/midi", "dataset/processed", SMALL[script], *argv]
+    return [script, *argv, *shlex.split(SMALL[script])]
+
+
+def list_training_commands() -> list[list[str]]:
+    """Return the commands of "Train on your own files", made small."""
+    commands = [shrink_command(words) for words in read_commands(README)]
+    assert [words[0] for words in commands] == [
+        "preprocess.py",
+        "train.py",
+        "train.py",
+        "generate.py",
+    ]
+    return commands
+
+
+def write_collection(folder: Path) -> None:
+    """Write ten short pieces, which a split by piece spreads over its three subsets."""
+    for seed in range(10):
+        write_midi(folder / "dataset" / "midi" / f"{seed}.mid", 40, seed)
+
+
+def check_training_results(folder: Path) -> None:
+    """Check the files that the commands of "Train on your own files" leave."""
+    assert (folder / "model.sess").is_file()
+    (sample,) = (folder / "generated").glob("*.mid")
+    assert sample.read_bytes().startswith(b"MThd")
+    assert sample.name in (folder / "generated" / "index.html").read_text()
+
+
+def test_training_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_collection(tmp_path)
+    (tmp_path / "generated").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for script, *argv in list_training_commands():
+        assert SCRIPTS[Path(script).stem].main(argv) == 0
+    check_training_results(tmp_path)
+
+
+@pytest.mark.slow
+def test_training_commands_run_in_a_copy(tmp_path: Path) -> None:
+    """The same as typed: a copy of the repository, a shell, one process for each command."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, names.stdout.split("\0")):
+        if name != "pretrained.sess" and (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    write_collection(tmp_path)
+    commands = [shlex.join([sys.executable, *words]) for words in list_training_commands()]
+    subprocess.run(
+        ["bash", "-euxc", "\n".join(commands)],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    check_training_results(tmp_path)
