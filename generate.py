@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -57,9 +58,13 @@ SAMPLING_OPTIONS = (  # which beam search does not have
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     width = max(len(text) for text, _ in EXAMPLES)
-    examples = "\n".join(f"  {text:{width}}  {meaning}" for text, meaning in EXAMPLES)
-    epilog = f"examples of -c:\n{examples}"
-    parser = Parser("generate.py", __doc__ or "", GenerateConfig(), epilog=epilog)
+    rows = (f"  {text:{width}}  {meaning}" for text, meaning in EXAMPLES)
+    examples = "\n".join(
+        textwrap.fill(row, 80, subsequent_indent=" " * (width + 4)) for row in rows
+    )
+    parser = Parser(
+        "generate.py", __doc__ or "", GenerateConfig(), epilog=f"examples of -c:\n{examples}"
+    )
     share, positive = Number(float, 0, 1), Number(float, above=0)
 
     add = parser.add_argument_group("input").add_argument

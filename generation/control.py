@@ -12,7 +12,7 @@ import numpy as np
 import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES
 from corpus.performance import Performance
-from midi.control_schedule import Control, ControlSchedule, find_density_level
+from midi.control_schedule import WINDOW, Control, ControlSchedule, find_density_level
 from sequence import CURRENT, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
@@ -198,8 +198,8 @@ def _parse_density(text: str) -> int:
     """Return the density level of '3', or of notes per second, '8/s'."""
     rate = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*s\s*", text)
     if rate:
-        notes = float(rate[1]) * ControlSeq.WINDOW
-        if notes > MAX_RATE * ControlSeq.WINDOW:
+        notes = float(rate[1]) * WINDOW
+        if notes > MAX_RATE * WINDOW:
             raise ValueError(f"{rate[1]} notes/s is more than {MAX_RATE}")
         return int(find_density_level(notes))
     if not re.fullmatch(r"\s*\d+\s*", text):

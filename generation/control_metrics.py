@@ -11,9 +11,9 @@ import torch
 from generation.control import parse_scale_or_chord
 from generation.engine import ControlTable, Engine, make_generators
 from generation.sampling import EventRules
-from midi.control_schedule import ControlSchedule, format_density, middle_notes
+from midi.control_schedule import WINDOW, ControlSchedule, format_density, middle_notes
 from model import PerformanceRNN
-from sequence import PITCHES, Control, ControlSeq, Encoding, EventSeq, NoteSeq
+from sequence import PITCHES, Control, Encoding, EventSeq, NoteSeq
 from utils import Array
 
 SCALES = ("C major", "A minor", "F# major", "C pentatonic")
@@ -51,7 +51,7 @@ def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlM
     return ControlMetrics(
         similarity=float(counts @ histogram / norms) if norms else 0.0,
         share_in_classes=float(counts[histogram > 0].sum() / max(1, len(pitches))),
-        density=ControlSeq.WINDOW * (len(pitches) - 1) / span if span else 0.0,
+        density=WINDOW * (len(pitches) - 1) / span if span else 0.0,
     )
 
 

@@ -14,7 +14,7 @@ from generation.control import TIME_STEP
 from generation.density import DensityTarget
 from generation.engine import NO_CONTROL, Context, ControlTable, Engine, make_generators
 from generation.sampling import EventRules, Sampler
-from midi.control_schedule import DENSITY_LEVELS, ControlSchedule, middle_notes
+from midi.control_schedule import DENSITY_LEVELS, WINDOW, ControlSchedule, middle_notes
 from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
@@ -52,7 +52,8 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
     generated music. Raises ValueError if there is no note.
     """
     notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
-    is_later, on_piano = notes.starts >= start, np.isin(notes.pitches, PITCHES)
+    is_later = notes.starts >= start
+    on_piano = np.isin(notes.pitches, PITCHES)
     selected = NoteSeq(*(column[is_later & on_piano] for column in notes.columns))
     whole = EventSeq.from_note_seq(selected.trim_start(), encoding)
     events = whole.to_array()
@@ -102,7 +103,7 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
     """Return the middle of each density level as a target; the last level has no upper end."""
     notes = middle_notes(np.arange(DENSITY_LEVELS))
     notes[-1] = np.inf
-    rates = notes / ControlSeq.WINDOW
+    rates = notes / WINDOW
     is_note_on = EventSeq.groups() == EVENT_KINDS.index("note_on")
     seconds = EventSeq.lengths(encoding) / 1000
     column = ControlSeq.feat_ranges()["note_density"].start
