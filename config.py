@@ -56,7 +56,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, (kind, low, high) in MODEL_SIZES.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, kind)) or not low <= value <= high:
+            if type(value) not in (int, kind) or not low <= value <= high:
                 number = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name}: {value!r:.80} is not {number} from {low} to {high}")
 

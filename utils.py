@@ -1,4 +1,4 @@
-"""Files and the terminal: finding, writing and locking files, command lines, running a command."""
+"""Files and the terminal: find, write and lock files, parse arguments, run a command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,52 +22,59 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 PathLike = str | os.PathLike[str]
 Array = npt.NDArray[Any]
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of the file system
 
 
 def find_files(
-    root: PathLike, suffixes: tuple[str, ...], unreadable: list[OSError] | None = None
+    root: PathLike, suffixes: tuple[str, ...], errors: list[OSError] | None = None
 ) -> Iterator[Path]:
-    """Files below `root` with one of the lower-case `suffixes`, in any case, in a fixed order.
+    """Yield the files below `root` with one of the lower-case `suffixes`, in any case.
 
-    A folder's own files come first, then its folders', each by name. Links to folders are
-    followed, but no folder is entered twice. A folder that can not be read is put into
-    `unreadable`, or without that raises OSError.
+    The order is fixed: the files of a folder by name, then its folders by name. Links to
+    folders are followed, but no folder is entered twice. The error of a folder that cannot be
+    read is appended to `errors`, or raised without that.
     """
 
-    def fail(error: OSError) -> None:
-        if unreadable is None:
+    def handle(error: OSError) -> None:
+        if errors is None:
             raise error
-        unreadable.append(error)
+        errors.append(error)
 
-    entered = set()
-    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+    visited = set()
+    for folder, folders, names in os.walk(root, onerror=handle, followlinks=True):
         real = os.path.realpath(folder)
-        if real in entered:
+        if real in visited:
             folders.clear()
             continue
-        entered.add(real)
+        visited.add(real)
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(suffixes):
                 yield Path(folder, name)
 
 
-def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
-    """Write a file that is at every moment the old one or the new one, whole.
+def check_writable(folder: PathLike) -> None:
+    """Create a folder if necessary; OSError, with its name, if it cannot be written to."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(folder)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
-    `durable` waits until the disk has it, so that this holds for a power cut too. A link
-    is written through. OSError names `path`.
+
+def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
+    """Write a file that holds either its old or its new content at every moment.
+
+    durable: also after a power failure. An existing file keeps its permissions, and a link
+    its target. Raises OSError with `path`.
     """
     target = os.path.realpath(path)
     try:
-        folder, prefix = _beside(target)
+        folder, prefix = _hidden_prefix(target)
         handle, temporary = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".tmp", dir=folder)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -74,7 +82,7 @@ def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, _permissions(target))
             os.replace(temporary, target)
         except BaseException:
             os.unlink(temporary)
@@ -83,78 +91,63 @@ def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def _beside(target: str) -> tuple[str, str]:
-    """The folder of a file, and how the names of what serves that file alone begin."""
+def _permissions(path: str) -> int:
+    """Return the permissions of a file, or those that it would be created with."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _hidden_prefix(target: str) -> tuple[str, str]:
+    """Return the folder of a file, and the prefix of the names of its lock and temporary files."""
     folder, name = os.path.split(target)
     return folder, "." + hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
 
 
 @contextlib.contextmanager
 def lock_file(path: PathLike) -> Iterator[bool]:
-    """Have a file for this process alone, among those that ask; BlockingIOError if it is taken.
+    """Lock a file for this process; yield False if its file system has no locks.
 
-    It gives whether the file system knows locks. If so, what a killed `atomic_write` of this
-    very file has left is removed. The lock ends with the process, however that ends: an old
-    lock file is no obstacle.
+    Removes what a killed `atomic_write` of this file left. The lock ends with the process,
+    even if it is killed. Raises BlockingIOError if another process holds the lock.
     """
-    folder, prefix = _beside(os.path.realpath(path))
-    place = os.path.join(folder, f"{prefix}.lock")
-    handle, locked = _open_lock(place, os.fspath(path))
+    import filelock  # only train.py needs it, and it takes 50 ms
+
+    folder, prefix = _hidden_prefix(os.path.realpath(path))
+    lock = filelock.FileLock(
+        os.path.join(folder, f"{prefix}.lock"), timeout=0, fallback_to_soft=False
+    )
     try:
-        if locked:
-            _sweep(folder, prefix)
-        yield locked
+        lock.acquire()
+    except filelock.Timeout as error:
+        message = "Another process is writing it"
+        raise BlockingIOError(errno.EAGAIN, message, os.fspath(path)) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        if lock.is_locked:
+            _remove_temporary_files(folder, prefix)
+        yield lock.is_locked
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone
-            os.unlink(place)  # first, so that who waits for the lock sees that it is no longer it
-        os.close(handle)
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
-def _open_lock(place: str, name: str) -> tuple[int, bool]:
-    """The open lock file at `place`, and whether its file system knows locks."""
-    while True:
-        handle = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            locked = _locked(handle, name)
-        except BaseException:
-            os.close(handle)
-            raise
-        if _is_at(handle, place):
-            return handle, locked
-        os.close(handle)  # the one who had it has removed it since
-
-
-def _locked(handle: int, name: str) -> bool:
-    """Whether the file system knows locks: then this process has that of an open file."""
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-            return False
-        raise BlockingIOError(errno.EAGAIN, "Another process is writing it", name) from error
-    return True
-
-
-def _is_at(handle: int, place: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(place))
-    except FileNotFoundError:
-        return False
-
-
-def _sweep(folder: str, prefix: str) -> None:
-    left = re.compile(re.escape(prefix) + r"-[a-z0-9_]{8}\.tmp")
-    for name in filter(left.fullmatch, os.listdir(folder)):
+def _remove_temporary_files(folder: str, prefix: str) -> None:
+    pattern = re.compile(re.escape(prefix) + r"-[a-z0-9_]{8}\.tmp")
+    for name in filter(pattern.fullmatch, os.listdir(folder)):
         os.unlink(os.path.join(folder, name))
 
 
 def import_optional(module: str, feature: str) -> Any:
-    """Import a library that only one feature needs; ImportError says what installs it.
+    """Import a library that only one feature needs; ImportError says how to install it.
 
-    It is not imported before it is needed, for such libraries take a second to load.
+    Such libraries take a second to load, so they are imported when they are needed.
     """
     try:
         return importlib.import_module(module)
@@ -164,7 +157,7 @@ def import_optional(module: str, feature: str) -> Any:
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed, below 2**63, that is another one for other parts; for torch's generators."""
+    """Return a seed below 2**63 that depends on all `parts`."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -239,8 +232,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with one line, whatever was typed, and exit status 2."""
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-        self.exit(2, f"{self.prog}: error: {line}\n")
+        self.exit(2, f"{self.prog}: error: {_escape(message)}\n")
 
     def to_argv(self, options: Any) -> list[str]:
         """Return the shortest arguments that are parsed to `options`, in the order of its fields.
@@ -262,62 +254,46 @@ class Parser(argparse.ArgumentParser):
         return argv
 
 
-def run_command(name: str, verb: Callable[[], int], stopped: str) -> int:
-    """The exit status of `verb`; what the user has to put right is told in one sentence.
+def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
+    """Return the exit status of `command`; print an error that the user can fix as one line.
 
-    That is OSError, ValueError, ImportError or want of memory; `stopped` is what Ctrl-C says.
-    Names that the terminal can not show are shown with backslashes.
+    Such errors are OSError, ValueError, ImportError and lack of memory. `interrupted` is
+    printed after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    status = 1
+            stream.reconfigure(errors="backslashreplace")  # for names of files
     try:
-        return verb()
-    except BrokenPipeError:  # whoever read the output has gone
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
-        return status
-    except OSError as error:
-        sentence = f"{error.strerror or error}: {error.filename!r}"
-    except (ImportError, ValueError) as error:
-        sentence = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not _of_memory(error):
-            raise
-        sentence = "not enough memory: try a smaller batch, window, beam or network"
+        return command()
+    except BrokenPipeError:  # the reader of the output has ended
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
-        status, sentence = 130, stopped
-    sentence = sentence.replace("\n", "\\n")  # of a name
-    sys.stderr.write(f"{name}: {sentence}\n")
-    return status
+        sys.stderr.write(f"{name}: {interrupted}\n")
+        return 130
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except (ImportError, ValueError) as error:
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        message = "not enough memory: try a smaller batch, window, beam or network"
+    sys.stderr.write(f"{name}: error: {_escape(message)}\n")
+    return 1
 
 
-def _of_memory(error: Exception) -> bool:
-    """Whether memory is wanting; torch says so in words, or, saving, of something that follows."""
-    told = str(error)
+def _escape(text: str) -> str:
+    """Return `text` as one line, with everything unprintable as a backslash sequence."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Return whether memory is exhausted; torch raises RuntimeError, also while it saves."""
+    phrases = ("can't allocate memory", "not enough memory", "out of memory")
     return (
         isinstance(error, MemoryError)
         or isinstance(error.__context__, MemoryError)
-        or any(
-            words in told
-            for words in ("can't allocate memory", "not enough memory", "out of memory")
-        )
+        or any(phrase in str(error) for phrase in phrases)
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def check_writable(folder: PathLike) -> None:
-    """Make a folder if need be; OSError, naming it, if no file can be written in it."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(folder)) from error
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error

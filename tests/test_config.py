@@ -55,7 +55,7 @@ def test_original_flags_exist(script: Any, original: dict[str, str]) -> None:
 
 def test_no_arguments_give_defaults() -> None:
     assert train.parse_args([]) == TrainConfig()
-    assert generate.parse_args([]) == GenerateConfig()
+    assert generate.parse_args([]) == (GenerateConfig(), None)
     assert preprocess.parse_args([]) == PreprocessConfig("dataset/midi", "dataset/processed")
 
 
@@ -81,8 +81,8 @@ def test_help_fits_80_columns(
     ],
 )
 def test_to_argv_inverts_parsing(argv: list[str]) -> None:
-    parser = generate.build_parser()
-    assert parser.to_argv(generate.parse_args(argv)) == argv
+    options, _ = generate.parse_args(argv)
+    assert generate.build_parser().to_argv(options) == argv
 
 
 def test_fine_tuning_defaults_can_be_overridden() -> None:

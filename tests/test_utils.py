@@ -1,7 +1,8 @@
-"""Files found and written."""
+"""Finding, writing and locking files, and the errors of a command."""
 
 import io
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,155 +16,213 @@ import utils
 ROOT = Path(__file__).parents[1]
 
 
-def test_files_are_found_to_the_bottom_in_any_case_and_in_order(tmp_path: Path) -> None:
+def run_python(code: str, *argv: object) -> None:
+    """Run code in a process of its own, which may end itself."""
+    subprocess.run([sys.executable, "-c", code, *map(str, argv)], cwd=ROOT)
+
+
+def kill_while_writing(path: Path) -> Path:
+    """Return the temporary file that a process leaves that is killed while it writes `path`."""
+    before = set(path.parent.iterdir())
+    code = "import os, sys, utils; os.fsync = lambda _: os._exit(9); "
+    run_python(code + "utils.atomic_write(sys.argv[1], b'half')", path)
+    (temporary,) = set(path.parent.iterdir()) - before
+    return temporary
+
+
+# ---------------------------------------------------------------------------------------- find
+
+
+def test_find_files_recursively_in_any_case_and_fixed_order(tmp_path: Path) -> None:
     for name in ("b/c.MID", "b/a.midi", "a.Kar", "z.txt", "b.mid.bak"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = utils.find_files(tmp_path, (".mid", ".midi", ".kar"))
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
-        "a.Kar",
-        "b/a.midi",
-        "b/c.MID",
-    ]
+    paths = utils.find_files(tmp_path, (".mid", ".midi", ".kar"))
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    assert names == ["a.Kar", "b/a.midi", "b/c.MID"]
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_find_files_enters_linked_folders_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.mid").touch()
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    assert list(utils.find_files(tmp_path, (".mid",))) == [tmp_path / "a" / "x.mid"]
+
+
+def test_missing_folder_raises_or_is_collected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(utils.find_files(tmp_path / "none", (".mid",)))
+    errors: list[OSError] = []
+    assert not list(utils.find_files(tmp_path / "none", (".mid",), errors))
+    assert [error.filename for error in errors] == [str(tmp_path / "none")]
 
 
-def test_a_missing_library_is_named_with_what_installs_it() -> None:
-    with pytest.raises(ImportError, match=r"the moon needs cheese .*pip install cheese"):
-        utils.import_optional("cheese.gouda", "the moon")
+# --------------------------------------------------------------------------------------- write
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "file"
-    utils.atomic_write(target, b"old")
+def test_failed_write_leaves_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    utils.atomic_write(path, b"old")
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        utils.atomic_write(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [target]
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match=r"No space.*file"):
+        utils.atomic_write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def left_behind(folder: Path, name: str) -> Path:
-    """What a killed write of a file leaves: a temporary file, here made by a process that dies."""
-    code = "import os, sys, utils; os.fsync = lambda _: os._exit(9); "
-    code += "utils.atomic_write(sys.argv[1], b'half')"
-    before = set(folder.iterdir())
-    subprocess.run([sys.executable, "-c", code, str(folder / name)], cwd=ROOT)
-    (left,) = set(folder.iterdir()) - before
-    return left
+def test_new_file_has_default_permissions(tmp_path: Path) -> None:
+    utils.atomic_write(tmp_path / "atomic", b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_what_a_killed_write_left_is_removed_but_nothing_of_other_files(tmp_path: Path) -> None:
-    ours, other = (left_behind(tmp_path, name) for name in ("m.sess", "other.sess"))
-    plain = tmp_path / ".m.sess.tmp"
-    plain.touch()
-    with utils.lock_file(tmp_path / "m.sess") as locked:
-        assert locked
-        assert not ours.exists()
-    assert set(tmp_path.iterdir()) == {other, plain}
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444])
+def test_rewritten_file_keeps_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    utils.atomic_write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_a_file_that_is_claimed_can_not_be_claimed_again_but_another_one_can(
-    tmp_path: Path,
-) -> None:
+def test_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    utils.atomic_write(tmp_path / "link", b"x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+# ---------------------------------------------------------------------------------------- lock
+
+
+def test_lock_removes_temporary_files_of_its_file_only(tmp_path: Path) -> None:
+    own = kill_while_writing(tmp_path / "m.sess")
+    other = kill_while_writing(tmp_path / "other.sess")
+    foreign = tmp_path / ".m.sess.tmp"
+    foreign.touch()
+    with utils.lock_file(tmp_path / "m.sess") as is_locked:
+        assert is_locked
+        assert not own.exists()
+    assert set(tmp_path.iterdir()) == {other, foreign}
+
+
+def test_locked_file_cannot_be_locked_again(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("m.sess")
     with utils.lock_file(tmp_path / "m.sess"):
         with utils.lock_file(tmp_path / "other"):
             pass
         for name in ("m.sess", "link"):
-            with pytest.raises(BlockingIOError), utils.lock_file(tmp_path / name):
+            with pytest.raises(BlockingIOError, match=name), utils.lock_file(tmp_path / name):
                 pass
     with utils.lock_file(tmp_path / "link"):
         pass
     assert os.listdir(tmp_path) == ["link"]
 
 
-def test_the_claim_of_a_process_that_died_is_no_obstacle(tmp_path: Path) -> None:
+def test_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
     code = "import os, sys, utils; c = utils.lock_file(sys.argv[1]); c.__enter__(); os._exit(9)"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.sess")], cwd=ROOT)
-    assert len(os.listdir(tmp_path)) == 1, "its lock file"
-    with utils.lock_file(tmp_path / "m.sess"):
-        pass
+    run_python(code, tmp_path / "m.sess")
+    assert len(os.listdir(tmp_path)) == 1  # the lock file
+    with utils.lock_file(tmp_path / "m.sess") as is_locked:
+        assert is_locked
     assert not os.listdir(tmp_path)
 
 
-def test_a_name_of_255_bytes_can_be_written_and_claimed(tmp_path: Path) -> None:
-    path = tmp_path / ("ä" * 127 + "x")
+def test_longest_name_can_be_written_and_locked(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127 + "x")  # 255 bytes
     with utils.lock_file(path):
         utils.atomic_write(path, b"x")
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_without_locks_nothing_is_removed_and_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [37, 38, 95])  # ENOLCK, ENOSYS, EOPNOTSUPP
+def test_file_system_without_locks_yields_false(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    left = left_behind(tmp_path, "m.sess")
+    temporary = kill_while_writing(tmp_path / "m.sess")
 
-    def unknown(*_: object) -> None:
-        raise OSError(38, "Function not implemented")
+    def fail(*_: object) -> None:
+        raise OSError(code, "no locks")
 
-    monkeypatch.setattr("fcntl.flock", unknown)
-    with utils.lock_file(tmp_path / "m.sess") as locked:
-        assert not locked
-    assert list(tmp_path.iterdir()) == [left]
-
-
-def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
-    utils.atomic_write(tmp_path / "ours", b"x")
-    (tmp_path / "plain").write_bytes(b"x")
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    monkeypatch.setattr("fcntl.flock", fail)
+    with utils.lock_file(tmp_path / "m.sess") as is_locked:
+        assert not is_locked
+    assert list(tmp_path.iterdir()) == [temporary]
 
 
-def crave_in_torch() -> int:
-    torch.empty(1 << 60, dtype=torch.uint8)
-    return 0
+# ------------------------------------------------------------------------------------- command
 
 
-def crave_in_python() -> int:
-    return len(bytes(1 << 60))
+def test_missing_library_error_says_how_to_install_it() -> None:
+    with pytest.raises(ImportError, match=r"--moon needs cheese .*pip install cheese"):
+        utils.import_optional("cheese.gouda", "--moon")
 
 
-class Full(io.BytesIO):
-    """Memory that has no room for anything."""
-
+class FullFile(io.BytesIO):
     def write(self, content: object) -> int:
         raise MemoryError
 
 
-def crave_in_torch_while_it_saves() -> int:
-    torch.save({"a": torch.zeros(1000)}, Full())
+def allocate_too_much_in_torch() -> int:
+    return len(torch.empty(1 << 60, dtype=torch.uint8))
+
+
+def allocate_too_much_in_python() -> int:
+    return len(bytes(1 << 60))
+
+
+def run_out_of_memory_while_saving() -> int:
+    torch.save({"a": torch.zeros(1000)}, FullFile())
     return 0
 
 
-@pytest.mark.parametrize("verb", [crave_in_torch, crave_in_python, crave_in_torch_while_it_saves])
-def test_want_of_memory_is_a_sentence(
-    verb: Callable[[], int], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "command",
+    [
+        allocate_too_much_in_torch,
+        allocate_too_much_in_python,
+        run_out_of_memory_while_saving,
+    ],
+)
+def test_lack_of_memory_is_one_line(
+    command: Callable[[], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert utils.run_command("x.py", verb, "") == 1
-    assert capsys.readouterr().err.startswith("x.py: not enough memory: ")
+    assert utils.run_command("x.py", command, "") == 1
+    assert capsys.readouterr().err.startswith("x.py: error: not enough memory: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (
+            ValueError("two\nlines\x1b.sess: damaged"),
+            1,
+            r"x.py: error: two\nlines\x1b.sess: damaged",
+        ),
+        (FileNotFoundError(2, "No such file", "a.sess"), 1, "x.py: error: a.sess: No such file"),
+        (OSError("no name"), 1, "x.py: error: no name"),
+        (KeyboardInterrupt(), 130, "x.py: stopped"),
+    ],
+)
+def test_user_errors_are_one_line(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert utils.run_command("x.py", fail, "stopped") == status
+    assert capsys.readouterr().err == line + "\n"
 
 
 def test_other_errors_are_not_hidden() -> None:
     def fail() -> int:
-        raise RuntimeError("a mistake of ours")
+        raise RuntimeError("a bug")
 
-    with pytest.raises(RuntimeError, match="mistake of ours"):
+    with pytest.raises(RuntimeError, match="a bug"):
         utils.run_command("x.py", fail, "")
-
-
-def test_the_complaint_is_one_line_whatever_the_name(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> int:
-        raise ValueError("two\nlines.sess: damaged")
-
-    assert utils.run_command("x.py", fail, "") == 1
-    assert capsys.readouterr().err == "x.py: two\\nlines.sess: damaged\n"
