@@ -1,6 +1,6 @@
-"""Performances played faster or slower, for training: their time shifts are searched anew.
+"""Tempo augmentation: performances played faster or slower, with newly quantized times.
 
-Files stay as they are: what is learned from next is stretched as it is cut.
+Files are not changed: excerpts are stretched when they are cut for a training batch.
 """
 
 from __future__ import annotations
@@ -9,55 +9,62 @@ import math
 
 import numpy as np
 
+from midi.control_schedule import WINDOW
 from midi.quantize import choose_time_shifts, quantize
 from sequence import CURRENT, ControlSeq, EventSeq
 from utils import Array
 
-SHIFTS = EventSeq.feat_ranges()["time_shift"]
-LENGTHS = EventSeq.lengths(CURRENT)  # milliseconds
-SPARE = 1.1  # times as many events as are wanted: stretch_excerpt, some have fewer time shifts
-WINDOW = 1000 * ControlSeq.WINDOW  # milliseconds that a control looks ahead, or back from the end
+_DURATIONS = EventSeq.lengths(CURRENT)  # of each of the 240 events, in milliseconds
+_FIRST_SHIFT = EventSeq.feat_ranges()["time_shift"].start
+_SPARE = 1.1  # events to read per event needed, because stretching can remove time shifts
+_MARGIN_MS = 100  # added to a window, because quantization moves events
 
 
 def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tuple[Array, Array]:
-    """`count` events from `start` on, `factor` times as long, and their controls.
+    """Return `count` events from `start` on, `factor` times as long, and their controls.
 
-    events: uint8, all of a performance in today's encoding. Returns uint8 [1 + count] and
-    compressed controls uint8 [1 + count, 13]: first the event before, or the excerpt's own
-    first one again. Where the performance ends too soon there are fewer.
+    events: uint8 [all events of a performance], in the current encoding. Returns events uint8
+    [1 + count] and compressed controls uint8 [1 + count, 13]; the first row is the event before
+    the excerpt, or at the start of the performance the first event once more. There are fewer
+    rows where the performance ends too soon.
     """
-    around, before = _around(events, start, count, factor)
-    played = stretch_events(around, factor)
-    controls = ControlSeq.from_event_seq(EventSeq(played)).to_compressed_array()
-    sounding = np.flatnonzero(played < SHIFTS.start)
-    first = int(sounding[before]) if before < len(sounding) else len(played)
-    places = np.maximum(0, np.arange(first - 1, min(first + count, len(played))))
-    return played[places], controls[places]
+    first, last = _find_context(events, start, count, factor)
+    stretched = stretch_events(events[first:last], factor)
+    controls = ControlSeq.from_event_seq(EventSeq(stretched)).to_compressed_array()
+    # time shifts are new, all other events are the same ones in the same order
+    fixed_before = int((_DURATIONS[events[first:start]] == 0).sum())
+    fixed = np.flatnonzero(_DURATIONS[stretched] == 0)
+    begin = int(fixed[fixed_before]) if fixed_before < len(fixed) else len(stretched)
+    rows = np.maximum(0, np.arange(begin - 1, min(begin + count, len(stretched))))
+    return stretched[rows], controls[rows]
 
 
-def _around(events: Array, start: int, count: int, factor: float) -> tuple[Array, int]:
-    """An excerpt with all that its controls depend on, and how many notes' and velocities'
-    events stand before it there."""
-    times = np.cumsum(LENGTHS[events]) - LENGTHS[events]
-    last = min(len(times) - 1, start + math.ceil(SPARE * count))
-    reach = WINDOW / factor + 100
+def _find_context(events: Array, start: int, count: int, factor: float) -> tuple[int, int]:
+    """Return the range of the events that the controls of an excerpt depend on.
+
+    A control looks WINDOW seconds ahead, or near the end of a performance back.
+    """
+    times = np.cumsum(_DURATIONS[events]) - _DURATIONS[events]
+    last = min(len(times) - 1, start + math.ceil(_SPARE * count))
+    reach = 1000 * WINDOW / factor + _MARGIN_MS
     begin = np.searchsorted(times, times[start] - reach)
     end = np.searchsorted(times, times[last] + reach, "right")
-    return events[begin:end], int((events[begin:start] < SHIFTS.start).sum())
+    return int(begin), int(end)
 
 
 def stretch_events(events: Array, factor: float) -> Array:
-    """Event indices that last `factor` times as long, with the fewest time shifts for it.
+    """Return event indices, uint8, that last `factor` times as long, with the fewest time shifts.
 
-    What happens at one time stays in its order; so it does where two times become one.
+    Events at one time keep their order, also where two times become one.
     """
-    lengths = LENGTHS[events]
-    sounding = np.flatnonzero(events < SHIFTS.start)
-    times = np.append((np.cumsum(lengths) - lengths)[sounding], lengths.sum())
+    durations = _DURATIONS[events]
+    fixed = np.flatnonzero(durations == 0)  # all events except time shifts
+    times = np.append((np.cumsum(durations) - durations)[fixed], durations.sum())
     points, where = np.unique(np.rint(factor * times).astype(np.int64), return_inverse=True)
     clocks = quantize(points)
-    led, nth, shifts = choose_time_shifts(np.unique(clocks))
-    when = np.concatenate([led, clocks[where[:-1]]])
-    order = np.argsort((when << 32) + np.concatenate([nth, sounding]))
-    written = np.concatenate([shifts + SHIFTS.start, events[sounding]])
-    return np.asarray(written[order], np.uint8)
+    shift_clocks, nth, shifts = choose_time_shifts(np.unique(clocks))
+    # sort by (clock, rank): nth < 0, so the time shifts that lead to a clock come first
+    new_times = np.concatenate([shift_clocks, clocks[where[:-1]]])
+    order = np.argsort((new_times << 32) + np.concatenate([nth, fixed]))
+    stretched = np.concatenate([shifts + _FIRST_SHIFT, events[fixed]])
+    return np.asarray(stretched[order], np.uint8)

@@ -1,11 +1,10 @@
-"""Windows of performances side by side: the batches that a network learns from.
+"""Training batches: windows of performances, side by side.
 
-They are cut from memory maps as bytes, and expanded on the device that learns.
+Windows are cut from memory maps as bytes, and expanded on the device that trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +16,18 @@ from corpus.performance import Corpus, check_encoded, expand_controls
 from sequence import Encoding, transpose, transposition_range
 from utils import Array
 
-TRANSPOSITIONS = (-5, 6)  # lowest and highest, semitones
-FROM_THE_START = 0.1  # share of runs of windows that begin where their performance does
+TRANSPOSITIONS = (-5, 6)  # lowest and highest, in semitones
+START_SHARE = 0.1  # share of segments that begin at the start of their performance
 
 
 @dataclass(frozen=True)
 class Batch:
     """Windows side by side, on one device.
 
-    before: int64 [batch], the event before each window; targets: int64 [steps, batch];
-    controls: float32 [steps, batch, 24]; use_control: bool [batch], the windows the network
-    shall see the control of; continues: bool [batch], the windows that go on where that column
-    of the batch before ended: `before` means something for these alone.
+    previous: int64 [batch], the event before each window; targets: int64 [steps, batch];
+    controls: float32 [steps, batch, 24]; use_control: bool [batch], the windows that the network
+    sees the control of; continues: bool [batch], the windows that follow the window in the same
+    column of the batch before. `previous` has a meaning for these windows only.
     """
 
     previous: Tensor
@@ -40,9 +39,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch as bytes: events [1 + steps, batch], the one before each window first.
+    """A batch as bytes: events [1 + steps, batch], where row 0 is before the window.
 
-    MidiStats them controls [steps, batch, 13], and what `Batch` says of use_control and continues.
+    controls: compressed [steps, batch, 13]; use_control and continues: see `Batch`.
     """
 
     events: Array
@@ -51,46 +50,50 @@ class PackedBatch:
     continues: Array
 
     def to_device(self, device: torch.device, encoding: Encoding) -> Batch:
-        """The batch on `device`: bytes are sent there, and expanded there."""
+        """Copy the bytes to a device, and expand them there."""
         parts = (torch.from_numpy(part) for part in vars(self).values())
-        if device.type == "cuda":  # else the copy would wait for all that the GPU has to do
+        if device.type == "cuda":  # without pinned memory, the copy waits for all work of the GPU
             parts = (part.pin_memory() for part in parts)
         events, controls, use_control, continues = (
             part.to(device, non_blocking=True) for part in parts
         )
         events = events.long()
-        return Batch(
-            events[0], events[1:], expand_controls(controls, encoding), use_control, continues
-        )
+        controls = expand_controls(controls, encoding)
+        return Batch(events[0], events[1:], controls, use_control, continues)
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """Of each column of a batch, the run of windows that it is in; all [batch]."""
+class _Segments:
+    """The segment of each column of a batch: consecutive windows of one performance; all [batch].
 
-    pieces: Array
-    starts: Array  # first event of the run
-    nth: Array  # which window of the run it is
-    mood: Array  # evenly in [0, 1), to choose the transposition
-    tempo: Array  # evenly in [-1, 1), to choose the tempo
-    seen: Array  # evenly in [0, 1), to choose whether the control is seen
+    performances: index; starts: index of the first event; windows: index, within the segment, of
+    the window that is in the batch. Draws are random numbers that hold for a whole segment:
+    transpose_draw and control_draw in [0, 1), tempo_draw in [-1, 1).
+    """
 
-    def part(self, columns: slice) -> _Runs:
-        """The runs of some columns."""
-        return _Runs(*(values[columns] for values in vars(self).values()))
+    performances: Array
+    starts: Array
+    windows: Array
+    transpose_draw: Array
+    tempo_draw: Array
+    control_draw: Array
 
-    def replaced(self, where: Array, other: _Runs) -> _Runs:
-        """These runs, but `other` where `where` is true."""
+    def select(self, columns: slice) -> _Segments:
+        """Return the segments of some columns."""
+        return _Segments(*(values[columns] for values in vars(self).values()))
+
+    def replace(self, where: Array, other: _Segments) -> _Segments:
+        """Return these segments, and those of `other` where `where` is true."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Runs(*(np.where(where, theirs, ours) for ours, theirs in pairs))
+        return _Segments(*(np.where(where, new, old) for old, new in pairs))
 
 
 class WindowSampler:
-    """Random windows of a corpus; batch number and seed alone decide what is in a batch.
+    """Random windows of a corpus; seed and batch number alone determine a batch.
 
-    Each column of the batches holds runs of `carry` windows that follow one another in one
-    performance, for a network that carries its hidden state from one to the next; where the
-    performance ends too soon, another run begins. The columns begin their runs in turn.
+    Each column of the batches is a sequence of segments of `carry` consecutive windows, for a
+    network that carries its hidden state from one window to the next. Where a performance ends
+    before its segment, the next segment begins at once. Columns begin their segments in turn.
     """
 
     def __init__(
@@ -103,107 +106,132 @@ class WindowSampler:
         world_size: int = 1,
         stretch: float = 0.0,
     ) -> None:
-        """With `rank` batches are that part of the batches that `world_size` processes share.
+        """Windows have `steps` events and start every `stride` events.
 
-        stretch: each run is played up to so much faster or slower, 0.05 for 5 %; only for data
-        of today's encoding.
+        rank, world_size: of `world_size` processes that share each batch, this one gets the
+        columns of number `rank`. stretch: play each segment up to this much faster or slower
+        (0.05 is 5%); for the current encoding only.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
         self.rank, self.world_size, self.stretch = rank, world_size, stretch
-        self._stretched: dict[tuple[tuple[int, int, int], float], tuple[Array, Array]] = {}
+        # stretched segments of the last batch, by performance, start, length and tempo
+        self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
         counts = np.maximum(0, (self._lengths - steps) // stride + 1)
-        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._ends = np.cumsum(counts, dtype=np.int64)  # last window + 1 of each performance
 
     def __len__(self) -> int:
-        """How many windows there are, `stride` events apart and each inside one performance."""
+        """Return the number of different windows."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def places(self, indices: Array) -> tuple[Array, Array]:
-        """Of windows by number: the performances they are in, and their first events."""
-        pieces = np.searchsorted(self._ends, indices, "right")
-        return pieces, (indices - np.append(0, self._ends)[pieces]) * self.stride
+    def _locate_windows(self, numbers: Array) -> tuple[Array, Array]:
+        """Return the performance and the first event of each window, by its number."""
+        performances = np.searchsorted(self._ends, numbers, "right")
+        return performances, (numbers - np.append(0, self._ends)[performances]) * self.stride
 
     def sample_batch(
-        self, size: int, seed: int, number: int, control_ratio: float, transposing: bool
+        self, batch_size: int, seed: int, number: int, control_ratio: float, transposing: bool
     ) -> PackedBatch:
-        """Batch `number`: runs drawn evenly, with replacement."""
-        runs = self._runs(self.world_size * size, seed, number)
-        runs = runs.part(slice(self.rank * size, (self.rank + 1) * size))
-        whole = self._whole(runs)
-        cut = [self._cut(*run, nth) for run, nth in zip(whole, runs.nth, strict=True)]
-        events, controls = (np.stack(column, axis=1) for column in zip(*cut, strict=True))
+        """Return batch `number`: windows drawn uniformly, with replacement.
+
+        control_ratio: share of the segments that the network sees the control of; transposing:
+        transpose each segment by a random offset within TRANSPOSITIONS.
+        """
+        segments = self._find_segments(self.world_size * batch_size, seed, number)
+        segments = segments.select(slice(self.rank * batch_size, (self.rank + 1) * batch_size))
+        contents = self._read_segments(segments)
+        windows = [
+            self._cut(*content, window)
+            for content, window in zip(contents, segments.windows, strict=True)
+        ]
+        events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
         check_encoded(events, controls)
         if transposing:
-            offsets = self._offsets([run for run, _ in whole], runs.mood)
+            offsets = _choose_offsets([events for events, _ in contents], segments.transpose_draw)
             events, controls = transpose(events, controls, offsets)
-        return PackedBatch(events, controls[1:], runs.seen < control_ratio, runs.nth > 0)
+        use_control = segments.control_draw < control_ratio
+        return PackedBatch(events, controls[1:], use_control, segments.windows > 0)
 
-    def _whole(self, runs: _Runs) -> list[tuple[Array, Array]]:
-        """Events and controls of each run, and of the event before it, or its first one again."""
-        rooms = np.minimum(self._rooms(runs), self.carry) * self.steps
-        places = list(zip(runs.pieces.tolist(), runs.starts.tolist(), rooms.tolist(), strict=True))
-        plain = [self._excerpt(*place) for place in places]
-        if not self.stretch:
-            return plain
-        keys = list(zip(places, runs.tempo.tolist(), strict=True))
-        known = self._stretched
-        self._stretched = {key: known.get(key) or self._slower(*key) for key in keys}
-        return [
-            other if len(other[0]) == len(run[0]) else run  # a piece that ends too soon for it
-            for run, other in zip(plain, map(self._stretched.__getitem__, keys), strict=True)
-        ]
-
-    def _excerpt(self, piece: int, start: int, count: int) -> tuple[Array, Array]:
-        performance = self.corpus.performances[piece]
-        if start:
-            part = slice(start - 1, start + count)
-            return performance.events[part], performance.controls[part]
-        places = np.maximum(0, np.arange(-1, count))
-        return performance.events[places], performance.controls[places]
-
-    def _slower(self, place: tuple[int, int, int], tempo: float) -> tuple[Array, Array]:
-        """A run in its tempo."""
-        piece, start, count = place
-        events = self.corpus.performances[piece].events
-        return stretch_excerpt(events, start, count, 1 + self.stretch * tempo)
-
-    def _rooms(self, runs: _Runs) -> Array:
-        """How many windows there are from the start of each run to the end of its performance."""
-        return (self._lengths[runs.pieces] - runs.starts) // self.steps
-
-    def _cut(self, events: Array, controls: Array, nth: int) -> tuple[Array, Array]:
-        """A window of a run, and the event before it."""
-        part = slice(nth * self.steps, (nth + 1) * self.steps + 1)
-        return events[part], controls[part]
-
-    def _runs(self, size: int, seed: int, number: int) -> _Runs:
-        """The runs that the columns are in, after those that their performance cut short."""
-        run, nth = np.divmod(number + np.arange(size) * self.carry // size, self.carry)
-        runs = self._drawn(seed, run, nth, 0)
+    def _find_segments(self, columns: int, seed: int, number: int) -> _Segments:
+        """Return the segment of each column in batch `number`."""
+        turn, windows = np.divmod(number + np.arange(columns) * self.carry // columns, self.carry)
+        segments = self._draw_segments(seed, turn, windows, 0)
         for attempt in range(1, self.carry):
-            room = self._rooms(runs)
-            over = runs.nth >= room
-            if not over.any():
+            available = self._count_windows(segments)
+            is_over = segments.windows >= available  # the performance has ended
+            if not is_over.any():
                 break
-            runs = runs.replaced(over, self._drawn(seed, run, runs.nth - room, attempt))
-        return runs
+            following = self._draw_segments(seed, turn, segments.windows - available, attempt)
+            segments = segments.replace(is_over, following)
+        return segments
 
-    def _drawn(self, seed: int, run: Array, nth: Array, attempt: int) -> _Runs:
-        dice = np.empty((len(run), 5))
-        for number in np.unique(run):
-            columns = np.flatnonzero(run == number)  # neighbours
+    def _draw_segments(self, seed: int, turn: Array, windows: Array, attempt: int) -> _Segments:
+        """Draw the segment of each column; `turn` counts the segments of a column."""
+        draws = np.empty((len(turn), 5))
+        for number in np.unique(turn):
+            columns = np.flatnonzero(turn == number)  # adjacent
             bits = np.random.PCG64([seed, number, attempt])
             bits.advance(5 * int(columns[0]))  # each column has its own five numbers
-            dice[columns] = np.random.Generator(bits).random((len(columns), 5))
-        where, begin, mood, tempo, seen = dice.T
-        pieces, starts = self.places((where * len(self)).astype(np.int64))
-        at_the_start = (begin < FROM_THE_START) & (self.carry > 1)
-        return _Runs(pieces, np.where(at_the_start, 0, starts), nth, mood, 2 * tempo - 1, seen)
+            draws[columns] = np.random.Generator(bits).random((len(columns), 5))
+        window_draw, start_draw, transpose_draw, tempo_draw, control_draw = draws.T
+        performances, starts = self._locate_windows((window_draw * len(self)).astype(np.int64))
+        at_start = (start_draw < START_SHARE) & (self.carry > 1)
+        starts = np.where(at_start, 0, starts)
+        return _Segments(
+            performances, starts, windows, transpose_draw, 2 * tempo_draw - 1, control_draw
+        )
 
-    def _offsets(self, runs: Sequence[Array], mood: Array) -> Array:
-        """Semitones [batch] that leave every note of a run on the piano."""
-        rooms = [transposition_range(events[:, None]) for events in runs]
-        low, high = np.array(rooms)[..., 0].T
-        low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])
-        return np.asarray(low + (mood * (high - low + 1)).astype(np.int64))
+    def _count_windows(self, segments: _Segments) -> Array:
+        """Return the number of whole windows from each segment's start to its performance's end."""
+        return (self._lengths[segments.performances] - segments.starts) // self.steps
+
+    def _read_segments(self, segments: _Segments) -> list[tuple[Array, Array]]:
+        """Return events [1 + n] and compressed controls [1 + n, 13] of each segment.
+
+        Row 0 is the event before the segment; see `_read`.
+        """
+        counts = np.minimum(self._count_windows(segments), self.carry) * self.steps
+        columns = (segments.performances, segments.starts, counts)
+        places = list(zip(*(column.tolist() for column in columns), strict=True))
+        plain = [self._read(*place) for place in places]
+        if not self.stretch:
+            return plain
+        tempos = segments.tempo_draw.tolist()
+        keys = [(*place, tempo) for place, tempo in zip(places, tempos, strict=True)]
+        cached = self._stretched
+        self._stretched = {key: cached.get(key) or self._stretch(*key) for key in keys}
+        stretched = [self._stretched[key] for key in keys]
+        # a performance that ends too soon when it is played faster stays as it is
+        return [
+            new if len(new[0]) == len(old[0]) else old
+            for old, new in zip(plain, stretched, strict=True)
+        ]
+
+    def _read(self, performance: int, start: int, count: int) -> tuple[Array, Array]:
+        """Return events and controls from the one before `start` on, or the first one twice."""
+        data = self.corpus.performances[performance]
+        if start:
+            part = slice(start - 1, start + count)
+            return data.events[part], data.controls[part]
+        rows = np.maximum(0, np.arange(-1, count))
+        return data.events[rows], data.controls[rows]
+
+    def _stretch(
+        self, performance: int, start: int, count: int, tempo: float
+    ) -> tuple[Array, Array]:
+        """Return events and controls as `_read` does, in another tempo."""
+        events = self.corpus.performances[performance].events
+        return stretch_excerpt(events, start, count, 1 + self.stretch * tempo)
+
+    def _cut(self, events: Array, controls: Array, window: int) -> tuple[Array, Array]:
+        """Return a window of a segment, and the event before it."""
+        rows = slice(window * self.steps, (window + 1) * self.steps + 1)
+        return events[rows], controls[rows]
+
+
+def _choose_offsets(segments: list[Array], draws: Array) -> Array:
+    """Return a transposition [batch] for each segment that keeps its notes on the piano."""
+    ranges = [transposition_range(events[:, None]) for events in segments]
+    low, high = np.array(ranges)[..., 0].T
+    low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])
+    return np.asarray(low + (draws * (high - low + 1)).astype(np.int64))

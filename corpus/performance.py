@@ -1,10 +1,10 @@
-"""`.data` files, and a folder of them.
+"""Performances as training data: `.data` files, and a corpus of them.
 
-A `.data` file is one performance: `torch.save` of a dict with `encoding` (its version),
-`events` uint8 [events], `controls` uint8 [events, 13] (compressed), and what is known of it
-(`notes`, `milliseconds`, `onset_error_mean`, `onset_error_max` in seconds, `source`, the hash
-of the MIDI file). It takes 14 bytes an event, and training reads it through a memory map.
-The original's files, a tuple of events and controls as numpy arrays, are read too.
+A `.data` file holds one performance: `torch.save` of a dict with `encoding` (its version),
+`events` uint8 [events], `controls` uint8 [events, 13] (compressed), and `notes`,
+`milliseconds`, `onset_error_mean`, `onset_error_max` (seconds) and `source` (the hash of the
+MIDI file). It takes 14 bytes per event, and training reads it through a memory map.
+Legacy files, a tuple of events and controls as numpy arrays, are read too.
 """
 
 from __future__ import annotations
@@ -24,17 +24,26 @@ from torch import Tensor
 from torch.nn import functional
 
 from corpus import tensorfile
+from midi.control_schedule import COMPRESSED_DIM, DENSITY_LEVELS, PITCH_CLASSES
 from sequence import CURRENT, ENCODINGS, LEGACY, ControlSeq, Encoding, EventSeq
 from utils import Array
 
+# entries of a `.data` file besides its version and its tensors
+_FACTS = {
+    "notes": int,
+    "milliseconds": int,
+    "source": str,
+    "onset_error_mean": float,
+    "onset_error_max": float,
+}
 
 
 @dataclass(frozen=True)
 class Performance:
-    """One performance as training reads it: events uint8 [n], compressed controls uint8 [n, 13].
+    """One performance: events uint8 [events], compressed controls uint8 [events, 13].
 
-    source is empty, and the onset errors are 0, for a file of the original, which does not
-    say them.
+    notes: number of notes; milliseconds: length; onset errors: in seconds; source: hash of the
+    MIDI file. Source is empty and the onset errors are 0 for a legacy file, which lacks them.
     """
 
     events: Array
@@ -47,7 +56,7 @@ class Performance:
     encoding: Encoding = CURRENT
 
     def to_bytes(self) -> bytes:
-        """The content of a `.data` file; the same performance gives the same bytes."""
+        """Return the content of a `.data` file; equal performances give equal bytes."""
         record = vars(self) | {"encoding": self.encoding.version}
         record["events"] = torch.from_numpy(np.array(self.events))
         record["controls"] = torch.from_numpy(np.array(self.controls))
@@ -57,10 +66,10 @@ class Performance:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Performance:
-        """Map a `.data` file; ValueError, naming the path, for one that is not as above."""
+        """Memory-map a `.data` file; ValueError, naming the path, for any other file."""
         record = tensorfile.load(path, memory_map=True)
         try:
-            return _performance(record)
+            return _parse_legacy(record) if isinstance(record, tuple) else _parse(record)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -68,82 +77,87 @@ class Performance:
         return len(self.events)
 
     def convert_controls(self, encoding: Encoding) -> Array:
-        """Controls float32 [events, 24] that ask a network of `encoding` for such a performance.
+        """Return control vectors, float32 [events, 24], for a network of `encoding`.
 
-        For another encoding than its own the events are decoded and encoded again, which
+        For another encoding than its own, the events are decoded and encoded again, which
         changes their number.
         """
         controls = self.controls
         if encoding is not self.encoding:
             notes = EventSeq.from_array(self.events, self.encoding).to_note_seq()
-            anew = EventSeq.from_note_seq(notes, encoding)
-            controls = ControlSeq.from_event_seq(anew).to_compressed_array()
+            events = EventSeq.from_note_seq(notes, encoding)
+            controls = ControlSeq.from_event_seq(events).to_compressed_array()
         return ControlSeq.recover_compressed_array(controls, encoding)
 
 
-def _performance(record: Any) -> Performance:
-    if isinstance(record, tuple):
-        return _from_original(record)
-    kinds = {"notes": int, "milliseconds": int, "source": str}
-    kinds |= {"onset_error_mean": float, "onset_error_max": float}
+def _parse(record: Any) -> Performance:
+    """Check the content of a `.data` file; ValueError for missing or wrong entries."""
     if not isinstance(record, dict) or "encoding" not in record:
-        raise ValueError("not a .data file of this suite; preprocess.py makes them")
+        raise ValueError("not a .data file made by preprocess.py")
     version = record["encoding"]
     if type(version) is not int or version not in ENCODINGS:
-        told = tensorfile.format_value(version)
-        raise ValueError(f"encoding {told} is none of {list(ENCODINGS)}; preprocess again")
+        found = tensorfile.format_value(version)
+        raise ValueError(f"unknown encoding {found}, not in {list(ENCODINGS)}; run preprocess.py")
     events, controls = record.get("events", ()), record.get("controls", ())
-    for name, tensor, shape in (("events", events, ()), ("controls", controls, (13,))):
+    for name, tensor, row in (("events", events, ()), ("controls", controls, (COMPRESSED_DIM,))):
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8:
-            raise ValueError(f"{name} are not uint8")
-        if not tensor.ndim or tensor.shape != (len(events), *shape):
-            raise ValueError(f"{name} have the shape {list(tensor.shape)}")
+            raise ValueError(f"{name} are not a uint8 tensor")
+        if not tensor.ndim or tensor.shape != (len(events), *row):
+            raise ValueError(f"{name} have the wrong shape {list(tensor.shape)}")
     if not len(events):
-        raise ValueError("it holds no events")
-    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError(f"one of {list(kinds)} is missing or wrong")
-    about = {name: record[name] for name in kinds}
-    return Performance(events.numpy(), controls.numpy(), **about, encoding=ENCODINGS[version])
+        raise ValueError("the file has no events")
+    for name, kind in _FACTS.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"'{name}' is missing or has the wrong type")
+    facts = {name: record[name] for name in _FACTS}
+    return Performance(events.numpy(), controls.numpy(), **facts, encoding=ENCODINGS[version])
 
 
-def _from_original(record: tuple[Any, ...]) -> Performance:
+def _parse_legacy(record: tuple[Any, ...]) -> Performance:
+    """Check the content of a legacy file, and measure what it lacks; ValueError if it is wrong."""
     arrays = [part.array for part in record if isinstance(part, tensorfile.ByteArray)]
     if len(record) != 2 or len(arrays) != 2:
-        raise ValueError("not a .data file: neither of this suite nor of the original")
+        raise ValueError("not a .data file: neither made by preprocess.py nor by the original")
     events, controls = arrays
-    if events.ndim != 1 or controls.shape != (len(events), 13):
-        raise ValueError(f"events and controls have the shapes {events.shape}, {controls.shape}")
+    if events.ndim != 1 or controls.shape != (len(events), COMPRESSED_DIM):
+        raise ValueError(
+            f"events and controls have the wrong shapes {events.shape}, {controls.shape}"
+        )
     if not len(events):
-        raise ValueError("it holds no events")
+        raise ValueError("the file has no events")
     check_encoded(events, controls)
-    known = EventSeq.from_array(events, LEGACY)
-    return Performance(events, controls, known.note_ons, known.total_ms, 0.0, 0.0, "", LEGACY)
+    seq = EventSeq.from_array(events, LEGACY)
+    return Performance(events, controls, seq.note_ons, seq.total_ms, 0.0, 0.0, "", LEGACY)
 
 
 def check_encoded(events: Array, controls: Array) -> None:
-    """ValueError for an event or a density that there is not; files are not read whole for it."""
+    """Raise ValueError for an event or a density level out of range.
+
+    This is done when data is used: loading a file does not read it whole.
+    """
     if events.max() >= EventSeq.dim():
         raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
-    if controls[..., 0].max() >= len(ControlSeq.DENSITIES):
-        raise ValueError(f"note density {controls[..., 0].max()} in the data is not in 0-11")
+    level = controls[..., 0].max()
+    if level >= DENSITY_LEVELS:
+        raise ValueError(f"note density {level} in the data is not in 0-{DENSITY_LEVELS - 1}")
 
 
 def expand_controls(controls: Tensor, encoding: Encoding) -> Tensor:
-    """float32 [..., 24] of compressed controls uint8 [..., 13], made on their device.
+    """Return control vectors, float32 [..., 24], from compressed controls, uint8 [..., 13].
 
-    The same as `ControlSeq.recover_compressed_array`.
+    The same as `ControlSeq.recover_compressed_array`, on the device of the tensor.
     """
     density, weights = controls[..., 0].long(), controls[..., 1:].float()
     total = weights.sum(dim=-1, keepdim=True)
-    shares = torch.where(total > 0, weights / total, 1 / 12)
+    histogram = torch.where(total > 0, weights / total, 1 / PITCH_CLASSES)
     if encoding.is_legacy:
-        shares = weights / 255
-    one_hot = functional.one_hot(density, len(ControlSeq.DENSITIES))
-    return torch.cat([one_hot.float(), shares], dim=-1)
+        histogram = weights / 255
+    one_hot = functional.one_hot(density, DENSITY_LEVELS)
+    return torch.cat([one_hot.float(), histogram], dim=-1)
 
 
 class Corpus:
-    """The performances of a folder, mapped, in order of name."""
+    """Performances of one encoding, memory-mapped."""
 
     def __init__(self, performances: Sequence[Performance]) -> None:
         self.performances = tuple(performances)
@@ -153,15 +167,20 @@ class Corpus:
 
     @staticmethod
     def load(paths: Iterable[Path]) -> Corpus:
-        """Map `.data` files; ValueError also for files of two encodings, naming one of each."""
-        places: dict[int, Path] = {}  # of the first file of each encoding
+        """Memory-map `.data` files, in this order.
+
+        Raises ValueError, naming a file of each, if they have different encodings.
+        """
+        first_paths: dict[int, Path] = {}  # of each encoding
         performances = []
         for path in paths:
             performances.append(Performance.load(path))
-            places.setdefault(performances[-1].encoding.version, path)
-        if len(places) > 1:
-            told = " and ".join(f"{path} (encoding {v})" for v, path in sorted(places.items()))
-            raise ValueError(f"{told} are not for the same networks: use folders of one encoding")
+            first_paths.setdefault(performances[-1].encoding.version, path)
+        if len(first_paths) > 1:
+            files = [
+                f"{path} (encoding {version})" for version, path in sorted(first_paths.items())
+            ]
+            raise ValueError(f"{' and '.join(files)} need different sessions: do not mix encodings")
         return Corpus(performances)
 
     @property
@@ -171,15 +190,15 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the performances were made from."""
-        sources = "\n".join(
+        """A hash of the sources of the performances, or of their events where these are unknown."""
+        sources = [
             performance.source or _hash(performance.events) for performance in self.performances
-        )
-        return _hash(sources.encode())
+        ]
+        return _hash("\n".join(sources).encode())
 
     @property
     def events(self) -> int:
-        """Number of events."""
+        """The total number of events."""
         return sum(map(len, self.performances))
 
 
@@ -188,20 +207,20 @@ def _hash(content: Any) -> str:
 
 
 def hold_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
-    """Split files into the ones to train on and the ones to judge by.
+    """Split files into those to train on and those to validate on, about a `share` of them.
 
-    A file's side depends on its name below `root` alone, so it stays when files are added;
-    but of two or more files at least one is held out, if the share is not 0.
+    The subset of a file depends only on its name below `root`, so it stays when files are added;
+    but of two or more files at least one is held out, unless the share is 0.
     """
-    places = {path: _place(path.relative_to(root).as_posix()) for path in paths}
-    edge = share
-    if share and len(paths) > 1 and min(places.values()) >= share:
-        edge = math.nextafter(min(places.values()), 1.0)
-    held = [path for path in paths if places[path] < edge]
-    return [path for path in paths if places[path] >= edge], held
+    positions = {path: _hash_position(path.relative_to(root).as_posix()) for path in paths}
+    limit = share
+    if share and len(paths) > 1 and min(positions.values()) >= share:
+        limit = math.nextafter(min(positions.values()), 1.0)
+    train_paths = [path for path in paths if positions[path] >= limit]
+    return train_paths, [path for path in paths if positions[path] < limit]
 
 
-def _place(name: str) -> float:
-    """Where a name falls between 0 and 1, evenly."""
+def _hash_position(name: str) -> float:
+    """Return a hash of a name as a number between 0 and 1, evenly distributed."""
     digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
