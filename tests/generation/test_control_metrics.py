@@ -1,57 +1,86 @@
-"""Asked-for against delivered music."""
+"""Comparison of generated music with its requested controls."""
 
 import numpy as np
 import pytest
 
-from generation.control import read
-from generation.control_metrics import Delivered, delivered, followed
-from sequence import EventSeq, NoteSeq
+from generation.control import parse_control
+from generation.control_metrics import (
+    MAX_LINES,
+    ControlMetrics,
+    evaluate_controls,
+    format_sections,
+    measure_control,
+    measure_sections,
+)
+from sequence import CURRENT, EventSeq, NoteSeq
+from tests.generation.networks import make_model
 
 
-def scale(classes: list[int], seconds: float) -> NoteSeq:
-    """One note of each class, evenly over some seconds."""
-    starts = np.linspace(0, seconds, len(classes))
-    return NoteSeq(starts, starts + 0.1, 60 + np.array(classes), np.full(len(classes), 64))
+def measure(pitch_classes: list[int], seconds: float, histogram: np.ndarray) -> ControlMetrics:
+    """Return the metrics of notes that are evenly spaced over some seconds."""
+    onsets = np.linspace(0, seconds, len(pitch_classes))
+    return measure_control(60 + np.array(pitch_classes, np.int64), onsets, histogram)
 
 
-def of(notes: NoteSeq, histogram: np.ndarray) -> Delivered:
-    """What notes hold of a histogram."""
-    return delivered(notes.pitches, notes.starts, histogram)
+def test_similarity_and_density() -> None:
+    requested = np.isin(np.arange(12), [0, 2, 4]) / 3
+    metrics = measure([0, 2, 4, 0, 2, 4, 0, 2, 4, 0, 2, 4, 0], 4.0, requested)
+    assert metrics.similarity == pytest.approx((5 + 4 + 4) / np.sqrt(57 * 3))
+    assert metrics.share_in_classes == 1.0
+    assert metrics.density == pytest.approx(6.0)  # a note each third of a second
 
 
-def test_what_was_asked_for_and_delivered_is_all_alike() -> None:
-    asked = np.isin(np.arange(12), [0, 2, 4]) / 3
-    found = of(scale([0, 2, 4, 0, 2, 4, 0, 2, 4, 0, 2, 4, 0], 4.0), asked)
-    assert found.cosine == pytest.approx((5 + 4 + 4) / np.sqrt(57 * 3))
-    assert found.inside == 1.0
-    assert found.density == pytest.approx(6.0)  # a note each third of a second
+def test_pitch_classes_are_compared_in_all_octaves() -> None:
+    metrics = measure([0, 12, 1, 13], 3.0, np.eye(12)[0])
+    assert metrics.share_in_classes == 0.5
+    assert metrics.similarity == pytest.approx(np.sqrt(0.5))
 
 
-def test_notes_outside_are_counted_whatever_their_octave() -> None:
-    asked = np.eye(12)[0]
-    found = of(scale([0, 12, 1, 13], 3.0), asked)
-    assert found.inside == 0.5
-    assert found.cosine == pytest.approx(np.sqrt(0.5))
+@pytest.mark.parametrize("pitch_classes", [[], [3]])
+def test_too_few_notes_have_no_density(pitch_classes: list[int]) -> None:
+    assert measure(pitch_classes, 1.0, np.eye(12)[0]) == ControlMetrics(0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("classes", [[], [3]])
-def test_too_few_notes_have_no_density(classes: list[int]) -> None:
-    found = of(scale(classes, 1.0), np.eye(12)[0])
-    assert (found.density, found.inside, found.cosine) == (0.0, 0.0, 0.0)
-
-
-def test_each_part_of_a_plan_is_compared_with_its_own_notes() -> None:
+@pytest.fixture
+def events() -> EventSeq:
+    """Return ten seconds of C, two notes per second, then ten of F#, four per second."""
     starts = np.concatenate([np.arange(0, 10, 0.5), np.arange(10, 20, 0.25)])
     pitches = np.where(starts < 10, 60, 66)
-    notes = NoteSeq(starts, starts + 0.1, pitches, np.full(len(starts), 64))
-    events = EventSeq.from_note_seq(notes)
-    first, second = followed(events, read("C;1 | F#;2 @10", 0))
-    assert "C;1: histogram" in first
-    assert "100.0% of the notes" in first
-    assert "4.0 notes in 2 s, 4-6 asked for" in first
-    assert "8.0 notes in 2 s, 7-9 asked for" in second
-    (wrong,) = followed(events, read("C;11", 0))
-    assert "33.3% of the notes" in wrong
-    assert "34 or more asked for" in wrong
-    (many,) = followed(events, read("C;1 | ~C;2 @1", 0), most=1)
-    assert "in 2 sections" in many
+    return EventSeq.from_note_seq(NoteSeq(starts, starts + 0.1, pitches, [64] * len(starts)))
+
+
+def format_lines(events: EventSeq, text: str) -> list[str]:
+    control = parse_control(text)
+    return format_sections(measure_sections(events, control), control)
+
+
+def test_each_section_has_a_line(events: EventSeq) -> None:
+    first, second = format_lines(events, "C;1 | F#;2 @10")
+    assert first.startswith("C;1: histogram similarity 0.")
+    assert first.endswith(
+        "100.0% of notes in requested pitch classes, 4.0 notes per 2 s (requested 4-6)"
+    )
+    assert second.startswith("F#;2 @10: ")
+    assert second.endswith("8.0 notes per 2 s (requested 7-9)")
+
+
+def test_wrong_notes_are_counted(events: EventSeq) -> None:
+    (line,) = format_lines(events, "C;11")
+    assert "33.3% of notes in requested pitch classes" in line
+    assert "(requested 34 or more)" in line
+
+
+def test_many_sections_are_averaged(events: EventSeq) -> None:
+    count = MAX_LINES + 1
+    text = "C;1" + "".join(f" | C;1 @{second}" for second in range(1, count))
+    (line,) = format_lines(events, text)
+    assert line.startswith(f"{text}: histogram similarity ")
+    assert line.endswith(f"notes per 2 s (average of {count} sections)")
+
+
+def test_evaluation_has_a_line_for_each_scale_and_density() -> None:
+    lines = list(evaluate_controls(make_model(), CURRENT))
+    assert [line.split(":")[0] for line in lines] == [
+        *("C major", "A minor", "F# major", "C pentatonic"),
+        *("density 1", "density 3", "density 6", "density 9"),
+    ]
