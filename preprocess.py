@@ -13,118 +13,125 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import progress.bar
 
 import utils
-from config import DATA_SUFFIX, FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig, parse_split
-from corpus.dedup import Heard, find_pieces, fingerprint
-from corpus.filters import Traits, refusals, wishes
+from config import FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig, parse_split
+from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, Link, Piece, find_pieces, hash_events
+from corpus.filters import PerformanceStats, find_rejections, select_filters
 from corpus.performance import Performance
-from corpus.pool import Crew, Lost
-from corpus.split import Folder, assign
-from corpus.summary import Ledger, Refused
+from corpus.pool import Job, JobFailure, Result, WorkerPool
+from corpus.split import DataFolder, assign_subsets
+from corpus.summary import (
+    CONVERTED,
+    DUPLICATE,
+    PREVIOUS,
+    REJECTED,
+    SKIPPED,
+    FileRecord,
+    SplitResult,
+    Summary,
+    format_summary,
+)
 from midi.notes import has_only_drums, read_midi
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
 from utils import Number, Parser
 from web.report import render_report
 
-FEWEST_NOTES = 10
-LARGEST_FILE = 64 << 20  # bytes
+MIN_NOTES = 10
+MAX_FILE_SIZE = 64 << 20  # bytes
+# errors of one file's name; any other error while writing ends the run
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+DATA_REMAINS = "its .data file of an earlier run remains"
+
+
+# --------------------------------------------------------------- one file, in a worker process
+
+
+class Rejected(Exception):
+    """A file that cannot be used: the reason, and a detail that may be empty."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)
-class Job:
-    """A MIDI file, and what is known of it and asked about it.
+class Conversion:
+    """A file to convert, and how.
 
-    data: its `.data` file, there or not; known_source: the hash of what that was made from;
-    wanted: filters that are on; measured, sketched: whether that is asked of a file that is
-    unchanged.
+    record: with the source hash of its `.data` file, if that is whole; filters: their limits;
+    measure, fingerprint: whether to do that for an unchanged file too.
     """
 
-    path: Path
-    data: Path
-    known_source: str | None
+    record: FileRecord
     encoding: Encoding
-    wanted: Mapping[str, float] = field(default_factory=dict)
-    measured: bool = False
-    sketched: bool = False
+    filters: Mapping[str, float]
+    measure: bool
+    fingerprint: bool
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What a worker found: the performance, unless unchanged, and what was asked for."""
-
-    performance: Performance | None = None
-    traits: Traits | None = None
-    heard: Heard | None = None
-
-
-Outcome = Converted | Refused
-
-
-def convert(job: Job) -> Outcome:
-    """Encode one file, or say why not."""
+def convert_file(job: Conversion) -> tuple[FileRecord, Performance | None]:
+    """Encode one file; return its record, and the performance unless unchanged or rejected."""
+    performance, stats, fingerprint = None, None, None
     try:
-        content, performance, traits = _content(job.path), None, None
+        content = read_content(job.record.path)
         source = hashlib.blake2b(content, digest_size=16).hexdigest()
-        if source != job.known_source or job.measured:
-            notes, traits = _played(content, job.encoding)
-            for _, reason, detail in refusals(traits, job.wanted):
-                raise Refused(reason, detail)
-        if source != job.known_source:
-            performance = _encoded(notes, source, job.encoding)
-        heard = Heard.of(performance or Performance.load(job.data)) if job.sketched else None
-        return Converted(performance, traits, heard)
-    except Refused as refusal:
-        return refusal
+        is_new = source != job.record.source
+        if is_new or job.measure:
+            notes, stats = read_notes(content, job.encoding)
+            for rejection in find_rejections(stats, job.filters):
+                raise Rejected(rejection.reason, rejection.detail)
+        if is_new:
+            performance = encode_notes(notes, source, job.encoding)
+        if job.fingerprint:
+            fingerprint = Fingerprint.compute(performance or Performance.load(job.record.data_path))
+    except Rejected as error:
+        return reject(job.record, error.reason, error.detail), None
+    return replace(job.record, stats=stats, fingerprint=fingerprint), performance
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """Return the content of a MIDI file; raises Rejected."""
     try:
         if not path.is_file():
-            raise Refused("not a file")
-        if path.stat().st_size > LARGEST_FILE:
-            raise Refused("too large", f"over {LARGEST_FILE >> 20} MB")
+            raise Rejected("not a file")
+        if path.stat().st_size > MAX_FILE_SIZE:
+            raise Rejected("too large", f"over {MAX_FILE_SIZE >> 20} MB")
         return path.read_bytes()
     except OSError as error:
-        raise Refused("unreadable", str(error)) from error
+        raise Rejected("unreadable", str(error)) from error
 
 
-def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Performance:
-    """Make a performance, starting at its first note, of a MIDI file's content; or Refused."""
-    return _encoded(_played(content, encoding)[0], source, encoding)
-
-
-def _played(content: bytes, encoding: Encoding) -> tuple[NoteSeq, Traits]:
-    """The notes, from the first one on, and what they are like."""
+def read_notes(content: bytes, encoding: Encoding) -> tuple[NoteSeq, PerformanceStats]:
+    """Return the notes, moved so that the first starts at 0, and statistics; raises Rejected."""
     try:
-        notes, beside = read_midi(content, sustain=not encoding.is_legacy)
+        notes, midi_stats = read_midi(content, sustain=not encoding.is_legacy)
         if not len(notes):
-            raise Refused("only drums" if has_only_drums(content) else "no notes")
+            raise Rejected("only drums" if has_only_drums(content) else "no notes")
     except ValueError as error:
-        raise Refused("unreadable", str(error)) from error
+        raise Rejected("unreadable", str(error)) from error
     notes = notes.trim_start()
-    return notes, Traits.of(notes, beside)
+    return notes, PerformanceStats.measure(notes, midi_stats)
 
 
-def _encoded(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
+def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
+    """Encode notes that start at 0, from a MIDI file with the hash `source`; raises Rejected."""
     try:
         events = EventSeq.from_note_seq(notes, encoding)
     except ValueError as error:
-        raise Refused("too long", str(error)) from error
-    struck = events.note_ons
-    if struck < FEWEST_NOTES:
-        raise Refused("too short", f"{struck} notes on the piano, {FEWEST_NOTES} are needed")
+        raise Rejected("too long", str(error)) from error
+    if events.note_ons < MIN_NOTES:
+        raise Rejected("too short", f"{events.note_ons} notes, at least {MIN_NOTES} are needed")
     errors = np.zeros(1) if encoding.is_legacy else measure_onset_errors(notes, events)
     return Performance(
         events=events.to_array(),
         controls=ControlSeq.from_event_seq(events).to_compressed_array(),
-        notes=struck,
+        notes=events.note_ons,
         milliseconds=events.total_ms,
         onset_error_mean=float(errors.mean()),
         onset_error_max=float(errors.max()),
@@ -133,142 +140,226 @@ def _encoded(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
     )
 
 
+def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Performance:
+    """Encode the content of a MIDI file, without the silence before its first note.
+
+    Raises Rejected if it cannot be used.
+    """
+    return encode_notes(read_notes(content, encoding)[0], source, encoding)
+
+
+def load_fingerprint(record: FileRecord) -> FileRecord:
+    """Return the record of a `.data` file with its length and fingerprint."""
+    try:
+        performance = Performance.load(record.data_path)
+    except (OSError, ValueError) as error:
+        return replace(record, reason="damaged", detail=str(error))
+    return replace(
+        record.with_performance(performance), fingerprint=Fingerprint.compute(performance)
+    )
+
+
 # ------------------------------------------------------------------------------ the folder
 
 
-def preprocess(options: PreprocessConfig) -> Ledger:
-    """Convert what is new or changed; OSError if the folder for the data can not be used."""
-    root, save = Path(options.midi_dir), Path(options.save_dir)
-    closed: list[OSError] = []
-    paths = list(utils.find_files(root, MIDI_SUFFIXES, closed)) if root.is_dir() else []
-    utils.check_writable(save)
+def preprocess(options: PreprocessConfig) -> Summary:
+    """Convert the files that are new or have changed, and split the folder if it is to be split.
+
+    Raises OSError if SAVE_DIR cannot be written, and ValueError if it cannot be split.
+    """
+    root, save_dir = Path(options.midi_dir), Path(options.save_dir)
+    unreadable: list[OSError] = []
+    paths = list(utils.find_files(root, MIDI_SUFFIXES, unreadable)) if root.is_dir() else []
+    utils.check_writable(save_dir)
     names = [path.relative_to(root).as_posix() for path in paths]
-    folder = Folder.open(save, DATA_SUFFIX, options.split, names)
-    ledger = Ledger(len(paths) + len(closed), wishes(options))
-    ledger.refused += [(str(e.filename), Refused("closed folder", str(e.strerror))) for e in closed]
-    heard = _convert_all(dict(zip(names, paths, strict=True)), folder, options, ledger)
-    if folder.shares:
-        _settle(folder, heard, options, ledger)
+    folder = DataFolder.open(save_dir, options.split, names)
+    records = [
+        FileRecord(name, path, folder.find_data(name))
+        for name, path in zip(names, paths, strict=True)
+    ]
+    filters = select_filters(vars(options))
+    jobs = create_jobs(records, options, filters, bool(folder.split))
+    results = run_jobs(convert_file, jobs, len(records), options)
+    records = [*map(reject_folder, unreadable), *store_results(records, results)]
+    near_duplicates: list[tuple[str, str, float]] = []
+    split = None
+    if folder.split:
+        records, near_duplicates, split = split_folder(folder, records, options)
     elif options.report:
-        pieces, links = find_pieces(list(heard.values()))
-        ledger.note_pieces(
-            pieces,
-            links,
-            [path.relative_to(save).as_posix()[: -len(DATA_SUFFIX)] for path in heard],
-        )
-    if options.report:
-        utils.atomic_write(save / "report.html", render_report(ledger, options.midi_dir))
-        ledger.remarks.append(f"the page: {save / 'report.html'}")
-    return ledger
+        pieces, links = find_pieces([r.fingerprint for r in records if r.fingerprint])
+        near_duplicates = find_near_duplicates(records, links)
+        records = set_pieces(records, pieces, [""] * len(pieces))
+    return Summary(records, filters, near_duplicates, split)
 
 
-def _convert_all(
-    paths: Mapping[str, Path], folder: Folder, options: PreprocessConfig, ledger: Ledger
-) -> dict[Path, Heard]:
-    """Convert the files and count them; what was heard in each that has data, if it is asked."""
-    targets = [folder.target(name) for name in paths]
-    jobs = _jobs(zip(paths.values(), targets, strict=True), folder, options, ledger)
-    bar = progress.bar.Bar("preprocessing", max=len(paths), suffix="%(index)d/%(max)d  %(eta_td)s")
-    seen: dict[bytes, str] = {}
-    heard: dict[Path, Heard] = {}
-    outcomes = _crew(convert, len(paths), options).outcomes(jobs)
-    for name, target, outcome in zip(paths, targets, outcomes, strict=True):
-        bar.next()
-        if isinstance(outcome, Lost):
-            outcome = Refused(outcome.reason, outcome.detail)
-        if isinstance(outcome, Refused):
-            ledger.refused.append((name, _with_data(outcome, target)))
-            continue
-        unchanged = outcome.performance is None
-        performance = outcome.performance or Performance.load(target)
-        twin = seen.setdefault(fingerprint(performance), name)
-        if twin != name:
-            ledger.twins.append((name, twin + (", but has data" if unchanged else "")))
-        elif unchanged:
-            ledger.skipped += 1
-            ledger.count(name, performance, outcome.traits)
-        elif _written(target, name, performance, ledger):
-            ledger.done += 1
-            ledger.count(name, performance, outcome.traits)
-        if outcome.heard and (unchanged or twin == name) and target.is_file():
-            heard[target] = outcome.heard
-    bar.finish()
-    return heard
+def reject(record: FileRecord, reason: str, detail: str = "") -> FileRecord:
+    """Return the record of a file that is not used; its detail says if there is a `.data` file."""
+    if record.data_path.is_file():
+        detail = f"{detail}; {DATA_REMAINS}" if detail else DATA_REMAINS
+    return replace(record, outcome=REJECTED, reason=reason, detail=detail, fingerprint=None)
 
 
-def _jobs(
-    places: Iterable[tuple[Path, Path]], folder: Folder, options: PreprocessConfig, ledger: Ledger
-) -> Iterator[Job]:
+def reject_folder(error: OSError) -> FileRecord:
+    """Return the record of a folder that cannot be read."""
+    path = Path(error.filename)
+    record = FileRecord(str(error.filename), path, path, REJECTED)
+    return replace(record, reason="unreadable folder", detail=str(error.strerror))
+
+
+def create_jobs(
+    records: Iterable[FileRecord],
+    options: PreprocessConfig,
+    filters: Mapping[str, float],
+    is_split: bool,
+) -> Iterator[Conversion]:
+    """Yield a job for each file; reads the source hash in its `.data` file just before."""
     encoding = LEGACY if options.legacy else CURRENT
-    measured = options.report or bool(ledger.wanted)
-    sketched = options.report or bool(folder.shares)
-    for path, data in places:
-        source = _source(data, encoding)
-        yield Job(path, data, source, encoding, ledger.wanted, measured, sketched)
+    for record in records:
+        yield Conversion(
+            record=replace(record, source=read_source(record.data_path, encoding)),
+            encoding=encoding,
+            filters=filters,
+            measure=options.report or bool(filters),
+            fingerprint=options.report or is_split,
+        )
 
 
-def _crew(function: Callable[[Any], Any], jobs: int, options: PreprocessConfig) -> Crew[Any, Any]:
-    workers = min(options.workers or os.cpu_count() or 1, max(1, jobs))
-    return Crew(function, workers, options.time_limit)
-
-
-def _with_data(refusal: Refused, target: Path) -> Refused:
-    if not target.is_file():
-        return refusal
-    stays = "its data of an earlier run stays"
-    return Refused(refusal.reason, f"{refusal.detail}; {stays}" if refusal.detail else stays)
-
-
-def recall(path: Path) -> Heard | Refused:
-    """Listen to a `.data` file."""
+def read_source(path: Path, encoding: Encoding) -> str:
+    """Return the source hash of a `.data` file; empty if it is to be written again."""
     try:
-        return Heard.of(Performance.load(path))
-    except (OSError, ValueError) as error:
-        return Refused("damaged", str(error))
+        performance = Performance.load(path)
+    except (OSError, ValueError):  # missing or damaged
+        return ""
+    return performance.source if performance.encoding is encoding else ""
 
 
-def _settle(
-    folder: Folder, heard: dict[Path, Heard], options: PreprocessConfig, ledger: Ledger
-) -> None:
-    """Bring all data to the side of its piece, with what earlier runs left on the sides."""
-    sides = dict(folder.sided())
-    others = [path for path in sides if path not in heard]
-    outcomes = _crew(recall, len(others), options).outcomes(iter(others)) if others else iter(())
-    for path, outcome in zip(others, outcomes, strict=True):
-        if isinstance(outcome, Heard):
-            heard[path] = outcome
-        else:
-            ledger.remarks.append(f"left where it is, {outcome.reason}: {path}")
-    pieces, links = find_pieces(list(heard.values()))
-    there = {number: sides[path] for number, path in enumerate(heard) if path in sides}
-    chosen = assign(pieces, there, folder.shares)
-    ledger.note_pieces(pieces, links, list(map(folder.name, heard)))
-    ledger.note_split(folder, chosen, pieces, [h.milliseconds for h in heard.values()])
-    folder.settle(list(heard), pieces, chosen)
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Iterator[Job], count: int, options: PreprocessConfig
+) -> Iterator[Result | JobFailure]:
+    """Yield the results of `count` jobs in order, with at most as many workers."""
+    workers = min(options.workers or os.cpu_count() or 1, max(1, count))
+    return WorkerPool(function, workers, options.time_limit).run(jobs)
 
 
-def _source(target: Path, encoding: Encoding) -> str | None:
+def store_results(
+    records: Sequence[FileRecord],
+    results: Iterable[tuple[FileRecord, Performance | None] | JobFailure],
+) -> list[FileRecord]:
+    """Write a `.data` file for each new performance, once; return the records with outcomes."""
+    bar = progress.bar.Bar(
+        "preprocessing", max=len(records), suffix="%(index)d/%(max)d  %(eta_td)s"
+    )
+    names: dict[bytes, str] = {}  # of the first file with these events
+    stored = []
+    for record, result in zip(records, results, strict=True):
+        bar.next()
+        if isinstance(result, JobFailure):
+            stored.append(reject(record, result.reason, result.detail))
+            continue
+        record, performance = result
+        if record.outcome != REJECTED:
+            record = store_result(record, performance, names)
+        stored.append(record)
+    bar.finish()
+    return stored
+
+
+def store_result(
+    record: FileRecord, performance: Performance | None, names: dict[bytes, str]
+) -> FileRecord:
+    """Write one `.data` file unless it is unchanged or a duplicate; return the final record.
+
+    names: the name of the first file for each hash of the events; extended.
+    """
+    is_new = performance is not None
+    performance = performance or Performance.load(record.data_path)
+    record = record.with_performance(performance)
+    first_name = names.setdefault(hash_events(performance), record.name)
+    if first_name != record.name:
+        return replace(
+            record,
+            outcome=DUPLICATE,
+            duplicate_of=first_name,
+            detail=DATA_REMAINS if record.data_path.is_file() else "",
+            fingerprint=None if is_new else record.fingerprint,
+        )
+    if not is_new:
+        return replace(record, outcome=SKIPPED)
     try:
-        there = Performance.load(target)
-    except (OSError, ValueError):  # not there, or not whole: made again
-        return None
-    return there.source if there.encoding is encoding else None
-
-
-# what is wrong with one name, not with the disk
-OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-
-
-def _written(target: Path, name: str, performance: Performance, ledger: Ledger) -> bool:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        utils.atomic_write(target, performance.to_bytes(), durable=False)
+        record.data_path.parent.mkdir(parents=True, exist_ok=True)
+        utils.atomic_write(record.data_path, performance.to_bytes(), durable=False)
     except OSError as error:
-        if error.errno not in OF_ONE_NAME:
+        if error.errno not in NAME_ERRORS:
             raise
-        ledger.refused.append((name, Refused("can not be written", str(error.strerror))))
-        return False
-    return True
+        return reject(record, "cannot be written", str(error.strerror))
+    return replace(record, outcome=CONVERTED)
+
+
+# ---------------------------------------------------------------------------------- pieces
+
+
+def split_folder(
+    folder: DataFolder, records: list[FileRecord], options: PreprocessConfig
+) -> tuple[list[FileRecord], list[tuple[str, str, float]], SplitResult]:
+    """Move every `.data` file, of this run or an earlier one, to the subset of its piece.
+
+    Returns the records with pieces and subsets, the near duplicates, and the result.
+    """
+    subsets = folder.find_subsets()
+    current = {record.data_path for record in records if record.fingerprint}
+    others = [
+        FileRecord(folder.midi_name(path), path, path, PREVIOUS)
+        for path in subsets
+        if path not in current
+    ]
+    results = run_jobs(load_fingerprint, iter(others), len(others), options) if others else []
+    for record, result in zip(others, results, strict=True):
+        if isinstance(result, JobFailure):
+            result = replace(record, reason=result.reason)
+        records.append(result)
+
+    paths = [record.data_path for record in records if record.fingerprint]
+    pieces, links = find_pieces([r.fingerprint for r in records if r.fingerprint])
+    known_subsets = {n: subsets[path] for n, path in enumerate(paths) if path in subsets}
+    assignment = assign_subsets(pieces, known_subsets, folder.split)
+    folder.apply_split(paths, pieces, assignment.subsets)
+    split = SplitResult(
+        shares=folder.split,
+        previous_shares=folder.previous_split,
+        path=folder.split_file,
+        pinned_pieces=len(assignment.pinned),
+        merged_pieces=assignment.merged,
+    )
+    near_duplicates = find_near_duplicates(records, links)
+    return set_pieces(records, pieces, assignment.subsets), near_duplicates, split
+
+
+def find_near_duplicates(
+    records: Iterable[FileRecord], links: Iterable[Link]
+) -> list[tuple[str, str, float]]:
+    """Return names of performances that share nearly their whole sketches, and the part shared."""
+    names = [record.name for record in records if record.fingerprint]
+    near = [link for link in links if link.part >= NEAR_DUPLICATE_PART]
+    near.sort(key=lambda link: -link.part)
+    return [(names[link.first], names[link.second], link.part) for link in near]
+
+
+def set_pieces(
+    records: Iterable[FileRecord], pieces: Sequence[Piece], subsets: Sequence[str]
+) -> list[FileRecord]:
+    """Return the records with the piece and the subset of those that have a fingerprint."""
+    piece_of = {member: n for n, piece in enumerate(pieces) for member in piece.members}
+    updated, number = [], 0
+    for record in records:
+        if record.fingerprint:
+            piece = piece_of[number]
+            record = replace(record, piece=piece, subset=subsets[piece])
+            number += 1
+        updated.append(record)
+    return updated
+
+
+# --------------------------------------------------------------------------------- command
 
 
 def build_parser() -> Parser:
@@ -322,26 +413,32 @@ def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if nothing could be written, 0 otherwise."""
+    """Run the command; return 0, or 1 if SAVE_DIR holds none of the files."""
     options = parse_args(argv)
 
-    def verb() -> int:
-        ledger = preprocess(options)
-        if ledger.found:
-            print(*ledger.lines(), sep="\n")
-        if not ledger.done + ledger.skipped:
-            raise ValueError(_without_files(options, ledger))
+    def run() -> int:
+        summary = preprocess(options)
+        if options.report:
+            report = Path(options.save_dir, "report.html")
+            utils.atomic_write(report, render_report(summary, options.midi_dir))
+        if summary.midi_files:
+            print(*format_summary(summary), sep="\n")
+            if options.report:
+                print(f"report: {report}")
+        if not summary.performances:
+            raise ValueError(format_no_files(options.midi_dir, summary))
         return 0
 
-    return utils.run_command("preprocess.py", verb, "stopped; what is done is kept")
+    return utils.run_command("preprocess.py", run, "interrupted; finished files are kept")
 
 
-def _without_files(options: PreprocessConfig, ledger: Ledger) -> str:
-    if not Path(options.midi_dir).is_dir():
-        found = "this is no folder:"
+def format_no_files(midi_dir: str, summary: Summary) -> str:
+    """Return what is wrong with a MIDI folder without usable files, and what to do."""
+    if not Path(midi_dir).is_dir():
+        problem = "not a folder"
     else:
-        found = f"no {'usable ' if ledger.found else ''}MIDI file in"
-    return f"{found} {options.midi_dir!r}; to fetch some: {FETCH_COMMAND}"
+        problem = "no usable MIDI file in it" if summary.midi_files else "no MIDI file in it"
+    return f"{midi_dir!r}: {problem}; to download some: {FETCH_COMMAND}"
 
 
 if __name__ == "__main__":

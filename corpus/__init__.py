@@ -1,1 +1,1 @@
-"""Training data: .data files, batches, and what preprocess.py does with a folder."""
+"""Training data: `.data` files, batches of them, and what preprocess.py does with MIDI files."""

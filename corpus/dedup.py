@@ -1,9 +1,10 @@
-"""Which performances are of one piece, found by what is played, whatever the files are called.
+"""Find duplicates and the performances of one piece by their notes, whatever the files are called.
 
-A performance is sketched by words: eight intervals in a row, from note to note. Neither another
-tempo nor another key changes a word, and a wrong note costs only the words it is in. Two
-performances are of one piece if they share more words than two pieces do by chance; a part
-shares most of its words with the whole, and so does one that leaves repeats out.
+A performance is compared by its sketch, as web pages are by w-shingling: a word is eight pitch
+intervals in a row, and the words whose hash is in the lowest quarter are kept, the same ones in
+all performances. Neither tempo nor key changes a word, and a wrong note changes only the words
+around it. Two performances are of one piece if they share more words than two pieces do by chance.
+A part shares most of its words with the whole, and so does a performance without the repeats.
 """
 
 from __future__ import annotations
@@ -18,64 +19,61 @@ from corpus.performance import Performance
 from sequence import EventSeq, NoteSeq
 from utils import Array
 
-CHORD = 0.035  # seconds from one onset to the next, below which they are one chord
-WORD = 8  # intervals in a word
-LEAST = 4  # different intervals in a word that says something: no scale, no trill
-RATE = 4  # one word of so many is kept, the same ones in all performances
-# Of 991 performances none shared half as many words as are asked for here with one of another
-# piece, and each shared 1.8 times as many with another of its piece.
-SHARED = 0.05  # of the shorter sketch is shared by performances of one piece
-FEWEST = 4  # words that may be shared by chance, on top of that
-NEARLY = 0.9  # of the shorter sketch is shared by what may be one performance, altered
-REACH = 8  # of the performances with a word each is compared with so many that follow it
+CHORD_SECONDS = 0.035  # notes whose onsets follow each other within this are a chord
+WORD_LENGTH = 8  # intervals
+MIN_DISTINCT = 4  # distinct intervals in a word; scales and trills have fewer
+SAMPLING_RATE = 4  # one word of so many is kept
+# Of 991 performances no two of different pieces shared half as many words as these two constants
+# require, and each shared 1.8 times as many with another performance of its piece.
+MIN_SHARED_PART = 0.05  # of the shorter sketch
+MIN_SHARED_WORDS = 4  # on top of that: so many may be shared by chance
+NEAR_DUPLICATE_PART = 0.9  # of the shorter sketch
+MAX_DISTANCE = 8  # each performance with a word is compared with so many that follow it
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What tells of which piece a performance is, and how long it is.
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """The hash of a performance's events, and its sketch (see `sketch_notes`)."""
 
-    words: as `sketch` gives them; fingerprint: of its events.
-    """
-
-    fingerprint: bytes
+    digest: bytes
     words: Array
-    milliseconds: int
 
     @staticmethod
-    def of(performance: Performance) -> Heard:
-        """Listen to the events, so that a `.data` file tells the same as its MIDI file."""
+    def compute(performance: Performance) -> Fingerprint:
+        """Return the fingerprint; it needs only the events, so a `.data` file is enough."""
         notes = EventSeq.from_array(performance.events, performance.encoding).to_note_seq()
-        return Heard(fingerprint(performance), sketch(notes), performance.milliseconds)
+        return Fingerprint(hash_events(performance), sketch_notes(notes))
 
 
-def fingerprint(performance: Performance) -> bytes:
-    """A hash of the events, the same for performances that are the same."""
+def hash_events(performance: Performance) -> bytes:
+    """Return a hash of the events; duplicates have the same."""
     return hashlib.blake2b(performance.events.tobytes(), digest_size=16).digest()
 
 
-def sketch(notes: NoteSeq) -> Array:
-    """The words of a performance that are kept, as uint64 hashes [words], sorted, each once."""
-    chord = np.cumsum(np.diff(notes.starts, prepend=0.0) > CHORD)
+def sketch_notes(notes: NoteSeq) -> Array:
+    """Return the distinct words that are kept, as sorted hashes: uint64 [words]."""
+    chord = np.cumsum(np.diff(notes.starts, prepend=0.0) > CHORD_SECONDS)
     intervals = np.diff(notes.pitches[np.lexsort((notes.pitches, chord))])
-    if len(intervals) < WORD:
+    if len(intervals) < WORD_LENGTH:
         return np.empty(0, np.uint64)
-    letters = np.sort(np.lib.stride_tricks.sliding_window_view(intervals, WORD), axis=1)
-    telling = 1 + np.count_nonzero(np.diff(letters, axis=1), axis=1) >= LEAST
-    words = _words(intervals)
-    return np.unique(words[telling & (words < np.uint64(2**64 // RATE))])
+    windows = np.lib.stride_tricks.sliding_window_view(intervals, WORD_LENGTH)  # [words, length]
+    distinct = 1 + np.count_nonzero(np.diff(np.sort(windows, axis=1), axis=1), axis=1)
+    words = _hash_words(intervals)
+    is_low = words < np.uint64(2**64 // SAMPLING_RATE)
+    return np.unique(words[(distinct >= MIN_DISTINCT) & is_low])
 
 
-def _words(intervals: Array) -> Array:
-    """A hash uint64 of each WORD intervals in a row."""
-    codes, count = intervals.astype(np.uint64), len(intervals) - WORD + 1
+def _hash_words(intervals: Array) -> Array:
+    """Return a hash of every WORD_LENGTH intervals in a row: uint64 [words]."""
+    codes, count = intervals.astype(np.uint64), len(intervals) - WORD_LENGTH + 1
     words = np.zeros(count, np.uint64)
-    for place in range(WORD):
-        words = _mixed(words + codes[place : place + count])
+    for place in range(WORD_LENGTH):
+        words = _mix(words + codes[place : place + count])
     return words
 
 
-def _mixed(values: Array) -> Array:
-    """Each uint64 made another one, evenly: multiplications by odd numbers, and shifts."""
+def _mix(values: Array) -> Array:
+    """Return a one-to-one hash of each uint64, by multiplications and shifts as in MurmurHash."""
     for factor in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93):
         values = (values + np.uint64(0x632BE59BD9B4E019)) * np.uint64(factor)
         values = values ^ (values >> np.uint64(32))
@@ -84,108 +82,111 @@ def _mixed(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Link:
-    """Two performances, by number, that are of one piece; `share` of the shorter one's words."""
+    """Two performances of one piece, by number, and the part of the shorter sketch they share."""
 
     first: int
     second: int
-    share: float
+    part: float
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Performances, by number, of one piece, and what the piece is known by.
+    """The performances of one piece, by number, and a hash that identifies the piece.
 
-    The identity comes from the lowest of all their words, so that it says nothing of names or
-    of order, and seldom changes with one performance more: of the pieces that several pianists
-    played, 17 in 100 had another one when one of the pianists was left out.
+    The hash depends on the lowest word of all performances: neither on names nor on order, and
+    seldom on a further performance. Of the pieces with several performances, 17% would have another
+    hash if one of the performances were missing.
     """
 
     members: tuple[int, ...]
     identity: bytes
 
 
-def find_pieces(heard: Sequence[Heard]) -> tuple[list[Piece], list[Link]]:
-    """The pieces, in order of their first members, and the links that hold them together.
+def find_pieces(fingerprints: Sequence[Fingerprint]) -> tuple[list[Piece], list[Link]]:
+    """Return the pieces, in order of their first performance, and the links between performances.
 
-    What is the same is together even if it is too short for words. The links are the
-    strongest that suffice.
+    Duplicates belong to one piece even if they are too short for words. The links are a maximum
+    spanning forest: the strongest ones that connect the performances of each piece.
     """
-    sketches = [performance.words for performance in heard]
-    leaders = list(range(len(heard)))
-    strong = [
-        Link(first, second, _exactly(sketches[first], sketches[second]))
-        for first, second in _candidates(sketches)
-        if _united(leaders, first, second)
+    sketches = [fingerprint.words for fingerprint in fingerprints]
+    parents = list(range(len(fingerprints)))
+    links = [
+        Link(first, second, _measure_overlap(sketches[first], sketches[second]))
+        for first, second in _find_candidates(sketches)
+        if _merge_groups(parents, first, second)
     ]
-    for same in _grouped([performance.fingerprint for performance in heard]):
-        for other in same[1:]:
-            _united(leaders, same[0], other)
-    groups = _grouped([_leader(leaders, number) for number in range(len(leaders))])
-    return [Piece(tuple(g), _identity([heard[n] for n in g])) for g in groups], strong
+    for duplicates in _group_by([fingerprint.digest for fingerprint in fingerprints]):
+        for number in duplicates[1:]:
+            _merge_groups(parents, duplicates[0], number)
+    groups = _group_by([_find_root(parents, number) for number in range(len(parents))])
+    pieces = [Piece(tuple(g), _identify([fingerprints[n] for n in g])) for g in groups]
+    return pieces, links
 
 
-def _candidates(sketches: Sequence[Array]) -> list[tuple[int, int]]:
-    """Pairs that share enough words, the pair that shares the greatest part first."""
+def _find_candidates(sketches: Sequence[Array]) -> list[tuple[int, int]]:
+    """Return the pairs that share enough words, those that share the largest part first."""
     sizes = np.array([len(words) for words in sketches], np.int64)
-    first, second, shared = _shared(sketches)
-    smaller = np.minimum(sizes[first], sizes[second])
-    enough = shared >= FEWEST + SHARED * smaller
-    first, second, part = first[enough], second[enough], (shared / np.maximum(1, smaller))[enough]
+    first, second, shared = _count_shared_words(sketches)
+    shorter = np.minimum(sizes[first], sizes[second])
+    is_enough = shared >= MIN_SHARED_WORDS + MIN_SHARED_PART * shorter
+    part = (shared / np.maximum(1, shorter))[is_enough]
+    first, second = first[is_enough], second[is_enough]
     order = np.lexsort((second, first, -part))
     return list(zip(first[order].tolist(), second[order].tolist(), strict=True))
 
 
-def _shared(sketches: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """Pairs of performances, and how many words they share: three int64 [pairs].
+def _count_shared_words(sketches: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """Return pairs of performances and the number of words they share: three int64 [pairs].
 
-    Of many performances with one word each is compared with the next REACH: of a piece played
-    a thousand times some pairs go uncounted, but it holds together by the others. Pairs that
-    share one word alone are left out.
+    Of the performances with the same word each is compared with the next MAX_DISTANCE only: of a
+    piece with a thousand performances some pairs are missing, but others connect it. Pairs that
+    share a single word are left out.
     """
     words = np.concatenate([np.empty(0, np.uint64), *sketches])
-    owners = np.repeat(np.arange(len(sketches)), [len(part) for part in sketches])
+    owners = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
     order = np.argsort(words, kind="stable")
     words, owners = words[order], owners[order]
-    pairs, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for step in range(1, REACH + 1):
-        same = words[step:] == words[:-step]
-        met = owners[:-step][same] * len(sketches) + owners[step:][same]
-        found, number = np.unique(met, return_counts=True)
-        pairs.append(found[number > 1])
-        counts.append(number[number > 1])
-    keys, where = np.unique(np.concatenate(pairs), return_inverse=True)
-    total = np.bincount(where, np.concatenate(counts), len(keys)).astype(np.int64)
-    return keys // max(1, len(sketches)), keys % max(1, len(sketches)), total
+    keys, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for distance in range(1, MAX_DISTANCE + 1):
+        is_same = words[distance:] == words[:-distance]
+        pairs = owners[:-distance][is_same] * len(sketches) + owners[distance:][is_same]
+        key, count = np.unique(pairs, return_counts=True)
+        keys.append(key[count > 1])
+        counts.append(count[count > 1])
+    key, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    total = np.bincount(inverse, np.concatenate(counts), len(key)).astype(np.int64)
+    return key // max(1, len(sketches)), key % max(1, len(sketches)), total
 
 
-def _exactly(one: Array, other: Array) -> float:
-    both = np.intersect1d(one, other, assume_unique=True)
-    return len(both) / max(1, min(len(one), len(other)))
+def _measure_overlap(first: Array, second: Array) -> float:
+    shared = np.intersect1d(first, second, assume_unique=True)
+    return len(shared) / max(1, min(len(first), len(second)))
 
 
-def _leader(leaders: list[int], number: int) -> int:
-    while leaders[number] != number:
-        leaders[number] = number = leaders[leaders[number]]
+def _find_root(parents: list[int], number: int) -> int:
+    """Return the root of a disjoint-set tree, halving the path to it."""
+    while parents[number] != number:
+        parents[number] = number = parents[parents[number]]
     return number
 
 
-def _united(leaders: list[int], first: int, second: int) -> bool:
-    """Bring two groups together under the lower number; whether they were two."""
-    one, other = sorted((_leader(leaders, first), _leader(leaders, second)))
-    leaders[other] = one
-    return one != other
+def _merge_groups(parents: list[int], first: int, second: int) -> bool:
+    """Merge two groups under the lower root; return whether they were separate."""
+    low, high = sorted((_find_root(parents, first), _find_root(parents, second)))
+    parents[high] = low
+    return low != high
 
 
-def _grouped(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Numbers with the same key, in order of their first."""
+def _group_by(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return the indices of each key, in order of the first."""
     groups: dict[Hashable, list[int]] = {}
-    for number, key in enumerate(keys):
-        groups.setdefault(key, []).append(number)
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
     return list(groups.values())
 
 
-def _identity(performances: Sequence[Heard]) -> bytes:
-    first = min((p.words[0] for p in performances if len(p.words)), default=None)
-    if first is None:
-        return min(performance.fingerprint for performance in performances)
-    return hashlib.blake2b(first.tobytes(), digest_size=16).digest()
+def _identify(fingerprints: Sequence[Fingerprint]) -> bytes:
+    lowest = min((f.words[0] for f in fingerprints if len(f.words)), default=None)
+    if lowest is None:
+        return min(fingerprint.digest for fingerprint in fingerprints)
+    return hashlib.blake2b(lowest.tobytes(), digest_size=16).digest()

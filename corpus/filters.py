@@ -1,173 +1,203 @@
-"""What a performance is like, in figures, and the filters that go by them."""
+"""Statistics of a performance, and the filters that reject performances by them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from config import PreprocessConfig
 from midi.notes import MidiStats, NoteSeq
 from sequence import PITCHES
 from utils import Array
 
-# Of 991 performances by pianists the most regular had 0.63 of its onsets in step with a grid,
-# and 0.13 on its file's beats; 0.86 were the least of 300 random rhythms on a grid.
-QUANTISED = 0.8
-ONE_VELOCITY = 0.9  # share of the notes that have the commonest velocity
-GLANCE = 64  # onsets that tell most hands from a grid
-TELLING = 40  # onsets and notes; of fewer chance may make anything
+# In 991 performances by pianists the highest grid score was 0.63, and 0.13 by the file's own beat;
+# in 300 random rhythms on a grid the lowest was 0.86.
+QUANTIZED_SCORE = 0.8
+UNIFORM_VELOCITY_SHARE = 0.9  # of the notes have the most frequent velocity
+MIN_SAMPLE = 40  # onsets or notes; fewer may agree by chance
 
-BIN = 0.008  # seconds
-SPAN = 60, 100  # seconds and notes of a performance, the longer of them, that are looked at
-GRIDS = (4, 32)  # lines of a grid in a second; a coarser one is part of one of these
+GRID_BIN = 0.008  # seconds
+GRID_SECONDS, GRID_NOTES = 60, 100  # the grid score uses the longer one of these two beginnings
+GRID_RATES = (4, 32)  # grid lines/s; the lines of a coarser grid are also lines of one of these
+QUICK_ONSETS = 64  # enough to show that there is no grid
 
 
 @dataclass(frozen=True, eq=False)
-class Traits:
-    """Figures of one performance as its file has it.
+class PerformanceStats:
+    """Statistics of one MIDI file.
 
-    seconds: from the first onset to the last end; pitches, velocities: how many notes have
-    each MIDI number, int64 [128]; on_grid: how well the onsets keep to a grid in time, 0-1,
-    at the best of all tempos or by the file's own beat; presses, pedalled: of the sustain
-    pedal, and the share of the time for which it is down.
+    seconds: from the first onset to the last end; pitch_counts, velocity_counts: notes by MIDI
+    number, int32 [128]; grid_score: see `measure_grid_score`, or the share of the onsets on the
+    file's own beat if that is higher; pedal_share: of the time, with the sustain pedal down.
     """
 
     seconds: float
-    pitches: Array
-    velocities: Array
-    on_grid: float
-    presses: int
-    pedalled: float
+    pitch_counts: Array
+    velocity_counts: Array
+    grid_score: float
+    pedal_share: float
 
     @staticmethod
-    def of(notes: NoteSeq, beside: MidiStats) -> Traits:
-        """Measure notes that begin at 0."""
-        return Traits(
+    def measure(notes: NoteSeq, midi_stats: MidiStats) -> PerformanceStats:
+        """Return the statistics of notes that start at 0."""
+        score = 0.0
+        if len(notes) >= MIN_SAMPLE:
+            score = max(measure_grid_score(notes.starts), midi_stats.on_beat_share)
+        pedal_share = midi_stats.pedal_seconds / notes.seconds if notes.seconds else 0.0
+        return PerformanceStats(
             seconds=notes.seconds,
-            pitches=np.bincount(notes.pitches, minlength=128),
-            velocities=np.bincount(notes.velocities, minlength=128),
-            on_grid=max(grid_share(notes.starts), beside.on_beat_share) if len(notes) >= TELLING else 0.0,
-            presses=beside.pedal_presses,
-            pedalled=min(1.0, beside.pedal_seconds / notes.seconds) if notes.seconds else 0.0,
+            pitch_counts=np.bincount(notes.pitches, minlength=128).astype(np.int32),
+            velocity_counts=np.bincount(notes.velocities, minlength=128).astype(np.int32),
+            grid_score=score,
+            pedal_share=min(1.0, pedal_share),
         )
 
     @property
     def notes(self) -> int:
-        """Number of notes, also those outside the piano."""
-        return int(self.pitches.sum())
+        """Number of notes, with those outside the piano's range."""
+        return int(self.pitch_counts.sum())
 
     @property
     def density(self) -> float:
-        """Notes a second."""
+        """Notes per second."""
         return self.notes / self.seconds if self.seconds else 0.0
 
     @property
-    def outside(self) -> float:
-        """Share of the notes that no piano has."""
-        return 1 - float(self.pitches[PITCHES.start : PITCHES.stop].sum()) / max(1, self.notes)
+    def outside_share(self) -> float:
+        """Share of the notes outside the piano's range."""
+        inside = float(self.pitch_counts[PITCHES.start : PITCHES.stop].sum())
+        return 1 - inside / max(1, self.notes)
 
     @property
-    def commonest(self) -> float:
-        """Share of the notes that have the commonest velocity."""
-        return float(self.velocities.max()) / max(1, self.notes)
+    def top_velocity_share(self) -> float:
+        """Share of the notes that have the most frequent velocity."""
+        return float(self.velocity_counts.max()) / max(1, self.notes)
 
     @property
-    def quantised(self) -> bool:
-        """Whether the onsets are on a grid, as a score's are and no pianist's."""
-        return self.on_grid >= QUANTISED
+    def is_quantized(self) -> bool:
+        """Whether the onsets are on a grid: a score, not a performance."""
+        return self.grid_score >= QUANTIZED_SCORE
 
     @property
-    def flat(self) -> bool:
-        """Whether nearly all notes have one velocity."""
-        return self.notes >= TELLING and self.commonest >= ONE_VELOCITY
+    def has_uniform_velocity(self) -> bool:
+        """Whether nearly all notes have the same velocity."""
+        return self.notes >= MIN_SAMPLE and self.top_velocity_share >= UNIFORM_VELOCITY_SHARE
 
 
-def grid_share(starts: Array) -> float:
-    """How well the first onsets, in seconds, keep to the best grid: 0-1.
+def measure_grid_score(starts: Array) -> float:
+    """Return how well the first onsets, in seconds, fit the grid that fits them best: 0-1.
 
-    It is the length of the mean of the onsets as directions on a circle, that turns once from
-    a line of the grid to the next; 0.0 for too few onsets. Where a few onsets tell already
-    that there is no grid, it is that of these.
+    Onsets are mapped to a circle that turns once from one grid line to the next; the score is the
+    length of their mean vector, maximized over the tempo of the grid (the highest magnitude of
+    the onsets' spectrum). It is 0.0 for fewer than MIN_SAMPLE onsets.
     """
-    seconds, notes = SPAN
-    heard = starts[(starts <= starts[:1] + seconds) | (np.arange(len(starts)) < notes)] - starts[:1]
-    places = np.rint(heard / BIN).astype(np.int64)
-    places = places[np.append(True, np.diff(places) > 0)[: len(places)]]
-    if len(places) < TELLING:
+    is_used = (starts <= starts[:1] + GRID_SECONDS) | (np.arange(len(starts)) < GRID_NOTES)
+    bins = np.rint((starts[is_used] - starts[:1]) / GRID_BIN).astype(np.int64)
+    bins = bins[np.append(True, np.diff(bins) > 0)[: len(bins)]]
+    if len(bins) < MIN_SAMPLE:
         return 0.0
-    glance = _in_step(places[:GLANCE])
-    return glance if glance < QUANTISED else _in_step(places)
+    score = _spectral_peak(bins[:QUICK_ONSETS])
+    return score if score < QUANTIZED_SCORE else _spectral_peak(bins)
 
 
-def _in_step(places: Array) -> float:
-    """The same of distinct onsets in bins, the first of them 0."""
-    size = 1 << int(2 * places[-1] + 2).bit_length()
-    struck = np.zeros(size)
-    struck[places] = 1
-    low, high = (int(np.ceil(lines * size * BIN)) for lines in GRIDS)
-    return float(np.abs(np.fft.rfft(struck)[low : high + 1]).max()) / len(places)
+def _spectral_peak(bins: Array) -> float:
+    """Return the grid score of distinct onsets in bins of time, the first of them 0."""
+    size = 1 << int(2 * bins[-1] + 2).bit_length()
+    onsets = np.zeros(size)
+    onsets[bins] = 1
+    low, high = (int(np.ceil(rate * size * GRID_BIN)) for rate in GRID_RATES)
+    return float(np.abs(np.fft.rfft(onsets)[low : high + 1]).max()) / len(bins)
 
 
 # ---------------------------------------------------------------------------------- filters
 
+Test = Callable[[PerformanceStats, float], tuple[str, str] | None]
+
 
 @dataclass(frozen=True)
 class Filter:
-    """A wish for the files to use, by an option of preprocess.py that is off by default.
+    """A filter that preprocess.py applies if its option is set.
 
-    usual: a value that a corpus may be told by while it is off; refusal: what is wrong with
-    a performance by a value of the option, as reason and detail, or None.
+    suggested: a value to evaluate the filter with while it is off. test: takes the statistics and
+    the value of the option, returns None or why the performance is rejected: reason and detail.
     """
 
     option: str
-    usual: float
-    refusal: Callable[[Traits, float], tuple[str, str] | None]
+    suggested: float
+    test: Test
+
+    @property
+    def flag(self) -> str:
+        """The flag that sets the filter to the suggested value, for example `--min-density 1`."""
+        value = "" if self.option == "expressive" else f" {self.suggested:g}"
+        return f"--{self.option.replace('_', '-')}{value}"
 
 
-def _limit(
-    side: str, reason: str, unit: str, figure: Callable[[Traits], float]
-) -> Callable[[Traits, float], tuple[str, str] | None]:
-    """A refusal of what is `side`, "under" or "over", a limit."""
+@dataclass(frozen=True)
+class Rejection:
+    """Why a filter rejects a performance."""
 
-    def refusal(traits: Traits, limit: float) -> tuple[str, str] | None:
-        value = figure(traits)
-        beyond = value < limit if side == "under" else value > limit
-        return (reason, f"{value:.4g} {unit}, {side} {limit:g}") if beyond else None
-
-    return refusal
+    filter: Filter
+    reason: str
+    detail: str
 
 
-def _without_expression(traits: Traits, _: float) -> tuple[str, str] | None:
-    if traits.quantised:
-        return "quantised", f"{traits.on_grid:.0%} in step with a grid"
-    if traits.flat:
-        return "one velocity", f"{traits.commonest:.0%} of the notes have it"
+def _minimum(reason: str, unit: str, measure: Callable[[PerformanceStats], float]) -> Test:
+    def test(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
+        value = measure(stats)
+        detail = f"{value:.4g} {unit}, at least {limit:g} required"
+        return (reason, detail) if value < limit else None
+
+    return test
+
+
+def _maximum(reason: str, unit: str, measure: Callable[[PerformanceStats], float]) -> Test:
+    def test(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
+        value = measure(stats)
+        detail = f"{value:.4g} {unit}, at most {limit:g} allowed"
+        return (reason, detail) if value > limit else None
+
+    return test
+
+
+def _test_expression(stats: PerformanceStats, _: float) -> tuple[str, str] | None:
+    if stats.is_quantized:
+        return "quantized", f"grid score {stats.grid_score:.2f} of 1"
+    if stats.has_uniform_velocity:
+        return "uniform velocity", f"the same in {stats.top_velocity_share:.0%} of the notes"
     return None
 
 
 FILTERS = (
-    Filter("min_seconds", 10, _limit("under", "too short", "s", lambda t: t.seconds)),
-    Filter("max_seconds", 3600, _limit("over", "too long", "s", lambda t: t.seconds)),
-    Filter("min_density", 1, _limit("under", "too sparse", "notes a second", lambda t: t.density)),
-    Filter("max_density", 40, _limit("over", "too dense", "notes a second", lambda t: t.density)),
-    Filter("max_outside", 0.05, _limit("over", "outside the piano", "of it", lambda t: t.outside)),
-    Filter("expressive", 1, _without_expression),
+    Filter("min_seconds", 10, _minimum("too short", "s", lambda s: s.seconds)),
+    Filter("max_seconds", 3600, _maximum("too long", "s", lambda s: s.seconds)),
+    Filter("min_density", 1, _minimum("too sparse", "notes/s", lambda s: s.density)),
+    Filter("max_density", 40, _maximum("too dense", "notes/s", lambda s: s.density)),
+    Filter(
+        "max_outside",
+        0.05,
+        _maximum("outside the piano's range", "of the notes", lambda s: s.outside_share),
+    ),
+    Filter("expressive", 1, _test_expression),
 )
-USUAL = {rule.option: rule.usual for rule in FILTERS}
 
 
-def wishes(options: PreprocessConfig) -> dict[str, float]:
-    """The filters that are on, with their values."""
-    given = {rule.option: getattr(options, rule.option) for rule in FILTERS}
-    return {name: float(value) for name, value in given.items() if value not in (None, False)}
+def select_filters(options: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values of those options that are filters and are set, by name."""
+    values = {rule.option: options[rule.option] for rule in FILTERS}
+    return {
+        option: float(value)
+        for option, value in values.items()
+        if value is not None and value is not False
+    }
 
 
-def refusals(traits: Traits, wanted: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:
-    """Of filters with their values those that refuse: option, reason and detail of each."""
+def find_rejections(stats: PerformanceStats, limits: Mapping[str, float]) -> Iterator[Rejection]:
+    """Yield the rejections by the filters whose options have a value in `limits`."""
     for rule in FILTERS:
-        if rule.option in wanted:
-            told = rule.refusal(traits, wanted[rule.option])
-            if told:
-                yield rule.option, *told
+        if rule.option in limits:
+            rejection = rule.test(stats, limits[rule.option])
+            if rejection:
+                yield Rejection(rule, *rejection)

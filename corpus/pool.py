@@ -1,4 +1,8 @@
-"""Work done by processes of which each may be lost, to a crash or for want of an end."""
+"""Worker processes in which a job may crash, hang or need too much memory without harm to others.
+
+The library pebble offers the same, but its workers share one pipe: a worker that the kernel kills
+while it sends a result, or between two jobs, ends the whole run. See docs/experiments.md.
+"""
 
 from __future__ import annotations
 
@@ -16,86 +20,114 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 Job = TypeVar("Job")
-Outcome = TypeVar("Outcome")
+Result = TypeVar("Result")
 
-ROOM = 2  # jobs a worker has, so that it need not wait while an outcome is taken
-AHEAD = 8  # jobs for each worker that may be under way while an earlier one is not done
-MEMORY = 1 << 30  # bytes that a worker may take for its job, where Linux counts them
+QUEUE_LENGTH = 2  # jobs per worker, so that it need not wait while its result is read
+MAX_PENDING = 8  # jobs per worker that may run or wait for an earlier job's result to be read
+MEMORY_LIMIT = 1 << 30  # bytes a worker may allocate on top of its size at the start (Linux)
 
 
 @dataclass(frozen=True)
-class Lost:
-    """What comes back for a job that took its worker with it."""
+class JobFailure:
+    """What `WorkerPool.run` yields for a job without a result."""
 
     reason: str  # "crashed", "timed out" or "too large"
     detail: str = ""
 
 
-def _work(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
-    """A worker process: one job in, one outcome out, as long as the parent lives."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _bound_memory()
-    while True:
-        while not connection.poll(1.0):
-            if os.getppid() != parent:
-                return
+class WorkerPool(Generic[Job, Result]):
+    """Processes that apply `function` to jobs, each of which may take `time_limit` seconds."""
+
+    def __init__(self, function: Callable[[Job], Result], workers: int, time_limit: float) -> None:
+        self._time_limit = time_limit
+        self._workers = [_Worker(function) for _ in range(workers)]
+        self._pending: dict[int, Job] = {}  # by number: jobs whose result has not been yielded
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[Result | JobFailure]:
+        """Yield the results in the order of the jobs, and end the workers after the last one.
+
+        Jobs are taken from the iterator as needed, so that memory does not grow with their number.
+        """
+        numbered_jobs, results = enumerate(jobs), dict[int, Result | JobFailure]()
         try:
-            job = connection.recv()
-            try:
-                outcome = function(job)
-            except MemoryError:
-                outcome = Lost("too large", f"it takes over {MEMORY >> 30} GB of memory")
-            connection.send(outcome)
-        except (EOFError, BrokenPipeError):
-            return
+            for number in itertools.count():
+                while number not in results:
+                    self._send_jobs(numbered_jobs)
+                    if not self._pending:
+                        return
+                    for worker in self._wait():
+                        finished, result = worker.receive()
+                        results[finished] = result
+                        if isinstance(result, JobFailure):
+                            self._replace(worker)
+                del self._pending[number]
+                yield results.pop(number)
+        finally:
+            for worker in self._workers:
+                worker.stop()
 
+    def _send_jobs(self, numbered_jobs: Iterator[tuple[int, Job]]) -> None:
+        """Fill the workers' queues."""
+        for worker in self._workers * QUEUE_LENGTH:
+            is_full = len(worker.queue) >= QUEUE_LENGTH
+            if not is_full and len(self._pending) < MAX_PENDING * len(self._workers):
+                for number, job in itertools.islice(numbered_jobs, 1):
+                    self._pending[number] = job
+                    worker.send(number, job)
 
-def _bound_memory() -> None:
-    """Let this process have MEMORY bytes more than it has now, but no more."""
-    if sys.platform == "linux":
-        import resource
+    def _wait(self) -> list[_Worker]:
+        """Return the workers that have a result, have died or are late; wait until there are some.
 
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        bound = min(limit for limit in (now + MEMORY, soft, hard) if limit >= 0)
-        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+        A worker that has died is ready too: its pipe is at its end.
+        """
+        busy = {worker.connection: worker for worker in self._workers if worker.queue}
+        deadline = min(worker.start for worker in busy.values()) + self._time_limit
+        ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
+        latest = time.monotonic() - self._time_limit
+        return [worker for at, worker in busy.items() if at in ready or worker.start <= latest]
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start a new worker in place of one that failed, with the jobs that are still queued."""
+        worker.stop()
+        replacement = _Worker(worker.function)
+        self._workers[self._workers.index(worker)] = replacement
+        for number in worker.queue:
+            replacement.send(number, self._pending[number])
 
 
 class _Worker:
-    """A process that does one job after the other."""
+    """A process that does one job after the other; each has its own pipe."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        methods = multiprocessing.get_all_start_methods()
-        context: Any = multiprocessing.get_context(
-            "fork" if sys.platform == "linux" and "fork" in methods else "spawn"
-        )
+        # fork starts fastest: the child need not import torch again
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.function = function
-        self.connection, other = context.Pipe()
-        arguments = (function, other, os.getpid())
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
+        self.connection, child_connection = context.Pipe()
+        arguments = (function, child_connection, os.getpid())
+        self.process = context.Process(target=_run_worker, args=arguments, daemon=True)
         self.process.start()
-        other.close()
-        self.numbers: list[int] = []  # of the jobs it has, the one it is at first
-        self.since = 0.0
+        child_connection.close()
+        self.queue: list[int] = []  # numbers of its jobs; it works on the first
+        self.start = 0.0  # when it could start the first job, by time.monotonic
 
-    def give(self, number: int, job: object) -> None:
-        """Put job `number` behind those it has."""
-        if not self.numbers:
-            self.since = time.monotonic()
-        self.numbers.append(number)
-        with contextlib.suppress(BrokenPipeError):  # it is dead: `take` will find out
+    def send(self, number: int, job: object) -> None:
+        """Append job `number` to the queue."""
+        if not self.queue:
+            self.start = time.monotonic()
+        self.queue.append(number)
+        with contextlib.suppress(BrokenPipeError):  # it has died: `receive` reports that
             self.connection.send(job)
 
-    def take(self) -> tuple[int, Any]:
-        """The number of its oldest job, and the outcome, or Lost if it died of it or is late."""
-        number, self.since = self.numbers.pop(0), time.monotonic()
+    def receive(self) -> tuple[int, Any]:
+        """Return the number of the first job in the queue, and its result or a JobFailure."""
+        number, self.start = self.queue.pop(0), time.monotonic()
         try:
             if self.connection.poll():
                 return number, self.connection.recv()
-            return number, Lost("timed out")
+            return number, JobFailure("timed out")
         except (EOFError, OSError):
             self.process.join()
-            return number, Lost("crashed", f"exit code {self.process.exitcode}")
+            return number, JobFailure("crashed", f"exit code {self.process.exitcode}")
 
     def stop(self) -> None:
         """End the process now."""
@@ -104,52 +136,33 @@ class _Worker:
         self.connection.close()
 
 
-class Crew(Generic[Job, Outcome]):
-    """So many processes that apply `function` to jobs; each job may take `time_limit` seconds."""
-
-    def __init__(self, function: Callable[[Job], Outcome], workers: int, time_limit: float) -> None:
-        self.time_limit = time_limit
-        self._workers = [_Worker(function) for _ in range(workers)]
-        self._given: dict[int, Job] = {}  # from the one that is due on
-
-    def outcomes(self, jobs: Iterator[Job]) -> Iterator[Outcome | Lost]:
-        """The outcomes in the order of the jobs, with few of either in memory."""
-        numbered, done = enumerate(jobs), dict[int, Outcome | Lost]()
+def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
+    """Receive jobs and send results for as long as the parent process lives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers
+    _limit_memory()
+    while True:
+        while not connection.poll(1.0):
+            if os.getppid() != parent:
+                return
         try:
-            for due in itertools.count():
-                while due not in done:
-                    self._hand_out(numbered)
-                    if not self._given:
-                        return
-                    for worker in self._ready():
-                        number, done[number] = worker.take()
-                        if isinstance(done[number], Lost):
-                            self._replace(worker)
-                del self._given[due]
-                yield done.pop(due)
-        finally:
-            for worker in self._workers:
-                worker.stop()
+            job = connection.recv()
+            try:
+                result = function(job)
+            except MemoryError:
+                result = JobFailure("too large", f"needs over {MEMORY_LIMIT >> 30} GB of memory")
+            connection.send(result)
+        except (EOFError, BrokenPipeError):
+            return
 
-    def _hand_out(self, numbered: Iterator[tuple[int, Job]]) -> None:
-        for worker in self._workers * ROOM:
-            if len(worker.numbers) < ROOM and len(self._given) < AHEAD * len(self._workers):
-                for number, job in itertools.islice(numbered, 1):
-                    self._given[number] = job
-                    worker.give(number, job)
 
-    def _ready(self) -> list[_Worker]:
-        """The workers that have an outcome or are late; sleeps until there are some."""
-        busy = {worker.connection: worker for worker in self._workers if worker.numbers}
-        left = min(w.since for w in busy.values()) + self.time_limit - time.monotonic()
-        ready = wait(list(busy), timeout=max(0.0, left))
-        late = time.monotonic() - self.time_limit
-        return [worker for at, worker in busy.items() if at in ready or worker.since <= late]
+def _limit_memory() -> None:
+    """Let this process allocate MEMORY_LIMIT more bytes, but no more; on Linux only."""
+    if sys.platform == "linux":
+        import resource
 
-    def _replace(self, lost: _Worker) -> None:
-        """Put a new worker in place of a lost one, with the jobs that one had not begun."""
-        lost.stop()
-        fresh = _Worker(lost.function)
-        self._workers[self._workers.index(lost)] = fresh
-        for number in lost.numbers:
-            fresh.give(number, self._given[number])
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + MEMORY_LIMIT
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        # -1 stands for no limit
+        limit = min(value for value in (limit, soft, hard) if value >= 0)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

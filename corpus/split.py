@@ -1,7 +1,7 @@
-"""A folder of `.data` files that is split by piece: train, validation and test below it.
+"""A folder of `.data` files, split by piece into folders for train, validation and test.
 
-`split.json` in the folder marks it, with the shares and the pieces; the folders themselves
-say where each file is. Data of which the side is not known yet waits in `.waiting`.
+`split.json` marks a split folder; it has the shares and, for the user, the pieces. Where a file is
+decides in which subset it is. A new file is in `.waiting` until its piece has a subset.
 """
 
 from __future__ import annotations
@@ -10,114 +10,131 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import utils
-from config import SPLIT_FILE, SUBSETS, parse_split
+from config import DATA_SUFFIX, SPLIT_FILE, SUBSETS, parse_split
 from corpus.dedup import Piece
 
 WAITING = ".waiting"
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where the `.data` files of a folder are: on the sides of a split, or flat.
+class DataFolder:
+    """A folder of `.data` files, split or flat.
 
-    shares: "80,10,10" and the like; empty for a flat folder.
+    split: the shares, such as "80,10,10"; empty for a flat folder. previous_split: the shares of
+    the run before.
     """
 
     root: Path
-    suffix: str
-    shares: str = ""
-    before: str = ""  # the shares of the run before
+    split: str = ""
+    previous_split: str = ""
 
     @staticmethod
-    def open(root: Path, suffix: str, shares: str, names: Iterable[str]) -> Folder:
-        """The folder, made ready for `shares`, or as it is if these are empty.
+    def open(root: Path, split: str, names: Iterable[str]) -> DataFolder:
+        """Return the folder, prepared for `split`; without one it stays as it is.
 
-        A folder that was not split is split now: its data of `names` waits for a side.
-        Raises ValueError for a mark that is damaged, or if the folder has other data that
-        would seem to be on a side.
+        If the folder was flat, the `.data` files of the MIDI files `names` move to `.waiting`.
+        Raises ValueError for a damaged split.json, and for other `.data` files that would seem to
+        be in a subset.
         """
-        before = _marked(root / SPLIT_FILE)
-        folder = Folder(root, suffix, shares or before, before)
-        if shares and not before:
-            flat = Folder(root, suffix)
-            _check_no_strangers(flat, names)
+        previous_split = _read_split(root / SPLIT_FILE)
+        folder = DataFolder(root, split or previous_split, previous_split)
+        if split and not previous_split:
+            flat = DataFolder(root)
+            _check_unknown_files(flat, names)
             for name in names:
-                if flat.target(name).is_file():
-                    _move(flat.target(name), folder.target(name), root)
-            folder.mark([])
+                if flat.find_data(name).is_file():
+                    _move(flat.find_data(name), folder.find_data(name), root)
+            folder._write_split_file([])
         return folder
 
-    def target(self, name: str) -> Path:
-        """The file for the data of a MIDI file: where it is, or where it shall be for now."""
-        if not self.shares:
-            return self.root / (name + self.suffix)
-        places = [self.root / side / (name + self.suffix) for side in SUBSETS]
-        there = [place for place in places if place.exists()]
-        return there[0] if there else self.root / WAITING / (name + self.suffix)
+    @property
+    def split_file(self) -> Path:
+        """The path of split.json."""
+        return self.root / SPLIT_FILE
 
-    def sided(self) -> Iterator[tuple[Path, str]]:
-        """All files that are on a side, with it."""
-        for side in SUBSETS if self.shares else ():
-            if (self.root / side).is_dir():
-                for path in utils.find_files(self.root / side, (self.suffix,)):
-                    yield path, side
+    def find_data(self, name: str) -> Path:
+        """Return where the `.data` file of a MIDI file is, or where to write it."""
+        if not self.split:
+            return self.root / (name + DATA_SUFFIX)
+        paths = [self.root / subset / (name + DATA_SUFFIX) for subset in SUBSETS]
+        existing = [path for path in paths if path.exists()]
+        return existing[0] if existing else self.root / WAITING / (name + DATA_SUFFIX)
 
-    def name(self, path: Path) -> str:
-        """The name of the MIDI file that a file on a side, or waiting for one, is for."""
-        return Path(*path.relative_to(self.root).parts[1:]).as_posix()[: -len(self.suffix)]
+    def find_subsets(self) -> dict[Path, str]:
+        """Return the subset of every file that is in one."""
+        return {
+            path: subset
+            for subset in SUBSETS
+            if self.split and (self.root / subset).is_dir()
+            for path in utils.find_files(self.root / subset, (DATA_SUFFIX,))
+        }
 
-    def settle(self, paths: Sequence[Path], pieces: Sequence[Piece], chosen: Assignment) -> None:
-        """Move the data, files waiting or on a side, to the side of its piece, and mark it."""
-        sided = list(zip(chosen.sides, pieces, strict=True))
-        self.mark([(side, [self.name(paths[n]) for n in piece.members]) for side, piece in sided])
-        for side, piece in sided:
+    def midi_name(self, path: Path) -> str:
+        """Return the name of the MIDI file of a `.data` file in a subset or in `.waiting`."""
+        return Path(*path.relative_to(self.root).parts[1:]).as_posix()[: -len(DATA_SUFFIX)]
+
+    def apply_split(
+        self, paths: Sequence[Path], pieces: Sequence[Piece], subsets: Sequence[str]
+    ) -> None:
+        """Write split.json and move each file to the subset of its piece."""
+        placed = list(zip(subsets, pieces, strict=True))
+        self._write_split_file(
+            [
+                (subset, [self.midi_name(paths[n]) for n in piece.members])
+                for subset, piece in placed
+            ]
+        )
+        for subset, piece in placed:
             for path in (paths[number] for number in piece.members):
-                target = self.root / side / (self.name(path) + self.suffix)
+                target = self.root / subset / (self.midi_name(path) + DATA_SUFFIX)
                 if path != target:
                     _move(path, target, self.root)
 
-    def mark(self, pieces: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """Write which side each piece is on, and the names of its performances."""
+    def _write_split_file(self, pieces: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Write the subset of each piece and the names of its performances."""
         lines = ",\n".join(
-            "  " + json.dumps({"side": side, "performances": list(names)}) for side, names in pieces
+            "  " + json.dumps({"side": subset, "performances": list(names)})
+            for subset, names in pieces
         )
-        text = f'{{"version": 1, "split": {json.dumps(self.shares)}, "pieces": [\n{lines}\n]}}\n'
-        utils.atomic_write(self.root / SPLIT_FILE, text.encode())
+        text = f'{{"version": 1, "split": {json.dumps(self.split)}, "pieces": [\n{lines}\n]}}\n'
+        utils.atomic_write(self.split_file, text.encode())
 
 
-def _marked(path: Path) -> str:
-    """The shares that a mark has; empty if there is none."""
+def _read_split(path: Path) -> str:
+    """Return the shares in a split.json; empty if the file is missing."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        shares = record["split"]
-        parse_split(shares)
+        split = json.loads(path.read_text(encoding="utf-8"))["split"]
+        parse_split(split)
     except FileNotFoundError:
         return ""
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged, it does not say how its folder is split") from error
-    return str(shares)
+        raise ValueError(
+            f"{path}: damaged (no valid 'split'); restore it or use another SAVE_DIR"
+        ) from error
+    return str(split)
 
 
-def _check_no_strangers(flat: Folder, names: Iterable[str]) -> None:
-    known = {flat.target(name) for name in names}
-    for side in SUBSETS:
-        if (flat.root / side).is_dir():
-            for path in utils.find_files(flat.root / side, (flat.suffix,)):
+def _check_unknown_files(flat: DataFolder, names: Iterable[str]) -> None:
+    known = {flat.find_data(name) for name in names}
+    for subset in SUBSETS:
+        if (flat.root / subset).is_dir():
+            for path in utils.find_files(flat.root / subset, (DATA_SUFFIX,)):
                 if path not in known:
                     raise ValueError(
-                        f"{path} is of an earlier run without --split and would seem to be on "
-                        f"a side of it: give another SAVE_DIR, or move {str(flat.root / side)!r}"
+                        f"{path}: written without --split, but it is in a folder named like a "
+                        f"subset; use another SAVE_DIR, or move {str(flat.root / subset)!r}"
                     )
 
 
 def _move(source: Path, target: Path, root: Path) -> None:
+    """Move a file, and remove the folders that this leaves empty."""
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(source, target)
     for folder in source.parents:
@@ -132,57 +149,55 @@ def _move(source: Path, target: Path, root: Path) -> None:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The side of each piece, and what is to be said of it.
+    """The subset of each piece.
 
-    kept: the pieces, by number, that are on another side than the shares alone would put
-    them, because they were there; gathered: those that were found on several sides.
+    pinned: pieces, by number, that stay in their subset though their hash would select another by
+    the present shares. merged: pieces whose performances were in several subsets.
     """
 
-    sides: tuple[str, ...]
-    kept: tuple[int, ...]
-    gathered: tuple[int, ...]
+    subsets: tuple[str, ...]
+    pinned: tuple[int, ...]
+    merged: tuple[int, ...]
 
 
-def assign(pieces: Sequence[Piece], there: Mapping[int, str], shares: str) -> Assignment:
-    """Choose a side for each piece; `there` has the sides of performances that are on one.
+def assign_subsets(pieces: Sequence[Piece], current: Mapping[int, str], split: str) -> Assignment:
+    """Choose a subset for each piece; `current` has those of performances that are in one.
 
-    A piece stays where it is. One that is on several sides, because it was not known to be
-    one, goes to the first of them: what was trained on is never judged by. A new one goes
-    where its identity falls; but while a side that has a share has no piece, the new piece
-    that falls nearest to it goes there.
+    A piece stays in its subset. If its performances are in several subsets, because they were not
+    known to be one piece, it goes to the first: what was trained on must not be evaluated on.
+    The subset of a new piece depends on its hash; but as long as a subset with a share is
+    empty, it gets the new piece whose hash is nearest.
     """
-    found = [{there[number] for number in piece.members if number in there} for piece in pieces]
-    places = [_place(piece.identity) for piece in pieces]
-    edges = np.cumsum(parse_split(shares)).tolist()
-    drawn = [min(int(np.searchsorted(edges, place, "right")), _last(edges)) for place in places]
-    held = [min(map(SUBSETS.index, sides)) if sides else None for sides in found]
-    chosen = [at if old is None else old for at, old in zip(drawn, held, strict=True)]
-    _fill(chosen, [n for n, old in enumerate(held) if old is None], places, edges)
+    current_subsets = [{current[n] for n in piece.members if n in current} for piece in pieces]
+    positions = [_hash_position(piece.identity) for piece in pieces]
+    edges = np.cumsum(parse_split(split)).tolist()
+    # rounding may leave the last edge a little below 1
+    last = int(np.searchsorted(edges, edges[-1]))
+    hashed = [min(int(np.searchsorted(edges, p, "right")), last) for p in positions]
+    fixed = [min(map(SUBSETS.index, names)) if names else None for names in current_subsets]
+    chosen = [new if old is None else old for new, old in zip(hashed, fixed, strict=True)]
+    _fill_empty(chosen, [n for n, old in enumerate(fixed) if old is None], positions, edges)
     return Assignment(
-        tuple(SUBSETS[side] for side in chosen),
-        tuple(n for n, old in enumerate(held) if old is not None and old != drawn[n]),
-        tuple(n for n, sides in enumerate(found) if len(sides) > 1),
+        tuple(SUBSETS[index] for index in chosen),
+        tuple(n for n, old in enumerate(fixed) if old is not None and old != hashed[n]),
+        tuple(n for n, names in enumerate(current_subsets) if len(names) > 1),
     )
 
 
-def _place(identity: bytes) -> float:
-    """Where an identity falls between 0 and 1, evenly."""
+def _hash_position(identity: bytes) -> float:
+    """Return a number from 0 to 1, uniformly distributed over identities."""
     digest = hashlib.blake2b(identity, digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
 
 
-def _last(edges: Sequence[float]) -> int:
-    """The last side with a share, for rounding may leave the last edge a little below 1."""
-    return int(np.searchsorted(edges, edges[-1]))
-
-
-def _fill(
-    chosen: list[int], free: list[int], places: Sequence[float], edges: Sequence[float]
+def _fill_empty(
+    chosen: list[int], movable: list[int], positions: Sequence[float], edges: Sequence[float]
 ) -> None:
-    """Give each side that has a share a piece of those that are free to move, if there are."""
+    """Give each empty subset that has a share one of the movable pieces, if there are enough."""
     starts = [0.0, *edges[:-1]]
-    for side, (low, high) in enumerate(zip(starts, edges, strict=True)):
-        if high > low and side not in chosen:
-            spare = [n for n in free if chosen.count(chosen[n]) > 1 or side < chosen[n]]
+    for subset, (low, high) in enumerate(zip(starts, edges, strict=True)):
+        if high > low and subset not in chosen:
+            spare = [n for n in movable if chosen.count(chosen[n]) > 1 or subset < chosen[n]]
             if spare:
-                chosen[min(spare, key=lambda n: max(low - places[n], places[n] - high))] = side
+                nearest = min(spare, key=lambda n: max(low - positions[n], positions[n] - high))
+                chosen[nearest] = subset
