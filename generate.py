@@ -89,12 +89,12 @@ def build_parser() -> Parser:
         "--guidance",
         type=Number(float, 0, 100),
         metavar="SCALE",
-        help="scale of classifier-free guidance: above 1 follows the control more strictly",
+        help="scale of classifier-free guidance: above 1 follows the control more closely",
     )
     add(
         "--steering",
         action=argparse.BooleanOptionalAction,
-        help="correct the density while generating, to meet the requested one",
+        help="adjust the density during generation to meet the requested one",
     )
 
     add = parser.add_argument_group("length and primer").add_argument
@@ -124,10 +124,13 @@ def build_parser() -> Parser:
 
     add = parser.add_argument_group("sampling").add_argument
     add("-T", "--temperature", type=positive, metavar="T", help="below 1 is safer, above wilder")
-    add("--time-temperature", type=positive, metavar="T", help="extra temperature of time shifts")
-    add("--pitch-temperature", type=positive, metavar="T", help="extra temperature of pitches")
+    add("--time-temperature", type=positive, metavar="T", help="among time shifts (default: as -T)")
+    add("--pitch-temperature", type=positive, metavar="T", help="among pitches (default: as -T)")
     add(
-        "--velocity-temperature", type=positive, metavar="T", help="extra temperature of velocities"
+        "--velocity-temperature",
+        type=positive,
+        metavar="T",
+        help="among velocities (default: as -T)",
     )
     add("--top-k", type=Number(int, 0), metavar="K", help="only the K likeliest events; 0: all")
     add(
@@ -165,7 +168,7 @@ def build_parser() -> Parser:
     )
     add("--free", action="store_true", help="do not mask events that cannot be played")
     add("-z", "--init-zero", action="store_true", help="start from zeros, not a random vector")
-    add("--exact", action="store_true", help="compute in float32 only: slower, reproducible")
+    add("--exact", action="store_true", help="compute in float32 only, which is slower")
 
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output-dir", metavar="DIR", help="folder for the samples")

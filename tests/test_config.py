@@ -92,6 +92,13 @@ def test_fine_tuning_defaults_can_be_overridden() -> None:
     assert (other.use_transposition, other.patience, other.learning_rate) == (False, 5, 0.1)
 
 
+def test_help_lists_fine_tuning_defaults() -> None:
+    listed = "-l 0.0005 -t --patience 5 --validation-interval 30"
+    tuned = train.parse_args(["--init-from", "a.sess"])
+    assert listed in " ".join(train.build_parser().format_help().split())
+    assert train.parse_args([*listed.split(), "--init-from", "a.sess"]) == tuned
+
+
 def test_older_spellings_work() -> None:
     assert train.parse_args(["--averaging", "0.5"]).ema_decay == 0.5
     assert preprocess.parse_args(["--original"]).legacy
