@@ -53,7 +53,9 @@ from training.trainer import (
 )
 from utils import Number, Parser
 
-SAMPLE = Control(parse_scale_or_chord("C major"), 3)  # what the log's music is asked for
+SAMPLE = Control(
+    parse_scale_or_chord("C major"), 3
+)  # what the log's music is asked for
 SAMPLE_EVENTS = 400
 
 
@@ -62,7 +64,9 @@ class Ending:
 
     def __init__(self) -> None:
         self.wished = False
-        self._before = {s: signal.signal(s, self._wish) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            s: signal.signal(s, self._wish) for s in (signal.SIGINT, signal.SIGTERM)
+        }
 
     def _wish(self, number: int, frame: FrameType | None) -> None:
         self.wished = True
@@ -74,7 +78,9 @@ class Ending:
             signal.signal(number, handler)
 
 
-Step = tuple[TrainState, Tensor, Tensor, float]  # how far it came, loss, gradient norm, rate
+Step = tuple[
+    TrainState, Tensor, Tensor, float
+]  # how far it came, loss, gradient norm, rate
 
 
 def train(run: Run, board: Board, ending: Ending) -> None:
@@ -107,7 +113,9 @@ def _steps(run: Run, board: Board, ending: Ending) -> bool:
     options = run.options
     begun, before = time.monotonic(), run.reached.seconds
     saved = judged = begun
-    unread: list[Step] = []  # a step is read after the next is begun, so that no GPU has to wait
+    unread: list[
+        Step
+    ] = []  # a step is read after the next is begun, so that no GPU has to wait
     while True:
         now = time.monotonic()
         leads = run.team.leads
@@ -143,7 +151,9 @@ def _step(run: Run) -> Step:
     rate = learning_rate(options, reached)
     loss, norm = run.learn()
     events = run.team.size * options.window_size * options.batch_size
-    run.reached = replace(reached, step=reached.step + 1, events=reached.events + events)
+    run.reached = replace(
+        reached, step=reached.step + 1, events=reached.events + events
+    )
     return run.reached, loss, norm, rate
 
 
@@ -175,7 +185,9 @@ def _picture(run: Run) -> bytes:
     if not (run.options.enable_logging and run.team.leads):
         return b""
     encoding = run.windows.corpus.encoding
-    (notes,) = generate_samples(run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0)
+    (notes,) = generate_samples(
+        run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0
+    )
     return render.draw_piano_roll(notes, f"step {run.reached.step}, C major, density 3")
 
 
@@ -186,7 +198,9 @@ def _last_words(run: Run) -> Iterator[str]:
         f"{run.options.session}: step {reached.step}, {reached.seconds / 60:.1f} min, "
         f"{reached.events:,} events"
     )
-    listen = path if math.isfinite(reached.best) and path.exists() else run.options.session
+    listen = (
+        path if math.isfinite(reached.best) and path.exists() else run.options.session
+    )
     if listen is path:
         yield f"best: {path}, {reached.best:.4f} nats an event"
     yield f"to hear it: python3 generate.py -s {listen}"
@@ -194,11 +208,18 @@ def _last_words(run: Run) -> Iterator[str]:
 
 def _evaluate(options: TrainConfig) -> int:
     """Print how good a session is by all data of a folder; nothing is changed."""
-    session, corpus = Session.load(options.session), Corpus.load(data_files(Path(options.dataset)))
+    session, corpus = (
+        Session.load(options.session),
+        Corpus.load(data_files(Path(options.dataset))),
+    )
     if session.encoding != corpus.encoding.version:
-        raise Failure(for_other_data(Path(options.session), session.encoding, corpus.encoding))
+        raise Failure(
+            for_other_data(Path(options.session), session.encoding, corpus.encoding)
+        )
     model = session.build_model(pick_device(options.device))
-    print(f"{options.session}: {told(session.config)}, step {session.training.get('step', 0)}")
+    print(
+        f"{options.session}: {told(session.config)}, step {session.training.get('step', 0)}"
+    )
     for controlled in (True, False):
         print("with control:" if controlled else "without control:")
         print(*evaluate(model, corpus, None, controlled).lines(), sep="\n")
@@ -226,9 +247,16 @@ def build_parser() -> Parser:
     size, switch = Number(int, 1, 1_000_000), argparse.BooleanOptionalAction
 
     add = parser.add_argument_group("input and output").add_argument
-    add("-s", "--session", metavar="FILE", help="session file, made if it does not exist")
+    add(
+        "-s",
+        "--session",
+        metavar="FILE",
+        help="session file, made if it does not exist",
+    )
     add("-d", "--dataset", metavar="DIR", help="folder of .data files to train on")
-    add("-v", "--validation", metavar="DIR", help="folder of .data files to validate on")
+    add(
+        "-v", "--validation", metavar="DIR", help="folder of .data files to validate on"
+    )
     add(
         "--validation-share",
         type=Number(float, 0, 0.9),
@@ -259,11 +287,33 @@ def build_parser() -> Parser:
     )
 
     add = parser.add_argument_group("data").add_argument
-    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
+    add(
+        "-b",
+        "--batch-size",
+        type=Number(int, 1, 65536),
+        metavar="N",
+        help="windows per batch",
+    )
     add("-w", "--window-size", type=size, metavar="N", help="events per window")
-    add("-S", "--stride-size", type=count, metavar="N", help="events between window starts")
-    add("--carry", type=size, metavar="N", help="consecutive windows that carry the hidden state")
-    add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
+    add(
+        "-S",
+        "--stride-size",
+        type=count,
+        metavar="N",
+        help="events between window starts",
+    )
+    add(
+        "--carry",
+        type=size,
+        metavar="N",
+        help="windows in a row that carry the hidden state",
+    )
+    add(
+        "-t",
+        "--use-transposition",
+        action=switch,
+        help="transpose by -5 to 6 semitones",
+    )
     add(
         "--stretch",
         type=Number(float, 0, 0.5),
@@ -275,7 +325,7 @@ def build_parser() -> Parser:
         "--control-ratio",
         type=share,
         metavar="SHARE",
-        help="share of the windows that are trained with their control",
+        help="share of the windows that are trained with control",
     )
     add(
         "-T",
@@ -305,9 +355,15 @@ def build_parser() -> Parser:
         "--averaging",
         type=Number(float, 0, 0.999999),
         metavar="DECAY",
-        help="decay of the moving average of the weights, which is evaluated and generates; 0: off",
+        help="decay of the moving average of the weights, with which the session is evaluated and "
+        "generates music; 0: off",
     )
-    add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
+    add(
+        "-r",
+        "--reset-optimizer",
+        action="store_true",
+        help="drop the saved state of AdamW",
+    )
     add(
         "--precision",
         choices=PRECISIONS,
@@ -322,12 +378,30 @@ def build_parser() -> Parser:
     )
 
     add = parser.add_argument_group("evaluation").add_argument
-    add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
-    add("--patience", type=count, metavar="N", help="stop after N validations without a new best")
-    add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
-    add("--export", metavar="FILE", help="only write the network, in half precision, to FILE")
+    add(
+        "--validation-interval",
+        type=positive,
+        metavar="SECONDS",
+        help="time between validations",
+    )
+    add(
+        "--patience",
+        type=count,
+        metavar="N",
+        help="stop after N validations without a new best",
+    )
+    add(
+        "--evaluate",
+        action="store_true",
+        help="only print the metrics of the session on -d",
+    )
+    add(
+        "--export",
+        metavar="FILE",
+        help="only write the network, in half precision, to FILE",
+    )
 
-    add = parser.add_argument_group("machine").add_argument
+    add = parser.add_argument_group("other").add_argument
     add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
     add("--device", choices=DEVICES, help="device to run on")
     return parser
@@ -370,7 +444,9 @@ def _train(options: TrainConfig) -> int:
         raise
     except RuntimeError as error:
         if team.size > 1:
-            raise Failure(f"another process of the training is lost ({error})") from error
+            raise Failure(
+                f"another process of the training is lost ({error})"
+            ) from error
         raise
     finally:
         team.close()
@@ -388,7 +464,9 @@ def _taught(options: TrainConfig, team: Team) -> int:
         f"of {len(judges)} to judge by, on {learner.model.device} in {learner.precision}"
     )
     if finished(options, run.reached):
-        print(f"{options.session} is at its end already: a larger --max-... or --patience")
+        print(
+            f"{options.session} is at its end already: a larger --max-... or --patience"
+        )
         return 0
     board, ending = Board(options, shown=team.leads), Ending()
     try:
