@@ -451,6 +451,6 @@ def test_a_damaged_file_is_refused_or_read_and_nothing_else(here: Path, new: boo
             read += 1
         except ValueError as error:
             sentences.add(str(error).split(",")[0])
-    assert sentences == {f"{here}/hurt.sess: not a file of this suite"}
+    assert sentences == {f"{here}/hurt.sess: not a session or .data file"}
     assert 0 < read < 120
     assert os.listdir(here) == ["hurt.sess"]
