@@ -587,8 +587,8 @@ class Archive:
     def find_documents(self) -> Iterator[str]:
         """Yield the table, and the license and README beside it."""
         for name in self.members:
-            beside_table = name.removeprefix(self.root)
-            if name == self.table or re.fullmatch(r"(LICENSE|README)(\.\w+)?", beside_table):
+            relative = name.removeprefix(self.root)
+            if name == self.table or re.fullmatch(r"(LICENSE|README)(\.\w+)?", relative):
                 yield name
 
     def find_midi_files(self, column: str, split: str) -> dict[str, str]:
