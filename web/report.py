@@ -1,268 +1,322 @@
-"""A page about a corpus, to see in one look whether the data is what one thinks.
+"""Write an HTML report about a data set: figures, charts and tables on one page.
 
-One HTML file that needs nothing else: pictures are drawn here as SVG, colours follow the
-reader's light or dark setting, and whatever a file is called is shown, never run.
+The page is complete in itself, follows the reader's light or dark setting, and runs no script.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import io
+import re
 from collections.abc import Iterator, Sequence
-from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 
-from corpus.summary import Ledger, Row, flag
+from corpus.filters import PerformanceStats
+from corpus.summary import (
+    DUPLICATE,
+    REJECTED,
+    FileRecord,
+    Summary,
+    count_reasons,
+    format_filter_matches,
+)
 from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
-from utils import Array
-from web.charts import STYLE, bars, histogram
+from utils import Array, import_optional
 
-ROWS = 500  # lines of a table at most
-
-
-def render_report(ledger: Ledger, source: str) -> bytes:
-    """The HTML page about a run over the folder `source`; the same run gives the same bytes."""
-    parts = [
-        f"<h1>What is in {_name(source)}</h1>",
-        _tiles(ledger),
-        _findings(ledger),
-        _charts(ledger) if ledger.rows else "",
-        _split(ledger) if ledger.sides else "",
-        *_tables(ledger),
-    ]
-    head = f"<title>{_name(source)}: the data</title><style>{STYLE}</style>"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"{head}</head>\n<body><main>\n"
-        + "\n".join(filter(None, parts))
-        + "\n</main></body></html>\n"
-    ).encode()
+MAX_ROWS = 500  # of a table
+MAX_BINS = 24  # of a histogram
+PERFORMANCE_COLUMNS = (
+    *("file", "length", "notes/s", "pedal", "notes", "lost", "mean error", "max error"),
+)
+LOST_SHARE = 0.001  # of the notes; more than that is a finding
+# matplotlib draws with the left color, the page shows the CSS variable at the right
+CSS_COLORS = {
+    "#010101": "var(--bar)",
+    "#020202": "var(--highlight)",
+    "#030303": "var(--soft)",
+    "#040404": "var(--line)",
+}
+BAR, HIGHLIGHT, TEXT, LINE = CSS_COLORS
 
 
-def _name(text: str) -> str:
-    """A name as text of the page: what can not be printed stands with a backslash."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return f"<bdi>{escape(shown)}</bdi>"
+class Chart(NamedTuple):
+    """A picture (SVG) with its texts."""
+
+    title: str
+    unit: str
+    picture: str
+    caption: str
 
 
-def _length(seconds: float) -> str:
+class Table(NamedTuple):
+    """A table that is folded, unless `is_open`."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    is_open: bool = False
+
+
+def render_report(summary: Summary, source: str) -> bytes:
+    """Return the HTML report about the data made from the folder `source`.
+
+    The same summary gives the same bytes.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["printable"] = _escape_unprintable
+    page = environment.get_template("report.html").render(
+        source=source,
+        tiles=_make_tiles(summary),
+        findings=list(_find_problems(summary)),
+        charts=_draw_charts(summary) if summary.measured else [],
+        subsets=summary.subsets,
+        tables=_make_tables(summary),
+        max_rows=MAX_ROWS,
+    )
+    return page.encode()
+
+
+def _escape_unprintable(text: str) -> str:
+    """Return text with a backslash code for line breaks, bidi controls, lone surrogates..."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _format_length(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:,.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
-# ------------------------------------------------------------------------------ at a glance
-
-
-def _tiles(ledger: Ledger) -> str:
-    several = sum(len(names) > 1 for names in ledger.same)
-    tiles = [
-        (f"{ledger.done + ledger.skipped:,}", "performances in the data"),
-        (_length(ledger.milliseconds / 1000), "of music"),
-        (f"{ledger.notes:,}", "notes"),
-        (f"{len(ledger.same):,}", "pieces" + f", {several:,} played several times" * (several > 0)),
-        (f"{len(ledger.twins):,}", "twins, kept once"),
-        (f"{len(ledger.refused):,}", f"of {ledger.found:,} files refused"),
+def _make_tiles(summary: Summary) -> list[tuple[str, str]]:
+    """Return the figures at the top, each with its label."""
+    repeated = sum(len(records) > 1 for records in summary.pieces)
+    pieces = f"pieces, {repeated:,} with several performances" if repeated else "pieces"
+    return [
+        (f"{len(summary.performances):,}", "performances"),
+        (_format_length(3600 * summary.hours), "of music"),
+        (f"{summary.notes:,}", "notes"),
+        (f"{len(summary.pieces):,}", pieces),
+        (f"{len(summary.select(DUPLICATE)):,}", "duplicates, not used"),
+        (f"{len(summary.select(REJECTED)):,}", f"of {summary.midi_files:,} files rejected"),
     ]
-    cells = "".join(f"<div><b>{figure}</b><span>{what}</span></div>" for figure, what in tiles)
-    return f'<div class="tiles">{cells}</div>'
 
 
-def _findings(ledger: Ledger) -> str:
-    """Sentences about what may be wrong with the data; one that all is well, if it is."""
-    found = []
-    if ledger.refused:
-        reasons = Counter(refusal.reason for _, refusal in ledger.refused).most_common()
-        found.append(
-            "Refused: " + ", ".join(f"{n} {escape(reason)}" for reason, n in reasons) + "."
+def _find_problems(summary: Summary) -> Iterator[str]:
+    """Yield a sentence for each property of the data that deserves attention."""
+    if summary.select(REJECTED):
+        yield f"Rejected: {count_reasons(summary)}."
+    if summary.filter_matches:
+        yield f"Filters that are off would reject {format_filter_matches(summary)}."
+    total = sum(stats.notes for _, stats in summary.measured)
+    lost = total - sum(record.notes for record, _ in summary.measured)
+    if lost > LOST_SHARE * total:
+        yield (
+            f"{lost:,} notes are not in the data: they are outside the 88 keys, or repeat a pitch "
+            "at the same time."
         )
-    if ledger.would:
-        found.append(f"Filters that are off would refuse {escape(ledger.would_told())}.")
-    lost = sum(row.played - row.notes for row in ledger.rows)
-    if lost > 0.001 * sum(row.played for row in ledger.rows):
-        found.append(
-            f"{lost:,} notes are not in the data: outside the piano, or struck twice at once."
-        )
-    if ledger.rows and not any(row.pedalled for row in ledger.rows):
-        found.append("No performance uses the sustain pedal.")
-    if ledger.nearly:
-        found.append(f"{len(ledger.nearly):,} pairs have nearly the same notes.")
-    if not found:
-        return '<p class="well">Nothing strikes the eye: no file refused, none like a score.</p>'
-    return '<ul class="found">' + "".join(f"<li>{line}</li>" for line in found) + "</ul>"
+    if summary.measured and not any(stats.pedal_share for _, stats in summary.measured):
+        yield "No performance uses the sustain pedal."
+    if summary.near_duplicates:
+        yield f"{len(summary.near_duplicates):,} pairs of performances have nearly the same notes."
 
 
-# --------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------- charts
 
 
-def _charts(ledger: Ledger) -> str:
-    rows = ledger.rows
-    minutes = np.array([row.seconds for row in rows]) / 60
-    density = np.array([row.density for row in rows])
-    pedal = 100 * np.array([row.pedalled for row in rows])
-    errors = 1000 * np.array([row.error_mean for row in rows])
-    worst = 1000 * max(row.error_max for row in rows)
-    charts = [
-        _figure("Length", "performances by minutes", histogram(minutes, "min"), _middle(minutes)),
-        _figure("Density", "performances by notes a second", histogram(density), _middle(density)),
-        _figure("Pitch", "notes by key", _keys(ledger.pitches), _pitches_told(ledger.pitches)),
-        _figure(
-            "Velocity",
-            "notes by velocity",
-            _velocities(ledger.velocities),
-            _velocities_told(ledger.velocities),
-        ),
-        _figure(
-            "Sustain pedal",
-            "performances by % of time down",
-            histogram(pedal, "%", 100),
-            _middle(pedal, " %"),
-        ),
-        _figure(
-            "Onsets as encoded",
-            "performances by ms off",
-            histogram(errors, "ms"),
-            f"{errors.mean():.2f} ms on average, {worst:.2f} ms for the worst onset",
+def _draw_charts(summary: Summary) -> list[Chart]:
+    minutes = np.array([stats.seconds for _, stats in summary.measured]) / 60
+    density = np.array([stats.density for _, stats in summary.measured])
+    pedal = 100 * np.array([stats.pedal_share for _, stats in summary.measured])
+    errors = 1000 * np.array([record.onset_error_mean for record, _ in summary.measured])
+    worst = 1000 * max(record.onset_error_max for record, _ in summary.measured)
+    return [
+        _draw_histogram("Length", "performances by minutes", minutes, " min"),
+        _draw_histogram("Density", "performances by notes/s", density, " notes/s"),
+        _draw_pitches(summary.pitch_counts),
+        _draw_velocities(summary.velocity_counts),
+        _draw_histogram("Sustain pedal", "performances by % of time", pedal, "%", 100.0),
+        _draw_histogram("Onset error", "performances by mean error in ms", errors, " ms")._replace(
+            caption=f"mean {errors.mean():.2f} ms, largest of any note {worst:.2f} ms"
         ),
     ]
-    return f'<div class="charts">{"".join(charts)}</div>'
 
 
-def _figure(title: str, what: str, picture: str, told: str) -> str:
-    return (
-        f"<figure><h2>{title} <small>{what}</small></h2>{picture}"
-        f"<figcaption>{told}</figcaption></figure>"
+def _draw_histogram(
+    title: str, what: str, values: Array, unit: str, high: float | None = None
+) -> Chart:
+    """Count values [performances] in bins from 0 to `high`, or to the largest.
+
+    The last bin also has the values that are far above most others.
+    """
+    if high is None:
+        high = min(float(values.max()), 1.6 * float(np.quantile(values, 0.95))) or 1.0
+    ticker = import_optional("matplotlib.ticker", "--report")
+    locator = ticker.MaxNLocator(MAX_BINS, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+    edges = locator.tick_values(0.0, high)
+    counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
+    labels = [f"{low:.4g} to {high:.4g}{unit}" for low, high in pairwise(edges)]
+    if values.max() > edges[-1]:
+        labels[-1] = f"{edges[-2]:.4g}{unit} or more"
+    low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
+    caption = f"median {median:.3g}, 90% between {low:.3g} and {high:.3g}{unit}"
+    return Chart(title, what, _draw_bars(counts, edges, labels), caption)
+
+
+def _draw_pitches(counts: Array) -> Chart:
+    """Draw the notes of each pitch [128]; those outside the piano are highlighted."""
+    low, high = (int(pitch) for pitch in np.flatnonzero(counts)[[0, -1]])
+    outside = 1 - counts[PITCHES.start : PITCHES.stop].sum() / counts.sum()
+    caption = f"from {_name_pitch(low)} to {_name_pitch(high)}; " + (
+        f"{outside:.2%} outside the 88 keys, not used" if outside else "none outside the 88 keys"
     )
-
-
-def _middle(values: Array, unit: str = "") -> str:
-    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
-    return f"median {middle:.3g}{unit}, nine of ten from {low:.3g} to {high:.3g}{unit}"
-
-
-def _keys(pitches: Array) -> str:
-    used = np.append(np.flatnonzero(pitches), [PITCHES.start, PITCHES.stop - 1])
-    low, high = int(used.min()), int(used.max())
-    labels = [f"{PITCH_NAMES[p % 12]}{p // 12 - 1}" for p in range(low, high + 1)]
-    ticks = [(p - low, f"C{p // 12 - 1}") for p in range(low, high + 1) if p % 12 == 0]
-    return bars(
-        pitches[low : high + 1],
-        labels,
-        ticks,
-        "notes of each key",
-        lambda n: n + low not in PITCHES,
+    pitches = range(min(low, PITCHES.start), max(high + 1, PITCHES.stop))
+    picture = _draw_bars(
+        counts[pitches.start : pitches.stop],
+        np.arange(pitches.start, pitches.stop + 1) - 0.5,
+        [_name_pitch(pitch) for pitch in pitches],
+        {pitch: _name_pitch(pitch) for pitch in pitches if pitch % 12 == 0},
+        [pitch not in PITCHES for pitch in pitches],
     )
+    return Chart("Pitch", "notes by key", picture, caption)
 
 
-def _pitches_told(pitches: Array) -> str:
-    outside = 1 - pitches[PITCHES.start : PITCHES.stop].sum() / max(1, pitches.sum())
-    low, high = (int(p) for p in np.flatnonzero(pitches)[[0, -1]])
-    names = [f"{PITCH_NAMES[p % 12]}{p // 12 - 1}" for p in (low, high)]
-    told = "none outside the piano" if not outside else f"{outside:.2%} outside the piano, left out"
-    return f"from {names[0]} to {names[1]}; {told}"
+def _name_pitch(pitch: int) -> str:
+    return f"{PITCH_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
-def _velocities(velocities: Array) -> str:
-    ticks = [(v, str(v)) for v in range(0, 128, 16)]
-    return bars(velocities, [f"velocity {v}" for v in range(128)], ticks, "notes of each velocity")
-
-
-def _velocities_told(velocities: Array) -> str:
-    below = np.cumsum(velocities) / max(1, velocities.sum())
-    low, middle, high = (int(np.searchsorted(below, share)) for share in (0.05, 0.5, 0.95))
-    return f"median {middle}, nine notes of ten from {low} to {high}"
-
-
-def _split(ledger: Ledger) -> str:
-    total = max(1, sum(side.performances for side in ledger.sides))
-    parts, keys = [], []
-    for side in ledger.sides:
-        share = side.performances / total
-        parts.append(f'<span class="{side.name}" style="flex:{share:.4f}"></span>')
-        keys.append(
-            f'<li><i class="{side.name}"></i><b>{side.name}</b> {side.pieces:,} pieces, '
-            f"{side.performances:,} performances, {side.hours:,.1f} hours</li>"
-        )
-    return (
-        f'<section><h2>Split</h2><div class="split">{"".join(parts)}</div>'
-        f'<ul class="keys">{"".join(keys)}</ul></section>'
+def _draw_velocities(counts: Array) -> Chart:
+    """Draw the notes of each velocity [128]."""
+    shares = np.cumsum(counts) / counts.sum()
+    low, median, high = (int(np.searchsorted(shares, share)) for share in (0.05, 0.5, 0.95))
+    picture = _draw_bars(
+        counts,
+        np.arange(129) - 0.5,
+        [f"velocity {velocity}" for velocity in range(128)],
+        {velocity: str(velocity) for velocity in range(0, 128, 16)},
     )
+    caption = f"median {median}, 90% between {low} and {high}"
+    return Chart("Velocity", "notes by velocity", picture, caption)
+
+
+def _draw_bars(
+    counts: Array,
+    edges: Array,
+    labels: Sequence[str],
+    ticks: dict[int, str] | None = None,
+    highlight: Sequence[bool] | None = None,
+) -> str:
+    """Return an SVG bar chart of counts [bars] between edges [bars + 1].
+
+    labels: what each bar counts, shown under the mouse; ticks: texts below, by position.
+    """
+    figures = import_optional("matplotlib.figure", "--report")
+    ticker = import_optional("matplotlib.ticker", "--report")
+    figure = figures.Figure(figsize=(5.4, 2.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=5, labelsize=10, labelcolor=TEXT)
+    axes.grid(axis="y", color=LINE, lw=0.8)
+    levels = ticker.MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]).tick_values(0, counts.max())
+    axes.set_yticks(levels)
+    axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, levels[-1]), axisbelow=True)
+    if ticks is None:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xticks(list(ticks), list(ticks.values()))
+    widths = np.diff(edges) * (0.96 if len(counts) <= MAX_BINS else 0.8)
+    colors = [HIGHLIGHT if is_special else BAR for is_special in highlight or [False] * len(counts)]
+    bars = axes.bar((edges[1:] + edges[:-1]) / 2, counts, widths, color=colors)
+    for bar, label, count in zip(bars, labels, counts, strict=True):
+        bar.set_gid(f"{label}: {count:,}")
+        bar.set_visible(count > 0)
+    return _to_svg(figure)
+
+
+def _to_svg(figure: Any) -> str:
+    """Return a figure as an SVG element for an HTML page, the same bytes every time.
+
+    The id of each bar becomes its tooltip; other ids, which repeat on the page, are dropped.
+    """
+    matplotlib = import_optional("matplotlib", "--report")
+    content = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none"}):
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(content, format="svg", transparent=True, metadata=no_metadata)
+    svg = content.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="([^"]*: [^"]*)">', r"<g><title>\1</title>", svg)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
+    for color, variable in CSS_COLORS.items():
+        svg = svg.replace(color, variable)
+    return svg
 
 
 # ----------------------------------------------------------------------------------- tables
 
 
-def _tables(ledger: Ledger) -> Iterator[str]:
-    yield _table(
-        "Refused files",
-        ("reason", "file", "detail"),
-        [
-            (escape(refusal.reason), _name(name), _name(refusal.detail))
-            for name, refusal in sorted(ledger.refused, key=lambda one: one[1].reason)
-        ],
-        opened=True,
+def _make_tables(summary: Summary) -> list[Table]:
+    rejected = sorted(summary.select(REJECTED), key=lambda record: record.reason)
+    matches = sorted(
+        summary.filter_matches, key=lambda pair: (pair[1].filter.option, pair[1].reason)
     )
-    yield _table(
-        "Files that filters would refuse, if they were on",
-        ("reason", "file", "detail", "flag"),
-        [
-            (escape(one.reason), _name(one.name), escape(one.detail), flag(one.option))
-            for one in sorted(ledger.would, key=lambda one: (one.option, one.reason))
-        ],
+    pieces = sorted((group for group in summary.pieces if len(group) > 1), key=len, reverse=True)
+    performances = sorted(
+        summary.measured, key=lambda pair: (-pair[0].onset_error_mean, pair[0].name)
     )
-    yield _table(
-        "The same performance under two names, kept once",
-        ("file", "is the same as"),
-        [(_name(name), _name(first)) for name, first in ledger.twins],
-    )
-    yield _table(
-        "Nearly the same notes",
-        ("file", "and", "of the shorter one"),
-        [(_name(name), _name(other), f"{share:.0%}") for name, other, share in ledger.nearly],
-    )
-    groups = sorted((names for names in ledger.same if len(names) > 1), key=len, reverse=True)
-    yield _table(
-        "Pieces played several times",
-        ("times", "performances"),
-        [(str(len(names)), ", ".join(map(_name, names))) for names in groups],
-    )
-    heads = ("file", "length", "notes/s", "pedal", "notes", "lost", "off, mean", "off, worst")
-    rows = sorted(ledger.rows, key=lambda row: (-row.error_mean, row.name))
-    yield _table(
-        "Every performance, the least faithfully encoded first",
-        heads,
-        [_cells(row) for row in rows],
-    )
+    return [
+        Table(
+            "Rejected files",
+            ("reason", "file", "detail"),
+            [(record.reason, record.name, record.detail) for record in rejected],
+            is_open=True,
+        ),
+        Table(
+            "Files that filters would reject if they were on",
+            ("reason", "file", "detail", "flag"),
+            [(m.reason, record.name, m.detail, m.filter.flag) for record, m in matches],
+        ),
+        Table(
+            "Duplicates, not used",
+            ("file", "has the same notes as"),
+            [(record.name, record.duplicate_of) for record in summary.select(DUPLICATE)],
+        ),
+        Table(
+            "Nearly the same notes",
+            ("file", "other file", "share of the shorter one"),
+            [(name, other, f"{share:.0%}") for name, other, share in summary.near_duplicates],
+        ),
+        Table(
+            "Pieces with several performances",
+            ("performances", "files"),
+            [(str(len(group)), ", ".join(record.name for record in group)) for group in pieces],
+        ),
+        Table(
+            "Performances, the largest onset error first",
+            PERFORMANCE_COLUMNS,
+            [_make_row(record, stats) for record, stats in performances],
+        ),
+    ]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _make_row(record: FileRecord, stats: PerformanceStats) -> tuple[str, ...]:
     return (
-        _name(row.name),
-        _length(row.seconds),
-        f"{row.density:.1f}",
-        f"{row.pedalled:.0%}",
-        f"{row.notes:,}",
-        f"{row.played - row.notes:,}",
-        f"{1000 * row.error_mean:.2f} ms",
-        f"{1000 * row.error_max:.2f} ms",
-    )
-
-
-def _table(
-    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False
-) -> str:
-    """A table that opens at a click; nothing without rows."""
-    if not rows:
-        return ""
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    lines = "\n".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[:ROWS]
-    )
-    more = f'<p class="more">and {len(rows) - ROWS:,} more</p>' if len(rows) > ROWS else ""
-    return (
-        f"<details{' open' if opened else ''}><summary>{title} <b>{len(rows):,}</b></summary>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}\n</tbody></table>'
-        f"</div>{more}</details>"
+        record.name,
+        _format_length(stats.seconds),
+        f"{stats.density:.1f}",
+        f"{stats.pedal_share:.0%}",
+        f"{record.notes:,}",
+        f"{stats.notes - record.notes:,}",
+        f"{1000 * record.onset_error_mean:.2f} ms",
+        f"{1000 * record.onset_error_max:.2f} ms",
     )

@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from midi.control_schedule import ControlSchedule
 from midi.metadata import LABELS, encode_metadata, format_command
 from sequence import NoteSeq
 from tests.browser import Browser, needs_browser, open_browser
+from tests.web.parsed_page import ParsedPage
 from tools.sample_page import HEADING, PAGE, load_samples
 from tools.synthetic_data import write_midi
 from web.player import check_player_path, render_player, write_player
@@ -35,42 +35,15 @@ METADATA = {
 }
 
 
-class ParsedPage(HTMLParser):
-    """The tags of a page with their attributes, and the texts in each kind of tag."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.stack: list[str] = []
-        self.feed(content.decode())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link"):
-            self.stack.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.stack:
-            self.texts.setdefault(self.stack[-1], []).append(data)
-
-    def find(self, tag: str) -> list[dict[str, str | None]]:
-        """Return the attributes of all tags of a kind."""
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def data(self) -> Any:
-        """What the page passes to its script."""
-        return json.loads(self.texts["script"][0])
-
-
 def write_sample(path: Path, notes: int = 60, seed: int = 0) -> None:
     """Write a MIDI file as generate.py does; `seed` is its number too."""
     texts = encode_metadata(METADATA | {"piece": str(seed)}, REQUESTED)
     NoteSeq.from_midi_file(write_midi(path, notes, seed)).to_midi_file(path, texts=texts)
+
+
+def read_data(page: ParsedPage) -> list[Any]:
+    """Return what the page passes to its script for each sample."""
+    return list(json.loads(page.texts["script"][0])["samples"])
 
 
 def write_and_parse(folder: Path) -> ParsedPage:
@@ -90,8 +63,8 @@ def test_samples_are_listed_with_metadata(tmp_path: Path) -> None:
     assert page.texts["pre"] == [METADATA["made with"]] * 2
     assert page.texts["dd"].count(METADATA["control"]) == 2
     assert "a.sess, seed 7, sample 1000" in page.texts["p"]
-    assert ["requested" in sample for sample in page.data["samples"]] == [True, True, False]
-    requested = page.data["samples"][0]["requested"]
+    assert ["requested" in sample for sample in read_data(page)] == [True, True, False]
+    requested = read_data(page)[0]["requested"]
     assert requested["times"] == [0, 4, 8]
     assert requested["density"] == [1, 3, 9]
     np.testing.assert_allclose(requested["histogram"], REQUESTED.histogram, atol=2e-3)
@@ -107,7 +80,7 @@ def test_page_holds_notes_and_file(tmp_path: Path) -> None:
     assert link["download"] == "a.mid"
     (piano,) = pretty_midi.PrettyMIDI(str(tmp_path / "a.mid")).instruments
     expected = sorted((n.start, n.pitch, n.end, n.velocity) for n in piano.notes)
-    starts, ends, pitches, velocities = page.data["samples"][0]["notes"]
+    starts, ends, pitches, velocities = read_data(page)[0]["notes"]
     notes = sorted(zip(starts, pitches, ends, velocities, strict=True))
     milliseconds = np.array(expected) * (1000, 1, 1000, 1)
     np.testing.assert_allclose(notes, milliseconds, atol=0.6)
@@ -151,7 +124,7 @@ def test_only_own_script_runs_and_nothing_is_fetched(tmp_path: Path) -> None:
     for tag, attributes in page.tags:
         assert "src" not in attributes, tag
         assert (attributes.get("href") or "data:").startswith("data:")
-        assert not any(name.startswith("on") for name in attributes)
+    assert not any(name.startswith("on") for name in page.attribute_names)
     (policy,) = (tag["content"] or "" for tag in page.find("meta") if "http-equiv" in tag)
     assert policy.startswith("default-src 'none'")
     digest = base64.b64encode(hashlib.sha256(page.texts["script"][1].encode()).digest()).decode()
