@@ -1,7 +1,7 @@
-"""Fuzzing guided by coverage: python3 -m tools.fuzz midi|tensors SEEDS [options of libFuzzer].
+"""Coverage-guided fuzzing: python3 -m tools.fuzz midi|tensors SEEDS [options of libFuzzer]
 
-It needs atheris (pip install atheris). `tests.faults fuzz` starts it. Anything but the refusal
-that a user would be told is a finding.
+It needs atheris (pip install atheris). `tools.faults fuzz` and `fuzz_tensors` start it. Anything
+but a rejection with a message is a finding.
 """
 
 from __future__ import annotations
@@ -12,41 +12,37 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(
-    include=["preprocess", "notes", "sequence", "quantise", "encoding", "data", "tensorfile"]
-):
-    import tensorfile  # noqa: F401 to be instrumented
-
+with atheris.instrument_imports(include=["preprocess", "sequence", "midi", "corpus"]):
     import preprocess
     from corpus.performance import Performance
 from model import Session
 
-PLACE = Path(tempfile.mkdtemp()) / "hurt"
+INPUT = Path(tempfile.mkdtemp()) / "input"
 
 
-def midi(content: bytes) -> None:
-    """A MIDI file is encoded, or refused with a reason."""
+def read_midi_content(content: bytes) -> None:
+    """Encode a MIDI file; it may be rejected with a reason."""
     try:
         preprocess.encode(content, "")
-    except preprocess.Refused as refused:
+    except preprocess.Rejected as refused:
         if not refused.reason:
             raise AssertionError("no reason") from refused
 
 
-def tensors(content: bytes) -> None:
-    """A .data or .sess file is read, or refused in a sentence that names it; nothing is run."""
-    PLACE.write_bytes(content)
+def read_tensors(content: bytes) -> None:
+    """Load .data and .sess files; they may be rejected in one line. No code may run."""
+    INPUT.write_bytes(content)
     for load in (Performance.load, Session.load):
         try:
-            load(PLACE)
+            load(INPUT)
         except ValueError as error:
-            if not str(error).startswith(f"{PLACE}: ") or "\n" in str(error):
+            if not str(error).startswith(f"{INPUT}: ") or "\n" in str(error):
                 raise
-    if [path.name for path in PLACE.parent.iterdir()] != ["hurt"]:
-        raise AssertionError("something was run")
+    if [path.name for path in INPUT.parent.iterdir()] != ["input"]:
+        raise AssertionError("code has run")
 
 
 if __name__ == "__main__":
-    target = {"midi": midi, "tensors": tensors}[sys.argv[1]]
+    target = {"midi": read_midi_content, "tensors": read_tensors}[sys.argv[1]]
     atheris.Setup([sys.argv[0], *sys.argv[2:]], target)
     atheris.Fuzz()
