@@ -1,0 +1,264 @@
+"""The pipeline: options, primer, generation, and decoding into notes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import GenerateConfig
+from generation.beam_search import beam_search
+from generation.control import load_control, parse_control
+from generation.engine import Engine, make_generators
+from generation.pipeline import (
+    GenerationJob,
+    Primer,
+    SampleBuffer,
+    build_context,
+    build_control_table,
+    build_event_rules,
+    build_sampler,
+    decode_sample,
+    end_at_boundary,
+    generate_events,
+    load_primer,
+)
+from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
+from tests.generation.networks import INIT_DIM, make_model
+from tools.synthetic_data import write_data
+
+CPU = torch.device("cpu")
+C4 = 39  # note on; its note off is 127
+LONGEST_SHIFT = 239  # 1.171 s
+
+
+def make_notes(starts: np.ndarray | list[float], length: float = 0.1) -> NoteSeq:
+    """Return notes of rising pitch at some seconds."""
+    starts = np.asarray(starts, float)
+    return NoteSeq(starts, starts + length, 40 + np.arange(len(starts)), [64] * len(starts))
+
+
+def make_primer(events: EventSeq) -> Primer:
+    return Primer(events, ControlSeq.from_event_seq(events).to_array(), 0)
+
+
+# ---------------------------------------------------------------------------------- options
+
+
+def test_sampler_has_all_filters() -> None:
+    options = GenerateConfig(
+        temperature=0.5,
+        greedy_ratio=0.25,
+        top_k=9,
+        top_p=0.9,
+        min_p=0.1,
+        pitch_temperature=3.0,
+        velocity_temperature=2.0,
+    )
+    sampler = build_sampler(options)
+    assert (sampler.temperature, sampler.greedy_ratio) == (0.5, 0.25)
+    assert (sampler.top_k, sampler.top_p, sampler.min_p) == (9, 0.9, 0.1)
+    assert sampler.group_temperatures == {0: 3.0, 2: 2.0}
+
+
+def test_event_rules() -> None:
+    rules = build_event_rules(GenerateConfig(repeats=4, silence=3.0), CURRENT)
+    assert np.flatnonzero(~rules.allowed_at_start).tolist() == list(range(88, 176))  # note offs
+    assert (rules.max_repeats, rules.max_silence) == (4, 3000)  # milliseconds
+    free = build_event_rules(GenerateConfig(free=True), CURRENT)
+    assert free.allowed_at_start.all()
+
+
+def test_written_control_goes_by_milliseconds() -> None:
+    table = build_control_table(parse_control("C major;3 | G7;9 @2"), CURRENT, CPU)
+    assert table.controls is not None
+    assert table.durations is not None
+    assert table.durations[[0, 90, 200, 208, LONGEST_SHIFT]].tolist() == [0, 0, 0, 15, 1171]
+    rows = [milliseconds // table.row_duration for milliseconds in (1990, 2000)]
+    assert table.controls[rows, 0, :12].argmax(dim=1).tolist() == [3, 9]
+
+
+def test_control_of_a_file_goes_by_events(tmp_path: Path) -> None:
+    path = write_data(tmp_path / "d", count=1, notes=30) / "0.mid.data"
+    control = load_control(str(path), 0)
+    table = build_control_table(control, CURRENT, CPU)
+    assert table.controls is not None
+    assert table.durations is None
+    np.testing.assert_array_equal(table.controls[:, 0].numpy(), control.to_array())
+
+
+def test_density_is_steered_on_request() -> None:
+    control = parse_control(";3")
+    assert build_control_table(control, CURRENT, CPU).target is not None
+    assert build_control_table(control, CURRENT, CPU, steering=False).target is None
+
+
+def test_primer_has_controls_when_the_rest_has() -> None:
+    primer = make_primer(EventSeq([C4, LONGEST_SHIFT, LONGEST_SHIFT]))
+    context = build_context(primer, parse_control(";3"), CPU)
+    assert context.events.tolist() == [C4, LONGEST_SHIFT, LONGEST_SHIFT]
+    assert context.controls.controls is not None
+    np.testing.assert_array_equal(context.controls.controls[:, 0].numpy(), primer.controls)
+    assert build_context(primer, None, CPU).controls.controls is None
+
+
+# ------------------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize("beam_size", [0, 3])
+@pytest.mark.parametrize("init_zero", [False, True])
+def test_generation_uses_all_options(beam_size: int, init_zero: bool) -> None:
+    options = GenerateConfig(
+        batch_size=2,
+        beam_size=beam_size,
+        stochastic_beam_search=True,
+        init_zero=init_zero,
+        exact=True,
+        guidance=2.0,
+        steering=False,
+        temperature=0.7,
+        greedy_ratio=0.25,
+        repeats=1,
+    )
+    model, control = make_model(), parse_control("C major;3")
+    primer = make_primer(EventSeq([C4, LONGEST_SHIFT]))
+    job = GenerationJob(model, CURRENT, options, 5, 20, control, primer)
+    events = np.stack(list(generate_events(job)))
+
+    engine, generators = Engine(model, exact=True, guidance=2.0), make_generators(5, 2)
+    init = torch.stack([torch.randn(INIT_DIM, generator=rng) for rng in generators])
+    init = torch.zeros_like(init) if init_zero else init
+    table = build_control_table(control, CURRENT, CPU, steering=False)
+    rules, context = build_event_rules(options, CURRENT), build_context(primer, control, CPU)
+    if beam_size:
+        expected = beam_search(
+            engine,
+            init,
+            20,
+            table,
+            generators,
+            beam_size=3,
+            stochastic=True,
+            temperature=0.7,
+            rules=rules,
+            context=context,
+        )
+    else:
+        sampler = build_sampler(options)
+        steps = engine.generate(
+            init, 20, table, generators, sampler=sampler, rules=rules, context=context
+        )
+        expected = torch.stack(list(steps))
+    assert events.tolist() == expected.tolist()
+
+
+def test_buffer_keeps_events_in_bytes() -> None:
+    buffer = SampleBuffer(3, CURRENT)
+    for _ in range(5000):
+        buffer.add(np.array([1, 2, LONGEST_SHIFT]))
+    assert buffer.get(2).tolist() == [LONGEST_SHIFT] * 5000
+    assert buffer.get(2).dtype == np.uint8
+
+
+@pytest.mark.parametrize(("has_primer", "elapsed"), [(True, 2342), (False, 1171)])
+def test_rest_before_the_first_note_does_not_count(has_primer: bool, elapsed: int) -> None:
+    buffer = SampleBuffer(1, CURRENT, has_primer)
+    for event in (LONGEST_SHIFT, C4, LONGEST_SHIFT):
+        buffer.add(np.array([event]))
+    assert buffer.elapsed.tolist() == [elapsed]
+
+
+# ---------------------------------------------------------------------------------- primer
+
+
+def test_primer_is_cut_before_a_note(tmp_path: Path) -> None:
+    pitches = [60, 62, 110, 64, 65, 110, 110, 67, 110]  # one per second; 110 is not on a piano
+    notes = NoteSeq(np.arange(9.0), np.arange(9.0) + 0.5, pitches, [64] * 9)
+    notes.to_midi_file(tmp_path / "song.mid")
+    primer = load_primer(str(tmp_path / "song.mid"), 1.0, 5.5, CURRENT)
+    events = primer.events.to_array()
+    assert events[events < 88].tolist() == [62 - 21, 64 - 21, 65 - 21]
+    assert primer.seconds == pytest.approx(6.0, abs=0.008)
+    assert primer.dropped_notes == 3
+    assert len(primer.controls) == len(events)
+
+
+def test_primer_starts_with_a_note_of_the_piano(tmp_path: Path) -> None:
+    notes = NoteSeq([0, 5, 6, 7], [1, 6, 7, 8], [110, 60, 62, 64], [64] * 4)
+    notes.to_midi_file(tmp_path / "song.mid")
+    primer = load_primer(str(tmp_path / "song.mid"), 0.0, 15.0, CURRENT)
+    assert primer.seconds == pytest.approx(3.0, abs=0.01)
+    assert primer.dropped_notes == 1
+
+
+def test_primer_does_not_include_velocity_of_the_next_note(tmp_path: Path) -> None:
+    notes = NoteSeq(np.arange(4.0), np.arange(4.0) + 0.5, [60, 62, 64, 65], [64, 64, 100, 64])
+    notes.to_midi_file(tmp_path / "song.mid")
+    primer = load_primer(str(tmp_path / "song.mid"), 0.0, 1.5, CURRENT)
+    velocities = EventSeq.feat_ranges()["velocity"]
+    assert sum(event in velocities for event in primer.events.to_array()) == 1
+    assert primer.seconds == pytest.approx(2.0, abs=0.008)
+
+
+def test_primer_controls_include_the_notes_after_it(tmp_path: Path) -> None:
+    starts = np.append(np.arange(0, 4, 0.5), np.arange(4.5, 9, 0.1))
+    notes = NoteSeq(starts, starts + 0.05, [60] * len(starts), [64] * len(starts))
+    notes.to_midi_file(tmp_path / "song.mid")
+    primer = load_primer(str(tmp_path / "song.mid"), 0.0, 4.1, CURRENT)
+    density = primer.controls[:, ControlSeq.feat_ranges()["note_density"]].argmax(axis=1)
+    assert density[0] == 1  # 5 notes in 2 s
+    assert density[-1] >= 5
+
+
+def test_primer_without_notes(tmp_path: Path) -> None:
+    make_notes([0.0, 1.0]).to_midi_file(tmp_path / "song.mid")
+    with pytest.raises(ValueError, match=r"song\.mid: no notes after second 9"):
+        load_primer(str(tmp_path / "song.mid"), 9.0, 15.0, CURRENT)
+
+
+# --------------------------------------------------------------------------------- decoding
+
+
+def test_primer_is_part_of_the_sample_unless_continuation_only() -> None:
+    primer = make_primer(EventSeq.from_note_seq(make_notes([0, 1, 2], 0.5)))
+    events = np.array([LONGEST_SHIFT, C4, LONGEST_SHIFT], np.uint8)
+    assert decode_sample(events, CURRENT, primer).pitches.tolist() == [40, 41, 42, 60]
+    notes = decode_sample(events, CURRENT, primer, continuation_only=True)
+    assert notes.pitches.tolist() == [60]
+    assert notes.starts.tolist() == [0]
+
+
+def test_hanging_notes_end_after_five_seconds() -> None:
+    notes = decode_sample(np.array([C4, *[LONGEST_SHIFT] * 20], np.uint8), CURRENT)
+    assert (notes.ends - notes.starts).tolist() == [pytest.approx(5.0)]
+
+
+def test_long_notes_of_the_primer_are_kept() -> None:
+    primer = make_primer(EventSeq([C4, *[LONGEST_SHIFT] * 8, C4 + 88, C4 + 1]))
+    notes = decode_sample(np.full(20, LONGEST_SHIFT, np.uint8), CURRENT, primer)
+    assert notes.ends - notes.starts == pytest.approx([8 * 1.171, 5.0])
+
+
+def test_sample_ends_at_the_longest_wait() -> None:
+    notes = end_at_boundary(make_notes([0, 4, 8.1, 8.2, 9.0, 9.3, 10, 12.1, 15], 0.5), 10.0)
+    assert (len(notes), notes.seconds) == (4, pytest.approx(8.7))
+
+
+def test_sample_does_not_end_before_its_first_note() -> None:
+    assert len(end_at_boundary(make_notes([0, 8.0, 8.4]), 1.0)) == 1
+
+
+def test_sample_does_not_end_at_its_first_note_after_the_primer() -> None:
+    notes = end_at_boundary(make_notes([0, 8.0, 8.4, 8.5, 8.7]), 9.0, start=8.3)
+    assert notes.starts.tolist() == [0, 8.0, 8.4, 8.5]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0])
+def test_length_counts_from_the_end_of_the_primer(seconds: float) -> None:
+    notes = NoteSeq([0, 3, 5.5], [1, 4, 5.9], [60, 62, 64], [64] * 3)
+    events = np.append(EventSeq.from_note_seq(notes).to_array(), [208])
+    primer = make_primer(EventSeq(events))
+    new = EventSeq.from_note_seq(make_notes(np.arange(40) / 4)).to_array()
+    sample = decode_sample(new, CURRENT, primer, seconds)
+    assert len(sample) > 3
+    assert sample.seconds == pytest.approx(primer.seconds + seconds, abs=2.0)

@@ -1,0 +1,59 @@
+"""Output files: their names, and what a MIDI file records about its sample."""
+
+from pathlib import Path
+
+import numpy as np
+
+from config import GenerateConfig
+from generation.control import parse_control
+from generation.pipeline import GenerationJob, Primer
+from generation.writer import find_requested_control, output_paths
+from midi.control_schedule import ControlSchedule
+from sequence import CURRENT, ControlSeq, EventSeq
+from tests.generation.networks import make_model
+
+LONGEST_SHIFT = 239  # 1.171 s
+
+
+def make_job(control: ControlSchedule, primer: Primer | None = None) -> GenerationJob:
+    return GenerationJob(make_model(), CURRENT, GenerateConfig(), 0, 4, control, primer)
+
+
+def test_concurrent_runs_take_different_names(tmp_path: Path) -> None:
+    one, other = output_paths(tmp_path, False), output_paths(tmp_path, False)
+    names = [next(paths).name for paths in (one, other, one, other)]
+    assert names == [f"output-00{number}.mid" for number in range(4)]
+
+
+def test_numbers_continue_after_existing_files(tmp_path: Path) -> None:
+    (tmp_path / "output-041.png").touch()
+    assert next(output_paths(tmp_path, False)).name == "output-042.mid"
+
+
+def test_overwriting_removes_old_picture_and_audio(tmp_path: Path) -> None:
+    for name in ("output-000.mid", "output-000.png", "output-000.wav", "output-001.wav"):
+        (tmp_path / name).touch()
+    assert next(output_paths(tmp_path, True)).name == "output-000.mid"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output-000.mid", "output-001.wav"]
+
+
+def test_control_by_events_is_recorded_from_the_first_note() -> None:
+    rows = ControlSeq([1, 2, 3, 4], np.eye(12)[:4])
+    control = ControlSchedule(rows.note_density, rows.pitch_histogram)
+    events = EventSeq([LONGEST_SHIFT, 40, LONGEST_SHIFT, 41])
+    requested = find_requested_control(make_job(control), events)
+    assert requested is not None
+    assert requested.times is not None
+    assert requested.times.tolist() == [0, 0, 0, 1.171]
+    assert requested.density.tolist() == [1, 2, 3, 4]
+    assert requested.histogram.argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+def test_control_by_time_is_recorded_from_the_end_of_the_primer() -> None:
+    primer = Primer(EventSeq([40, LONGEST_SHIFT, LONGEST_SHIFT]), np.zeros((3, 24)), 0)
+    job = make_job(parse_control("C;1 | G;9 @2"), primer)
+    requested = find_requested_control(job, EventSeq([LONGEST_SHIFT, 41, LONGEST_SHIFT, 42]))
+    assert requested is not None
+    assert requested.times is not None
+    assert requested.times.tolist() == [2.342, 3.513, 3.513, 4.684]
+    assert requested.density.tolist() == [1, 1, 1, 9]
