@@ -417,6 +417,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
 
     def run() -> int:
+        if options.report:
+            utils.import_optional("matplotlib", "--report")  # fail before the work, not after
         summary = preprocess(options)
         if options.report:
             report = Path(options.save_dir, "report.html")
