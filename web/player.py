@@ -114,7 +114,7 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
         data["requested"] = {
             "times": np.round(times, 3).tolist(),
             "density": np.asarray(density).astype(int).tolist(),
-            "histogram": np.round(histogram, 3).tolist(),
+            "histogram": np.asarray(histogram, np.float64).round(3).tolist(),
         }
     return data
 
