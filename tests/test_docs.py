@@ -126,6 +126,13 @@ def test_control_examples_are_understood(text: str) -> None:
     SCRIPTS["generate"].parse_args(["-c", text])  # exits if it is wrong
 
 
+def test_architecture_lists_every_module() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text()
+    packages = ("midi", "corpus", "training", "generation", "web")
+    modules = [*ROOT.glob("*.py"), *(m for p in packages for m in (ROOT / p).glob("[!_]*.py"))]
+    assert not [m.name for m in modules if not re.search(rf"^ *{m.name} ", tree, re.MULTILINE)]
+
+
 SMALL = {  # what is added to the README's commands, so that they take seconds
     "preprocess.py": "2",
     "train.py": f"--max-steps 2 -b 2 -w 16 --no-enable-logging -p {TINY_MODEL}",
