@@ -1,6 +1,6 @@
-"""PerformanceRNN: a GRU that says which event comes next, and the files it is kept in.
+"""PerformanceRNN, a GRU that predicts the next event, and session files.
 
-Shapes are [steps, batch, ...]. The network knows neither MIDI nor what an event means.
+Tensors are [steps, batch, ...]. The network knows neither MIDI nor what an event means.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,18 +19,20 @@ import utils
 from config import MODEL_SIZES, ModelConfig
 from corpus import tensorfile
 
+GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class PerformanceRNN(nn.Module):
-    """The network of `config`; inputs and outputs live on the device of its parameters."""
+    """The network: embedding and control -> linear -> GRU layers -> linear -> event logits."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         event_dim, hidden_dim, layers = config.event_dim, config.hidden_dim, config.gru_layers
-        self.primary_event = event_dim - 1
+        self.primary_event = event_dim - 1  # the input before the first event
         # the order of these lines is the order of the parameters in session files
         self.inithid_fc = nn.Linear(config.init_dim, layers * hidden_dim)
-        # a weight of its own making would load libraries for a second, where it is not filled
+        # nn.Embedding's own initialization would import the compiler on the meta device: a second
         weight = torch.empty(event_dim, event_dim).uniform_(-(3**0.5), 3**0.5)
         self.event_embedding = nn.Embedding(event_dim, event_dim, _weight=weight)
         self.concat_input_fc = nn.Linear(event_dim + config.control_dim + 1, hidden_dim)
@@ -39,241 +41,263 @@ class PerformanceRNN(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> PerformanceRNN:
-        """This network with the weights that training begins with; measured in CHANGELOG.md.
+        """Set the weights that training starts from; docs/experiments.md compares them to others.
 
         Embeddings have variance 1, so that events differ from the start; recurrent weights are
-        orthogonal; update gates begin nearly shut, so that the state is kept.
+        orthogonal; the bias of the update gate is raised, so that the state changes slowly.
         """
         nn.init.normal_(self.event_embedding.weight)
         for linear in (self.inithid_fc, self.concat_input_fc, self.output_fc):
             nn.init.xavier_normal_(linear.weight)
-        hidden = self.config.hidden_dim
+        hidden_dim = self.config.hidden_dim
         for layer in range(self.config.gru_layers):
-            inputs, states, bias, _ = (getattr(self.gru, f"{n}_l{layer}") for n in GRU_WEIGHTS)
+            weight_ih, weight_hh, bias_ih, _ = self._gru_weights(layer)
             for gate in range(3):
-                rows = slice(gate * hidden, (gate + 1) * hidden)
-                nn.init.xavier_uniform_(inputs[rows])
-                nn.init.orthogonal_(states[rows])
-            bias[hidden : 2 * hidden] += 1.0  # of the update gate: nearer to keeping
+                rows = slice(gate * hidden_dim, (gate + 1) * hidden_dim)
+                nn.init.xavier_uniform_(weight_ih[rows])
+                nn.init.orthogonal_(weight_hh[rows])
+            bias_ih[hidden_dim : 2 * hidden_dim] += 1.0
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.output_fc.weight.device
 
     def init_hidden(self, init: Tensor) -> Tensor:
-        """Hidden state [layers, batch, hidden] from start vectors [batch, init].
+        """Return the hidden state [layers, batch, hidden] for start vectors [batch, init].
 
-        This is the original's layout, for its sessions' sake: of several vectors, it deals
-        out the states to layers and sequences as they come.
+        As in the original, a batch of several vectors is reshaped without a transposition, so
+        the state of one sequence mixes several vectors. Its sessions were trained that way.
         """
-        layers, hidden = self.config.gru_layers, self.config.hidden_dim
-        return torch.tanh(self.inithid_fc(init)).view(layers, len(init), hidden)
+        layers, hidden_dim = self.config.gru_layers, self.config.hidden_dim
+        return torch.tanh(self.inithid_fc(init)).view(layers, len(init), hidden_dim)
 
     def init_hidden_each(self, init: Tensor) -> Tensor:
-        """As `start`, but of each vector for itself, so that it does not depend on the others."""
+        """Return `init_hidden` of each vector alone, independent of the rest of the batch."""
         return torch.cat([self.init_hidden(vector[None]) for vector in init], dim=1)
 
     def shift_right(self, events: Tensor) -> Tensor:
-        """What is heard before each of `events` [steps, batch]: the start event first."""
+        """Return the inputs that predict `events` [steps, batch]: the primary event first."""
         return torch.cat([torch.full_like(events[:1], self.primary_event), events[:-1]])
 
     def event_table(self) -> Tensor:
-        """What each event says to the first layer [events, hidden]: embedding times weights.
+        """Return the part of the first linear layer that depends on the event [events, hidden].
 
-        The linear layer over embedding, flag and control is the sum of one part for each.
+        The layer over the concatenated embedding, flag and control is a sum of one part each.
         """
         events = self.config.event_dim
         weight, bias = self.concat_input_fc.weight, self.concat_input_fc.bias
         return functional.linear(self.event_embedding.weight, weight[:, :events], bias)
 
+    def project_controls(self, controls: Tensor | None, use_control: Tensor | None) -> Tensor:
+        """Return the part of the first linear layer that depends on the control.
+
+        Shape [steps or 1, batch, hidden], or [hidden] without controls. Arguments as in forward.
+        """
+        events = self.config.event_dim
+        weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
+        no_control = weight[:, events]  # of the flag "no control"
+        if controls is None:
+            return no_control
+        projected = functional.linear(controls, weight[:, events + 1 :])
+        if use_control is None:
+            return projected
+        return torch.where(use_control[:, None], projected, no_control.to(projected.dtype))
+
     def forward(
         self,
-        heard: Tensor,
+        inputs: Tensor,
         hidden: Tensor,
         controls: Tensor | None = None,
-        controlled: Tensor | None = None,
-        table: Tensor | None = None,
+        use_control: Tensor | None = None,
+        event_table: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Logits [steps, batch, events] of what follows each heard event, and the new hidden state.
+        """Return logits [steps, batch, events] and the hidden state after the last step.
 
-        heard: int64 [steps, batch]; hidden: [layers, batch, hidden]; controls, of the events
-        that follow: [steps or 1, batch, control], or None for none; controlled: bool [batch],
-        the sequences that shall see theirs, or None for all; table: what `table` gives, for
-        many calls with the same weights.
+        inputs: int64 [steps, batch], the event before each predicted one;
+        hidden: [layers, batch, hidden];
+        controls: [steps or 1, batch, control], of the predicted events, or None for no control;
+        use_control: bool [batch], the sequences that see their control, or None for all;
+        event_table: the result of `event_table()`, to save time in many calls.
         """
-        said = functional.embedding(heard, self.event_table() if table is None else table)
-        asked = self.project_controls(controls, controlled)
-        output = functional.leaky_relu(said + asked, 0.1)  # [steps, batch, hidden]
+        table = self.event_table() if event_table is None else event_table
+        embedded = functional.embedding(inputs, table)  # [steps, batch, hidden]
+        projected = self.project_controls(controls, use_control)
+        output = functional.leaky_relu(embedded + projected, 0.1)
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
             if layer and self.training:
                 output = functional.dropout(output, self.config.gru_dropout)
-            weights = [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
-            output = self._layer(output, hidden[layer], weights)
+            output = self._run_layer(output, hidden[layer], self._gru_weights(layer))
             outputs.append(output)
             last.append(output[-1])
         return self.output_fc(torch.cat(outputs, dim=-1)), torch.stack(last)
 
-    def _layer(self, inputs: Tensor, before: Tensor, weights: list[Tensor]) -> Tensor:
-        """The states [steps, batch, hidden] of a layer, from the one before [batch, hidden]."""
-        learns = self.training and torch.is_grad_enabled() and len(inputs) > 1
-        if not learns or inputs.device.type != "cpu":
-            states: Tensor = torch.gru(
-                inputs, before[None], weights, True, 1, 0.0, False, False, False
-            )[0]
-            return states
-        given = [inputs, before, *weights]
-        if torch.is_autocast_enabled("cpu"):
-            given = [value.to(torch.get_autocast_dtype("cpu")) for value in given]
-        return GRULayer.apply(*given)  # type: ignore
-
-    def project_controls(self, controls: Tensor | None, controlled: Tensor | None) -> Tensor:
-        """What controls, or their absence, say to the first layer [steps or 1, batch, hidden]."""
-        events = self.config.event_dim
-        weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
-        nothing = weight[:, events]
-        if controls is None:
-            return nothing
-        asked = functional.linear(controls, weight[:, events + 1 :])
-        if controlled is None:
-            return asked
-        return torch.where(controlled[:, None], asked, nothing.to(asked.dtype))
-
     def forward_scheduled(
         self,
-        heard: Tensor,
+        inputs: Tensor,
         hidden: Tensor,
         controls: Tensor,
-        controlled: Tensor,
+        use_control: Tensor,
         teacher_forcing_ratio: float,
     ) -> tuple[Tensor, Tensor]:
-        """As forward, but some of what is heard after the first event the network said itself.
+        """Do the same as `forward`, but feed back some sampled events (scheduled sampling).
 
-        Scheduled sampling (Bengio et al. 2015), step by step: each heard event is the true
-        one with probability `teacher_forcing_ratio`, or else a sample from the logits.
+        From the second step on an input is the true event with probability
+        `teacher_forcing_ratio`, otherwise a sample from the logits before it
+        (Bengio et al. 2015).
         """
         logits, table = [], self.event_table()
-        said = heard[0]
-        for step, true in enumerate(heard):
-            taught = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
-            true = torch.where(taught | (step == 0), true, said)
-            output, hidden = self(true[None], hidden, controls[step : step + 1], controlled, table)
-            said = output[0].detach().float().softmax(dim=-1).multinomial(1)[:, 0]
+        sampled = inputs[0]
+        for step, true in enumerate(inputs):
+            use_true = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
+            event = torch.where(use_true | (step == 0), true, sampled)
+            control = controls[step : step + 1]
+            output, hidden = self(event[None], hidden, control, use_control, table)
+            probabilities = output[0].detach().float().softmax(dim=-1)
+            sampled = probabilities.multinomial(1)[:, 0]  # [batch]
             logits.append(output)
         return torch.cat(logits), hidden
 
+    def _gru_weights(self, layer: int) -> list[Tensor]:
+        return [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
 
-GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    def _run_layer(self, inputs: Tensor, initial: Tensor, weights: list[Tensor]) -> Tensor:
+        """Return the states [steps, batch, hidden] of a layer, from `initial` [batch, hidden].
+
+        GRULayer is faster than torch's layer on a CPU, and only where there is a backward pass.
+        """
+        has_backward = self.training and torch.is_grad_enabled() and len(inputs) > 1
+        if not has_backward or inputs.device.type != "cpu":
+            states: Tensor = torch.gru(
+                inputs, initial[None], weights, True, 1, 0.0, False, False, False
+            )[0]
+            return states
+        arguments = [inputs, initial, *weights]
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            arguments = [value.to(dtype) for value in arguments]
+        return GRULayer.apply(*arguments)  # type: ignore
 
 
 # -------------------------------------------------------------------------------- GRU layer
+#
+# With reset r, update z, candidate n and state h, as in torch.nn.GRU:
+#   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+#   z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+#   n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+#   h' = (1 - z) * n + z * h
 
-CHUNK = 8  # steps whose factors are worked out at once: few enough to stay in a core's cache
+CHUNK = 8  # steps whose derivatives are computed together: few enough to stay in the cache
 
 
 class GRULayer(torch.autograd.Function):
     """The states [steps, batch, hidden] of a GRU layer, with torch's weights and equations.
 
-    Inputs: [steps, batch, width], the state before [batch, hidden], and weight_ih, weight_hh,
-    bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gate. All are of
-    one type, in which everything is worked out.
+    Arguments: inputs [steps, batch, width], initial state [batch, hidden], and weight_ih,
+    weight_hh, bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gate.
+    All have one dtype, which is also that of the computation.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, before: Tensor, w_ih: Tensor, w_hh: Tensor, *biases: Tensor
+        ctx: Any, inputs: Tensor, initial: Tensor, w_ih: Tensor, w_hh: Tensor, *biases: Tensor
     ) -> Tensor:
-        """Keeps the gates, the states and what the state gives to the new gate, of each step."""
-        (steps, batch, width), hidden = inputs.shape, w_hh.shape[1]
+        """Compute the states; save the gates, the states and W_hn h + b_hn of each step."""
+        (steps, batch, width), hidden_dim = inputs.shape, w_hh.shape[1]
         bias_ih, bias_hh = biases
+        # first W_i x + b_i for all steps at once; each step then turns its part into the gates
         gates = torch.addmm(bias_ih, inputs.reshape(-1, width), w_ih.t())
-        gates = gates.view(steps, batch, 3 * hidden)  # of the inputs yet; filled in place
-        states = inputs.new_empty(steps + 1, batch, hidden)
-        states[0] = before
-        kept = inputs.new_empty(steps, batch, hidden)
-        given = inputs.new_empty(batch, 3 * hidden)  # by the state
-        given_both, given_new = given.split_with_sizes((2 * hidden, hidden), 1)
-        for gate, keep, state, after in zip(gates, kept, states[:-1], states[1:], strict=True):
-            torch.addmm(bias_hh, state, w_hh.t(), out=given)
-            keep.copy_(given_new)
-            both, new = gate.split_with_sizes((2 * hidden, hidden), 1)
-            reset, update = both.add_(given_both).sigmoid_().split_with_sizes((hidden, hidden), 1)
-            torch.lerp(new.addcmul_(reset, keep).tanh_(), state, update, out=after)
-        ctx.save_for_backward(inputs, w_ih, w_hh, gates, states, kept)
+        gates = gates.view(steps, batch, 3 * hidden_dim)
+        states = inputs.new_empty(steps + 1, batch, hidden_dim)
+        states[0] = initial
+        hidden_new = inputs.new_empty(steps, batch, hidden_dim)  # W_hn h + b_hn
+        hidden_part = inputs.new_empty(batch, 3 * hidden_dim)  # W_h h + b_h of one step
+        hidden_both, hidden_last = hidden_part.split_with_sizes((2 * hidden_dim, hidden_dim), 1)
+        for gate, saved, state, next_state in zip(
+            gates, hidden_new, states[:-1], states[1:], strict=True
+        ):
+            torch.addmm(bias_hh, state, w_hh.t(), out=hidden_part)
+            saved.copy_(hidden_last)
+            both, new = gate.split_with_sizes((2 * hidden_dim, hidden_dim), 1)
+            both.add_(hidden_both).sigmoid_()
+            reset, update = both.split_with_sizes((hidden_dim, hidden_dim), 1)
+            new.addcmul_(reset, saved).tanh_()
+            torch.lerp(new, state, update, out=next_state)
+        ctx.save_for_backward(inputs, w_ih, w_hh, gates, states, hidden_new)
         return states[1:]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        """Back through time for the states; then one product for each matrix."""
-        inputs, w_ih, w_hh, gates, states, kept = ctx.saved_tensors
-        steps, batch, hidden = kept.shape
-        of_state = torch.empty_like(gates)  # gradients of what the state gives
-        of_new = torch.empty_like(kept)
-        gradient = torch.zeros_like(states[0])
-        for chunk in _chunks_from_the_end(steps):
-            factors = _factors(gates[chunk], states[chunk], kept[chunk])
-            parts = (gradients[0][chunk], of_state[chunk], of_new[chunk], *factors)
-            for toward, given, new, to_new, to_update, to_reset, reset, update in zip(
-                *map(_reversed, parts), strict=True
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        """Run back through time for the states, then one matrix product for each weight."""
+        inputs, w_ih, w_hh, gates, states, hidden_new = ctx.saved_tensors
+        (grad_states,) = grads
+        steps, batch, hidden_dim = hidden_new.shape
+        grad_gates = torch.empty_like(gates)  # for W_h h + b_h
+        grad_new = torch.empty_like(hidden_new)  # for W_in x + b_in
+        grad_hidden = torch.zeros_like(states[0])
+        for end in range(steps, 0, -CHUNK):
+            chunk = slice(max(0, end - CHUNK), end)
+            derivatives = _gate_derivatives(gates[chunk], states[chunk], hidden_new[chunk])
+            rows = (grad_states[chunk], grad_gates[chunk], grad_new[chunk], *derivatives)
+            for grad_state, grad_gate, d_new, to_new, to_update, to_reset, reset, update in zip(
+                *map(_last_to_first, rows), strict=True
             ):
-                gradient += toward
-                of_reset, of_update, of_kept = given.split_with_sizes((hidden, hidden, hidden), 1)
-                torch.mul(gradient, to_new, out=new)
-                torch.mul(new, to_reset, out=of_reset)
-                torch.mul(gradient, to_update, out=of_update)
-                torch.mul(new, reset, out=of_kept)
-                gradient = gradient.mul_(update).addmm_(given, w_hh)
-        flat = of_state.view(-1, 3 * hidden)
-        grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden)
+                grad_hidden += grad_state
+                d_reset, d_update, d_hidden_new = grad_gate.split_with_sizes((hidden_dim,) * 3, 1)
+                torch.mul(grad_hidden, to_new, out=d_new)
+                torch.mul(d_new, to_reset, out=d_reset)
+                torch.mul(grad_hidden, to_update, out=d_update)
+                torch.mul(d_new, reset, out=d_hidden_new)
+                grad_hidden = grad_hidden.mul_(update).addmm_(grad_gate, w_hh)
+        flat = grad_gates.view(-1, 3 * hidden_dim)  # [steps * batch, 3 * hidden]
+        grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden_dim)
         grad_bias_hh = flat.sum(dim=0)
-        of_state[..., 2 * hidden :] = of_new  # from here on: of what the inputs give
+        grad_gates[..., 2 * hidden_dim :] = grad_new  # from here on: for W_i x + b_i
         grad_w_ih = flat.t() @ inputs.reshape(steps * batch, -1)
         grad_inputs = (flat @ w_ih).view_as(inputs)
-        return grad_inputs, gradient, grad_w_ih, grad_w_hh, flat.sum(dim=0), grad_bias_hh
+        grad_bias_ih = flat.sum(dim=0)
+        return grad_inputs, grad_hidden, grad_w_ih, grad_w_hh, grad_bias_ih, grad_bias_hh
 
 
-def _chunks_from_the_end(steps: int) -> Iterator[slice]:
-    for end in range(steps, 0, -CHUNK):
-        yield slice(max(0, end - CHUNK), end)
-
-
-def _reversed(steps: Tensor) -> Iterator[Tensor]:
-    """One step after the other, the last one first."""
+def _last_to_first(steps: Tensor) -> Iterator[Tensor]:
     return reversed(steps.unbind())
 
 
-def _factors(gates: Tensor, states: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
-    """What gradients are multiplied with at some steps [steps, batch, hidden], five of them.
+def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tuple[Tensor, ...]:
+    """Return the factors of the backward pass at some steps, each [steps, batch, hidden].
 
-    That of the state gives those of the new and the update gate, before their curves, by the
-    first two; that of the new gate gives the reset gate's by the third, and what the state
-    gives to it by the fourth; the fifth is what of the state's own goes on to the step before.
+    In order: dh'/d(input of n's tanh), dh'/d(input of z's sigmoid), d(input of n's tanh)/d(input
+    of r's sigmoid), d(input of n's tanh)/d(W_hn h + b_hn), and the direct part of dh'/dh.
     """
     reset, update, new = gates.chunk(3, dim=-1)
-    open_gate = 1 - update
-    to_new = (new * new).neg_().add_(1).mul_(open_gate)
-    to_update = (states - new).mul_(update).mul_(open_gate)
-    to_reset = (1 - reset).mul_(reset).mul_(kept)
+    one_minus_update = 1 - update
+    to_new = (new * new).neg_().add_(1).mul_(one_minus_update)
+    to_update = (states - new).mul_(update).mul_(one_minus_update)
+    to_reset = (1 - reset).mul_(reset).mul_(hidden_new)
     return to_new, to_update, to_reset, reset, update
 
 
-# --------------------------------------------------------------------------------- sessions
+# ----------------------------------------------------------------------------- session file
 
-SESSION = 1  # version of the session file
-OPTION = "option "  # before the names of the options that a session was last trained with
+SESSION_VERSION = 1
+# older session files name the entries of `training` otherwise
+OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
+OLD_OPTION_NAMES = {"averaging": "ema_decay"}
 
 
 @dataclass(frozen=True)
 class Session:
-    """A session file: the network, and beside it what training and generation want to know.
+    """The content of a session file: a network, and what training and generation need beside it.
 
-    encoding: version of the event encoding; optimizer_state: None in a session that is only
-    played; training: plain numbers and text, such as the step; ema_state: the moving average
-    of the weights, which is judged and played, or None for the weights themselves; hidden_state:
-    the hidden state after the last batch. In the file `model_config`, `model_state`
-    and `model_optimizer_state` are as the original has them, so that it can read them.
+    state: the weights; encoding: the version of the event encoding;
+    optimizer_state: None in a session without training state;
+    training: numbers and text such as the step, and "options", a dict of these;
+    ema_state: the moving average of the weights, which is evaluated and generated with, or None;
+    hidden_state: [layers, batch, hidden] after the last batch.
+
+    The original can read the entries `model_config`, `model_state` and `model_optimizer_state`.
     """
 
     config: ModelConfig
@@ -285,7 +309,7 @@ class Session:
     hidden_state: Tensor | None = None
 
     def build_model(self, device: torch.device, ema: bool = True) -> PerformanceRNN:
-        """The network with its averaged weights, or the last ones, as float32 on `device`."""
+        """Return the network in float32, with the averaged weights if there are any and `ema`."""
         with torch.device("meta"):
             model = PerformanceRNN(self.config)
         state = self.ema_state if ema and self.ema_state else self.state
@@ -295,14 +319,14 @@ class Session:
 
     @property
     def control_ratio(self) -> float | None:
-        """Share of what it learned from that it saw with control, if it is known."""
-        ratio = self.training.get(f"{OPTION}control_ratio")
+        """The share of the training windows that saw their control, or None if unknown."""
+        ratio = self.training.get("options", {}).get("control_ratio")
         return float(ratio) if isinstance(ratio, int | float) else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; killed at any instant, the old or the new one is there, whole."""
+        """Write the file; if the process is killed, the old or the new file is there, whole."""
         record = {
-            "session": SESSION,
+            "session": SESSION_VERSION,
             "encoding": self.encoding,
             "model_config": asdict(self.config),
             "model_state": self.state,
@@ -317,84 +341,120 @@ class Session:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Session:
-        """Read a file of this suite or of the original.
+        """Read a session file of this project or of the original.
 
-        OSError if it can not be opened, ValueError if it is no session.
+        Raises OSError if it cannot be opened, ValueError with the path if it is not valid.
         """
         record = tensorfile.load(path)
         try:
-            return _session(record)
+            return _parse_session(record)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _session(record: Any) -> Session:
+def _parse_session(record: Any) -> Session:
+    """Check the content of a session file."""
     if not isinstance(record, dict) or "model_config" not in record:
-        raise ValueError("not a session")
-    version = record.get("session", SESSION)
-    if type(version) is not int or version != SESSION:
-        raise ValueError(f"session version {tensorfile.format_value(version)}, not {SESSION}")
-    names = {entry.name for entry in fields(ModelConfig)}
-    sizes = record["model_config"]
-    if not isinstance(sizes, dict) or set(sizes) != names:
-        raise ValueError(f"model_config has not the entries {sorted(names)}")
-    for entry in fields(ModelConfig):
-        if type(sizes[entry.name]) not in (int, MODEL_SIZES[entry.name][0]):
-            told = tensorfile.format_value(sizes[entry.name])
-            raise ValueError(f"{entry.name} is {told}, not a number of its kind")
-    config, state = ModelConfig(**sizes), record.get("model_state", {})
-    _check_state(config, state)
-    optimizer_state = record.get("model_optimizer_state", record.get("optimizer_state"))
-    encoding, training = record.get("encoding", 1), record.get("training", {})
-    if not isinstance(optimizer_state, dict | None) or not isinstance(training, dict):
-        raise ValueError("model_optimizer_state or training is not a dict")
-    if optimizer_state is not None and not optimizer_state.get("state"):
-        optimizer_state = None  # it has made no step
+        raise ValueError("not a session file (missing 'model_config')")
+    version, encoding = record.get("session", SESSION_VERSION), record.get("encoding", 1)
+    if type(version) is not int or version != SESSION_VERSION:
+        shown = tensorfile.format_value(version)
+        raise ValueError(f"session version {shown} is not {SESSION_VERSION}")
     if type(encoding) is not int:
         raise ValueError(f"encoding is {tensorfile.format_value(encoding)}, not a whole number")
-    for key, value in training.items():
-        if not isinstance(value, int | float | str):
-            raise ValueError(f"{tensorfile.format_value(key)} in training is neither a number nor text")
-    averaged, carried = record.get("averaged_state"), record.get("carried_state")
-    if averaged is not None:
-        _check_state(config, averaged)
-    if carried is not None and not (
-        isinstance(carried, Tensor) and carried.dtype == torch.float32 and carried.dim() == 3
+    sizes = record["model_config"]
+    if not isinstance(sizes, dict) or set(sizes) != set(MODEL_SIZES):
+        raise ValueError(f"model_config does not have the entries {sorted(MODEL_SIZES)}")
+    config, state = ModelConfig(**sizes), record.get("model_state", {})
+    _check_state(config, state)
+    ema_state, hidden_state = record.get("averaged_state"), record.get("carried_state")
+    if ema_state is not None:
+        _check_state(config, ema_state)
+    if hidden_state is not None and not (
+        isinstance(hidden_state, Tensor)
+        and hidden_state.dtype == torch.float32
+        and hidden_state.dim() == 3
     ):
         raise ValueError("carried_state is not float32 [layers, batch, hidden]")
-    return Session(config, state, encoding, optimizer_state, training, averaged, carried)
+    optimizer_state = record.get("model_optimizer_state", record.get("optimizer_state"))
+    if not isinstance(optimizer_state, dict | None):
+        raise ValueError("model_optimizer_state is not a dict")
+    if optimizer_state is not None and not optimizer_state.get("state"):
+        optimizer_state = None  # it has made no step
+    training = _parse_training(record.get("training", {}))
+    return Session(config, state, encoding, optimizer_state, training, ema_state, hidden_state)
+
+
+def _parse_training(training: Any) -> dict[str, Any]:
+    """Check the entry `training` of a session file; bring older files to today's layout.
+
+    They have "option control_ratio" for today's training["options"]["control_ratio"], and
+    "scaler scale" for training["scaler"]["scale"].
+    """
+    if not isinstance(training, dict):
+        raise ValueError("training is not a dict")
+    parsed: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    scaler: dict[str, Any] = {}
+    for key, value in training.items():
+        is_group = key in ("options", "scaler")
+        entries = value.values() if is_group and isinstance(value, dict) else [value]
+        if not all(isinstance(entry, int | float | str) for entry in entries):
+            shown = tensorfile.format_value(key)
+            raise ValueError(f"{shown} in training is neither a number nor text")
+        if is_group and not isinstance(value, dict):
+            raise ValueError(f"{key} in training is not a dict")
+        prefix, _, name = str(key).partition(" ")
+        if prefix == "option":
+            options[OLD_OPTION_NAMES.get(name, name)] = value
+        elif prefix == "scaler" and name:
+            scaler[name] = value
+        else:
+            parsed[OLD_TRAINING_NAMES.get(str(key), str(key))] = value
+    return (
+        parsed | ({"options": options} if options else {}) | ({"scaler": scaler} if scaler else {})
+    )
 
 
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:
-    """The state of an Adam that has made no step."""
+    """Return the state of an Adam that has made no step, which the original needs."""
     with torch.device("meta"):
         model = PerformanceRNN(config)
-    # not in there: torch 2.6 imports its compiler for an optimizer, which fails on this device
+    # outside of the block: in torch 2.6 creating an optimizer fails on the meta device
     return torch.optim.Adam(model.parameters()).state_dict()
 
 
 def _check_state(config: ModelConfig, state: Any) -> None:
-    """ValueError unless `state` has finite weights of just the names and shapes of `config`."""
+    """Raise ValueError unless `state` has finite weights of exactly the names and shapes."""
     with torch.device("meta"):  # nothing is allocated for sizes that a file only claims
         expected = {name: t.shape for name, t in PerformanceRNN(config).state_dict().items()}
     if not isinstance(state, dict) or set(state) != set(expected):
-        raise ValueError("model_state has not the weights of such a network")
+        raise ValueError("model_state does not have the weights of a network of this size")
     for name, shape in expected.items():
         tensor = state[name]
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"{name} is not a tensor of numbers")
+            raise ValueError(f"{name} is not a tensor of floating-point numbers")
         if tensor.shape != shape:
             raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
         if not tensor.isfinite().all():
             raise ValueError(f"{name} has weights that are not finite")
 
 
+# ----------------------------------------------------------------------------------- device
+
+
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; auto takes cuda, then mps, then cpu. ValueError if not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available()}
-    there["mps"] = torch.backends.mps.is_available()
+    """Return the device called `name`; auto prefers cuda, then mps, then cpu.
+
+    Raises ValueError if this machine does not have it.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there[name]:
+        name = next(kind for kind, is_available in available.items() if is_available)
+    if not available[name]:
         raise ValueError(f"argument --device: {name} is not available on this machine")
     return torch.device(name)

@@ -16,227 +16,406 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import config
 import utils
 from config import DEVICES, PRECISIONS, TrainConfig
+from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from generation.control import parse_scale_or_chord
 from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
-from midi import pianoroll as render
+from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
-from sequence import Control
-from training.distributed import Team, end
-from training.evaluate import evaluate
-from training.logger import Board, TrainState
-from training.trainer import (
-    Failure,
-    NotFinite,
-    Run,
-    alone,
+from sequence import CURRENT, Control
+from training.data import find_data_files, load_data, prefetch
+from training.distributed import Distributed, exit_process
+from training.evaluate import evaluate, format_table
+from training.logger import Logger, format_time, log_dir
+from training.sessions import (
     best_path,
-    data_files,
-    finished,
-    for_other_data,
+    check_encoding,
+    choose_precision,
+    continues_windows,
+    format_sizes,
+    list_changes,
+    load_state,
+    lock_sessions,
+    open_session,
+    restore,
+)
+from training.trainer import (
+    ONE_PROCESS,
+    NotFiniteError,
+    StepOptions,
+    StepResult,
+    Trainer,
+    TrainingError,
+    TrainState,
+    is_finished,
     learning_rate,
-    open_run,
-    spoiled,
-    told,
+    not_finite_error,
 )
 from utils import Number, Parser
 
-SAMPLE = Control(
-    parse_scale_or_chord("C major"), 3
-)  # what the log's music is asked for
+# options that decide what the network learns; stored in the session, so that a change is reported
+RECIPE = (
+    *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
+    *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
+    *("ema_decay", "stretch", "seed"),
+)
+SAMPLE_CONTROL = Control(parse_scale_or_chord("C major"), 3)  # of the music in the log
 SAMPLE_EVENTS = 400
 
 
-class Ending:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop sees; a second one is not waited for."""
+# ------------------------------------------------------------------------------- preparation
+
+
+def prepare(
+    options: TrainConfig, distributed: Distributed = ONE_PROCESS
+) -> tuple[Trainer, WindowSampler, Corpus]:
+    """Load the data and open or create the session.
+
+    Returns the trainer, the sampler of the training data, and the validation data.
+    Raises TrainingError with what is missing.
+    """
+    path, device = Path(options.session), distributed.select_device(pick_device(options.device))
+    validation = None if options.validation is None else Path(options.validation)
+    train_data, val_data = load_data(Path(options.dataset), validation, options.validation_share)
+    sampler = WindowSampler(
+        train_data,
+        options.window_size,
+        options.stride_size,
+        options.carry,
+        distributed.rank,
+        distributed.world_size,
+        options.stretch,
+    )
+    check_data(options, sampler, val_data)
+
+    session = open_session(
+        path,
+        train_data.encoding,
+        distributed,
+        options.model_params,
+        options.init_from,
+        options.seed,
+    )
+    sizes = config.parse_model_params(options.model_params, session.config)
+    recipe = {name: getattr(options, name) for name in RECIPE}
+    explicit = {} if options.precision == "auto" else {"precision": options.precision}
+    changes = list_changes(session, recipe | explicit | {"gru_dropout": sizes.gru_dropout})
+    if options.reset_optimizer and session.optimizer_state:
+        changes.append("the state of the optimizer is dropped")
+    if changes:
+        print(f"changed since the last run: {', '.join(changes)}")
+    state = load_state(path, session, val_data)
+    sums = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
+    if not distributed.all_equal(sums):
+        raise TrainingError(
+            f"the processes do not read the same files: {path}, {options.dataset} and the "
+            "validation data must be in folders that all machines share"
+        )
+
+    step_options = StepOptions(
+        choose_precision(options.precision, session, device, distributed),
+        options.weight_decay,
+        options.ema_decay,
+        options.teacher_forcing_ratio,
+        options.seed,
+    )
+    trainer = Trainer(
+        replace(session, config=sizes).build_model(device, ema=False),
+        step_options,
+        state,
+        distributed,
+        train_data.encoding,
+        {"train_data": train_data.fingerprint, "options": recipe},
+    )
+    with_hidden = continues_windows(session, recipe, train_data)
+    restore(trainer, path, session, with_hidden, not options.reset_optimizer)
+    return trainer, sampler, val_data
+
+
+def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
+    """Raise TrainingError if the data does not suffice for the options."""
+    if options.stretch and sampler.corpus.encoding is not CURRENT:
+        raise TrainingError("--stretch needs data of today's encoding, and this has the original's")
+    if len(sampler) < options.batch_size:
+        raise TrainingError(
+            f"{options.dataset!r} has {len(sampler)} windows of {options.window_size} events in "
+            f"{len(sampler.corpus)} files to train on, and a batch needs {options.batch_size}: "
+            "add data, or use a smaller -b or -w"
+        )
+    has_limit = options.max_steps or options.max_minutes
+    if options.patience and not (len(val_data) or has_limit):
+        raise TrainingError(
+            "without validation data --patience cannot end the training: "
+            "use -v, a second file, or --max-minutes"
+        )
+
+
+@contextlib.contextmanager
+def open_batches(
+    trainer: Trainer, sampler: WindowSampler, options: TrainConfig
+) -> Iterator[Iterator[Batch]]:
+    """Open an iterator over the batches from the trainer's step on, on its device."""
+
+    def load(step: int) -> Batch:
+        packed = sampler.sample_batch(
+            options.batch_size,
+            options.seed,
+            step,
+            options.control_ratio,
+            options.use_transposition,
+        )
+        return packed.to_device(trainer.model.device, trainer.encoding)
+
+    with prefetch(load, trainer.state.step) as batches:
+        yield batches
+
+
+# ---------------------------------------------------------------------------------- training
+
+
+class StopSignal:
+    """Catches Ctrl-C and SIGTERM, so that training can save and end; a second one ends at once."""
 
     def __init__(self) -> None:
-        self.wished = False
-        self._before = {
-            s: signal.signal(s, self._wish) for s in (signal.SIGINT, signal.SIGTERM)
-        }
+        self.is_set = False
 
-    def _wish(self, number: int, frame: FrameType | None) -> None:
-        self.wished = True
-        self.restore()
+    def __enter__(self) -> StopSignal:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._handlers = {number: signal.signal(number, self._catch) for number in numbers}
+        return self
 
-    def restore(self) -> None:
-        """Give the signals back to who had them."""
-        for number, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+        self.__exit__()
 
-Step = tuple[
-    TrainState, Tensor, Tensor, float
-]  # how far it came, loss, gradient norm, rate
+
+class SpeedMeter:
+    """The speed since the first step that it has measured."""
+
+    def __init__(self) -> None:
+        self.start: tuple[float, TrainState] | None = None
+
+    def measure(self, state: TrainState) -> tuple[float, float]:
+        """Return events per second and steps per second up to `state`."""
+        self.start = self.start or (time.monotonic(), state)
+        started, first = self.start
+        seconds = max(1e-9, time.monotonic() - started)
+        return (state.events - first.events) / seconds, (state.step - first.step) / seconds
 
 
-def train(run: Run, board: Board, ending: Ending) -> None:
-    """Train until the end is reached or wished for, and save, also after a failure."""
+def seconds_left(options: TrainConfig, state: TrainState, steps_per_second: float) -> float | None:
+    """Return the time until the first limit is reached, or None without one."""
+    left = []
+    if options.max_minutes:
+        left.append(60 * options.max_minutes - state.seconds)
+    if options.max_steps and steps_per_second:
+        left.append((options.max_steps - state.step) / steps_per_second)
+    return max(0.0, min(left)) if left else None
+
+
+def train(
+    trainer: Trainer,
+    batches: Iterator[Batch],
+    val_data: Corpus,
+    logger: Logger,
+    stop: StopSignal,
+    options: TrainConfig,
+) -> None:
+    """Train until a limit or a signal; save at intervals, at the end and after an error."""
+    path = Path(options.session)
     try:
-        wished = _steps(run, board, ending)
-    except NotFinite:
-        raise
+        is_stopped = run_steps(trainer, batches, val_data, logger, stop, options)
+    except NotFiniteError:
+        raise  # the session on disk is better
     except Exception:
-        run.save(together=False)
+        trainer.save(path, collective=False)
         raise
-    run.save()
-    if not wished:
-        _judge_and_keep(run, board)
-        run.save()  # with the judgement
+    trainer.save(path)
+    if not is_stopped:
+        validate(trainer, val_data, logger, options)
+        trainer.save(path)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What is next, and how long the training has lasted: as the leader says, but for the end."""
-
-    seconds: float
-    end: float  # of how many processes it is wished for from outside
-    judge: float
-    save: float
-
-
-def _steps(run: Run, board: Board, ending: Ending) -> bool:
-    """Train; whether the end was wished for from outside."""
-    options = run.options
-    begun, before = time.monotonic(), run.reached.seconds
-    saved = judged = begun
-    unread: list[
-        Step
-    ] = []  # a step is read after the next is begun, so that no GPU has to wait
+def run_steps(
+    trainer: Trainer,
+    batches: Iterator[Batch],
+    val_data: Corpus,
+    logger: Logger,
+    stop: StopSignal,
+    options: TrainConfig,
+) -> bool:
+    """Train until a limit or a signal; return whether it was a signal."""
+    distributed, speed = trainer.distributed, SpeedMeter()
+    seconds_before = trainer.state.seconds
+    started = validated = saved = time.monotonic()
+    unread: list[StepResult] = []  # a result is read after the next step has started on the GPU
     while True:
         now = time.monotonic()
-        leads = run.team.leads
-        order = _Order(
-            leads * (before + now - begun),
-            ending.wished,
-            leads * (now - judged > options.validation_interval),
-            leads * (now - saved > options.saving_interval),
+        # all processes follow the clock of the main one, and stop if any of them gets a signal
+        clock = np.array(
+            [
+                seconds_before + now - started,
+                now - validated > options.validation_interval,
+                now - saved > options.saving_interval,
+            ]
         )
-        order = _Order(*run.team.summed(np.array(list(vars(order).values()))).tolist())
-        run.reached = replace(run.reached, seconds=order.seconds)
-        if order.end:
+        votes = distributed.sum(np.append(clock * distributed.is_main, stop.is_set)).tolist()
+        seconds, needs_validation, needs_saving, is_stopped = votes
+        trainer.state = replace(trainer.state, seconds=seconds)
+        if is_stopped:
             break
-        if order.judge:
-            _judge_and_keep(run, board)
-            judged = time.monotonic()
-        if order.judge or order.save:
-            run.save()  # a judgement with the best that it found
+        if needs_validation:
+            validate(trainer, val_data, logger, options)
+            validated = time.monotonic()
+        if needs_validation or needs_saving:
+            trainer.save(Path(options.session))
             saved = time.monotonic()
-        if finished(options, run.reached):
+        if is_finished(trainer.state, options.max_steps, options.max_minutes, options.patience):
             break
-        unread.append(_step(run))
-        if len(unread) > 1:
-            _read(run, board, unread.pop(0))
-    for step in unread:
-        _read(run, board, step)
-    return bool(order.end)
-
-
-def _step(run: Run) -> Step:
-    """Begin a step, which the device may still be at."""
-    options, reached = run.options, run.reached
-    rate = learning_rate(options, reached)
-    loss, norm = run.learn()
-    events = run.team.size * options.window_size * options.batch_size
-    run.reached = replace(
-        reached, step=reached.step + 1, events=reached.events + events
-    )
-    return run.reached, loss, norm, rate
-
-
-def _read(run: Run, board: Board, step: Step) -> None:
-    """Wait for a step, and show it; NotFinite if it spoiled the network."""
-    reached, loss, norm, rate = step
-    if not math.isfinite(float(loss + norm)):
-        raise NotFinite(spoiled(run.options, reached))
-    board.step(reached, float(loss), float(norm), rate)
-
-
-def _judge_and_keep(run: Run, board: Board) -> None:
-    """Validate, and keep the network if it is the best so far."""
-    if not len(run.judges):
-        return
-    if run.judged == run.reached.step:
-        return
-    run.judged, judgement = run.reached.step, run.evaluate()
-    if judgement.nats_per_event < run.reached.best:
-        run.reached = replace(run.reached, best=judgement.nats_per_event, worse=0)
-        run.save_best()
-    else:
-        run.reached = replace(run.reached, worse=run.reached.worse + 1)
-    board.judged(run.reached, judgement, _picture(run))
-
-
-def _picture(run: Run) -> bytes:
-    """A piano roll of what the network plays by now, for the log."""
-    if not (run.options.enable_logging and run.team.leads):
-        return b""
-    encoding = run.windows.corpus.encoding
-    (notes,) = generate_samples(
-        run.learner.averaged, encoding, [SAMPLE], SAMPLE_EVENTS, seed=0
-    )
-    return render.draw_piano_roll(notes, f"step {run.reached.step}, C major, density 3")
-
-
-def _last_words(run: Run) -> Iterator[str]:
-    path = best_path(run.options.session)
-    reached = run.reached
-    yield (
-        f"{run.options.session}: step {reached.step}, {reached.seconds / 60:.1f} min, "
-        f"{reached.events:,} events"
-    )
-    listen = (
-        path if math.isfinite(reached.best) and path.exists() else run.options.session
-    )
-    if listen is path:
-        yield f"best: {path}, {reached.best:.4f} nats an event"
-    yield f"to hear it: python3 generate.py -s {listen}"
-
-
-def _evaluate(options: TrainConfig) -> int:
-    """Print how good a session is by all data of a folder; nothing is changed."""
-    session, corpus = (
-        Session.load(options.session),
-        Corpus.load(data_files(Path(options.dataset))),
-    )
-    if session.encoding != corpus.encoding.version:
-        raise Failure(
-            for_other_data(Path(options.session), session.encoding, corpus.encoding)
+        batch = next(batches)
+        lr = learning_rate(
+            trainer.state,
+            options.learning_rate,
+            options.warm_up,
+            options.max_steps,
+            options.max_minutes,
         )
-    model = session.build_model(pick_device(options.device))
+        unread.append(trainer.step(batch, lr))
+        if len(unread) > 1:
+            log_step(unread.pop(0), logger, speed, options)
+    for result in unread:
+        log_step(result, logger, speed, options)
+    return bool(is_stopped)
+
+
+def log_step(result: StepResult, logger: Logger, speed: SpeedMeter, options: TrainConfig) -> None:
+    """Wait for a step and log it; NotFiniteError if the network is destroyed."""
+    loss, grad_norm = float(result.loss), float(result.grad_norm)
+    if not math.isfinite(loss + grad_norm):
+        raise not_finite_error(Path(options.session), result.state)
+    events_per_second, steps_per_second = speed.measure(result.state)
+    left = seconds_left(options, result.state, steps_per_second)
+    logger.log_step(result.state, loss, grad_norm, result.lr, events_per_second, left)
+
+
+def validate(trainer: Trainer, val_data: Corpus, logger: Logger, options: TrainConfig) -> None:
+    """Evaluate the averaged weights, and save them if they are the best so far."""
+    if not len(val_data) or trainer.validated_step == trainer.state.step:
+        return
+    result = trainer.evaluate(val_data)
+    is_best = trainer.update_best(result)
+    if is_best:
+        trainer.save_best(best_path(Path(options.session)))
+    picture = b""
+    if options.enable_logging and trainer.distributed.is_main:
+        (notes,) = generate_samples(
+            trainer.ema, trainer.encoding, [SAMPLE_CONTROL], SAMPLE_EVENTS, seed=0
+        )
+        picture = draw_piano_roll(notes, f"step {trainer.state.step}, C major, density 3")
+    logger.log_validation(trainer.state, result, is_best, picture)
+
+
+def format_corpus(corpus: Corpus) -> str:
+    """Return `113,708 events in 9 files`."""
+    return f"{corpus.events:,} events in {len(corpus)} file{'' if len(corpus) == 1 else 's'}"
+
+
+def train_session(options: TrainConfig, distributed: Distributed) -> None:
+    """Open the session, train it, and print how to listen to it."""
+    trainer, sampler, val_data = prepare(options, distributed)
     print(
-        f"{options.session}: {told(session.config)}, step {session.training.get('step', 0)}"
+        f"train {format_corpus(sampler.corpus)} | val {format_corpus(val_data)} | "
+        f"{trainer.model.device}, {trainer.options.precision}",
+        flush=True,
     )
-    for controlled in (True, False):
-        print("with control:" if controlled else "without control:")
-        print(*evaluate(model, corpus, None, controlled).lines(), sep="\n")
-    print("playing to a control:")
-    print(*evaluate_controls(model, corpus.encoding), sep="\n")
+    path = Path(options.session)
+    if is_finished(trainer.state, options.max_steps, options.max_minutes, options.patience):
+        print(f"{path}: training is finished: use a larger --max-... or --patience to continue")
+        return
+    with (
+        open_batches(trainer, sampler, options) as batches,
+        Logger(
+            log_dir(path) if options.enable_logging else None, not distributed.is_main
+        ) as logger,
+        StopSignal() as stop,
+    ):
+        train(trainer, batches, val_data, logger, stop, options)
+    state = trainer.state
+    print(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
+    listen = path
+    if math.isfinite(state.best) and best_path(path).exists():
+        listen = best_path(path)
+        print(f"best: {listen}, {state.best:.3f} nats/event")
+    print(f"to hear it: python3 generate.py -s {listen}")
+
+
+# ---------------------------------------------------------------------------------- commands
+
+
+def run_training(options: TrainConfig) -> int:
+    """Train, alone or as one of the processes of torchrun; only the main one writes and prints."""
+    path = Path(options.session)
+    with Distributed.join() as distributed, contextlib.ExitStack() as stack:
+        if distributed.is_main:
+            stack.enter_context(lock_sessions(path, best_path(path)))
+        else:
+            nothing = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+        try:
+            train_session(options, distributed)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if distributed.world_size > 1:
+                raise TrainingError(f"lost another process of the training ({error})") from error
+            raise
     return 0
 
 
-def _export(options: TrainConfig) -> int:
-    """Write the network of a session alone, in half precision, and rounded to how it is played."""
+def evaluate_session(options: TrainConfig) -> int:
+    """Print the metrics of a session on all data of a folder."""
+    path = Path(options.session)
+    session, corpus = Session.load(path), Corpus.load(find_data_files(Path(options.dataset)))
+    check_encoding(path, session, corpus.encoding)
+    model = session.build_model(pick_device(options.device))
+    print(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
+    print(f"{options.dataset}: {format_corpus(corpus)}")
+    results = {
+        "with control": evaluate(model, corpus),
+        "without control": evaluate(model, corpus, use_control=False),
+    }
+    print(format_table(results))
+    print("generated to a control:")
+    for line in evaluate_controls(model, corpus.encoding):
+        print(f"  {line}")
+    return 0
+
+
+def export_session(options: TrainConfig) -> int:
+    """Write the averaged weights alone, in half precision, rounded as generate.py rounds them."""
     session = Session.load(options.session)
-    state = round_weights(session.ema_state or session.state)
-    half = {name: weight.half() for name, weight in state.items()}
-    network = Session(session.config, half, session.encoding, training=session.training)
-    with alone(options.export):
-        network.save(options.export)
-    print(f"{options.export}: the network of {options.session}, in half precision")
+    weights = round_weights(session.ema_state or session.state)
+    state = {name: weight.half() for name, weight in weights.items()}
+    with lock_sessions(Path(options.export)):
+        Session(session.config, state, session.encoding, training=session.training).save(
+            options.export
+        )
+    print(f"{options.export}: the network of {options.session} in half precision")
     return 0
 
 
@@ -247,16 +426,9 @@ def build_parser() -> Parser:
     size, switch = Number(int, 1, 1_000_000), argparse.BooleanOptionalAction
 
     add = parser.add_argument_group("input and output").add_argument
-    add(
-        "-s",
-        "--session",
-        metavar="FILE",
-        help="session file, made if it does not exist",
-    )
+    add("-s", "--session", metavar="FILE", help="session file, made if it does not exist")
     add("-d", "--dataset", metavar="DIR", help="folder of .data files to train on")
-    add(
-        "-v", "--validation", metavar="DIR", help="folder of .data files to validate on"
-    )
+    add("-v", "--validation", metavar="DIR", help="folder of .data files to validate on")
     add(
         "--validation-share",
         type=Number(float, 0, 0.9),
@@ -287,33 +459,11 @@ def build_parser() -> Parser:
     )
 
     add = parser.add_argument_group("data").add_argument
-    add(
-        "-b",
-        "--batch-size",
-        type=Number(int, 1, 65536),
-        metavar="N",
-        help="windows per batch",
-    )
+    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
     add("-w", "--window-size", type=size, metavar="N", help="events per window")
-    add(
-        "-S",
-        "--stride-size",
-        type=count,
-        metavar="N",
-        help="events between window starts",
-    )
-    add(
-        "--carry",
-        type=size,
-        metavar="N",
-        help="windows in a row that carry the hidden state",
-    )
-    add(
-        "-t",
-        "--use-transposition",
-        action=switch,
-        help="transpose by -5 to 6 semitones",
-    )
+    add("-S", "--stride-size", type=count, metavar="N", help="events between window starts")
+    add("--carry", type=size, metavar="N", help="windows in a row that carry the hidden state")
+    add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
     add(
         "--stretch",
         type=Number(float, 0, 0.5),
@@ -358,12 +508,7 @@ def build_parser() -> Parser:
         help="decay of the moving average of the weights, with which the session is evaluated and "
         "generates music; 0: off",
     )
-    add(
-        "-r",
-        "--reset-optimizer",
-        action="store_true",
-        help="drop the saved state of AdamW",
-    )
+    add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
     add(
         "--precision",
         choices=PRECISIONS,
@@ -378,28 +523,10 @@ def build_parser() -> Parser:
     )
 
     add = parser.add_argument_group("evaluation").add_argument
-    add(
-        "--validation-interval",
-        type=positive,
-        metavar="SECONDS",
-        help="time between validations",
-    )
-    add(
-        "--patience",
-        type=count,
-        metavar="N",
-        help="stop after N validations without a new best",
-    )
-    add(
-        "--evaluate",
-        action="store_true",
-        help="only print the metrics of the session on -d",
-    )
-    add(
-        "--export",
-        metavar="FILE",
-        help="only write the network, in half precision, to FILE",
-    )
+    add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
+    add("--patience", type=count, metavar="N", help="stop after N validations without a new best")
+    add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
+    add("--export", metavar="FILE", help="only write the network, in half precision, to FILE")
 
     add = parser.add_argument_group("other").add_argument
     add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
@@ -423,60 +550,16 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if it could not be done."""
+    """Run the command; return 1 if it failed."""
     options = parse_args(argv)
-    kind = _evaluate if options.evaluate else _export if options.export else _train
-    verb = functools.partial(kind, options)
+    command = run_training
+    if options.evaluate:
+        command = evaluate_session
+    elif options.export:
+        command = export_session
     stopped = "stopped at once; the session is as it was last saved"
-    return utils.run_command("train.py", verb, stopped)
-
-
-def _train(options: TrainConfig) -> int:
-    """Open the session, train it, and say how to hear it."""
-    team = Team.joined()
-    try:
-        if team.leads:
-            with alone(options.session, best_path(options.session)):
-                return _taught(options, team)
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            return _taught(options, team)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        if team.size > 1:
-            raise Failure(
-                f"another process of the training is lost ({error})"
-            ) from error
-        raise
-    finally:
-        team.close()
-
-
-def _taught(options: TrainConfig, team: Team) -> int:
-    print(
-        f"learning rate {options.learning_rate:g}, batches of {options.batch_size} windows of "
-        f"{options.window_size} events (the original: {config.LEGACY_RECIPE})"
-    )
-    run = open_run(options, team)
-    learner, judges, corpus = run.learner, run.judges, run.windows.corpus
-    print(
-        f"{corpus.events:,} events of {len(corpus)} performances to learn, {judges.events:,} "
-        f"of {len(judges)} to judge by, on {learner.model.device} in {learner.precision}"
-    )
-    if finished(options, run.reached):
-        print(
-            f"{options.session} is at its end already: a larger --max-... or --patience"
-        )
-        return 0
-    board, ending = Board(options, shown=team.leads), Ending()
-    try:
-        train(run, board, ending)
-    finally:
-        ending.restore()
-        board.close()
-    print(*_last_words(run), sep="\n")
-    return 0
+    return utils.run_command("train.py", functools.partial(command, options), stopped)
 
 
 if __name__ == "__main__":
-    end(main())
+    exit_process(main())

@@ -1,9 +1,9 @@
-"""How good a session is, in figures."""
+"""How well a network predicts performances: negative log-likelihood and accuracy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,50 +15,57 @@ from model import PerformanceRNN
 from sequence import Encoding, EventSeq
 from utils import Array
 
+STEPS = 128  # events of each performance in memory at once
+
 
 @dataclass(frozen=True, eq=False)
 class EvalResult:
-    """How well a network foretells performances it did not learn from.
+    """Sums over all predicted events, one entry for each of the 240 events of the vocabulary.
 
-    Of each of the 240 events: how often it came (`counts`), how often it was the likeliest
-    when it came (`correct`), and its negative log-likelihood, summed (`costs`, nats).
+    counts: how often the event occurred; correct: how often it also was the most probable one;
+    losses: its negative log-likelihoods in nats, summed.
     """
 
     counts: Array
     correct: Array
-    costs: Array
+    losses: Array
     encoding: Encoding
 
     @property
     def events(self) -> int:
-        """Number of events."""
+        """The number of events."""
         return int(self.counts.sum())
 
     @property
     def notes(self) -> int:
-        """Number of note ons."""
+        """The number of note-on events."""
         return int(self.counts[EventSeq.feat_ranges()["note_on"]].sum())
 
     @property
     def seconds(self) -> float:
-        """How long the music lasts: the sum of its time shifts."""
-        shifts = self.counts[EventSeq.feat_ranges()["time_shift"]]
-        return float(shifts @ self.encoding.time_shifts / self.encoding.ticks_per_second)
+        """The length of the music: the sum of its time shifts."""
+        ticks = self.counts[EventSeq.feat_ranges()["time_shift"]] @ self.encoding.time_shifts
+        return float(ticks / self.encoding.ticks_per_second)
 
     @property
     def nats(self) -> float:
-        """Negative log-likelihood, summed."""
-        return float(self.costs.sum())
+        """The negative log-likelihood of all events."""
+        return float(self.losses.sum())
 
     @property
     def nats_per_event(self) -> float:
-        """Mean negative log-likelihood of an event."""
+        """The mean negative log-likelihood of an event."""
         return self.nats / self.events
 
     @property
     def nats_per_note(self) -> float:
-        """Negative log-likelihood of all events, for each note on."""
+        """The negative log-likelihood of all events per note-on event."""
         return self.nats / max(1, self.notes)
+
+    @property
+    def bits_per_second(self) -> float:
+        """The negative log-likelihood in bits per second of music."""
+        return self.nats / math.log(2) / max(self.seconds, 0.001)
 
     @property
     def perplexity(self) -> float:
@@ -66,82 +73,88 @@ class EvalResult:
         return math.exp(self.nats_per_event) if self.nats_per_event < 700 else math.inf
 
     @property
-    def bits_per_second(self) -> float:
-        """Negative log-likelihood in bits, for each second of music."""
-        return self.nats / math.log(2) / max(self.seconds, 0.001)
-
-    @property
     def accuracy(self) -> float:
-        """The share of events that were the likeliest."""
+        """The share of events that were the most probable ones."""
         return float(self.correct.sum()) / self.events
 
-    def accuracies(self) -> dict[str, float]:
-        """The same for each kind of event; nan for a kind that did not come."""
-        kinds = EventSeq.feat_ranges().items()
-        sums = {kind: (self.correct[span].sum(), self.counts[span].sum()) for kind, span in kinds}
-        return {kind: hit / count if count else math.nan for kind, (hit, count) in sums.items()}
+    @property
+    def accuracy_by_kind(self) -> dict[str, float]:
+        """The accuracy among note_on, note_off, velocity and time_shift; nan without events."""
+        accuracy = {}
+        for kind, span in EventSeq.feat_ranges().items():
+            correct, count = self.correct[span].sum(), self.counts[span].sum()
+            accuracy[kind] = float(correct / count) if count else math.nan
+        return accuracy
 
     def __str__(self) -> str:
-        return (
-            f"{self.nats_per_event:.4f} nats an event, {self.nats_per_note:.3f} nats a note, "
-            f"accuracy {self.accuracy:.1%} ({self.events:,} events)"
-        )
-
-    def lines(self) -> Iterator[str]:
-        """The whole of it."""
-        yield str(self)
-        yield f"perplexity {self.perplexity:.3f}, {self.bits_per_second:.2f} bits a second of music"
-        told = (f"{kind.replace('_', ' ')} {hit:.1%}" for kind, hit in self.accuracies().items())
-        yield "accuracy by kind: " + ", ".join(told)
+        return f"{self.nats_per_event:.3f} nats/event ({self.nats_per_note:.2f} nats/note)"
 
 
-STEPS = 128  # how many events of each performance are in memory at once
+def format_table(columns: dict[str, EvalResult]) -> str:
+    """Return the metrics of results of the same events side by side, a column for each result."""
+    results = list(columns.values())
+    rows = [
+        ("", list(columns)),
+        ("nats/event", [f"{result.nats_per_event:.4f}" for result in results]),
+        ("nats/note", [f"{result.nats_per_note:.3f}" for result in results]),
+        ("bits/s", [f"{result.bits_per_second:.2f}" for result in results]),
+        ("perplexity", [f"{result.perplexity:.3f}" for result in results]),
+        ("accuracy", [f"{result.accuracy:.1%}" for result in results]),
+    ]
+    for kind in EventSeq.feat_ranges():
+        shares = [f"{result.accuracy_by_kind[kind]:.1%}" for result in results]
+        rows.append((f"  {kind.replace('_', ' ')}", shares))
+    width = 2 + max(len("nats/event"), *map(len, columns))
+    lines = [f"{name:14}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows]
+    return "\n".join(lines)
 
 
 @torch.inference_mode()
 def evaluate(
-    model: PerformanceRNN, corpus: Corpus, longest: int | None = None, controlled: bool = True
+    model: PerformanceRNN, corpus: Corpus, max_events: int | None = None, use_control: bool = True
 ) -> EvalResult:
-    """Judge by every performance, up to `longest` events of it, from a start vector of zeros.
+    """Predict each event of each performance, or only its first `max_events`, from those before.
 
-    The hidden state is carried from the first event to the last; with `controlled` the
-    network sees the control of each performance.
+    The hidden state starts from a zero vector and is carried through the whole performance.
+    The network sees the controls of the performance if `use_control`.
     """
     model.eval()
-    pieces = sorted(corpus.performances, key=len, reverse=True)
-    lengths = np.array([min(len(piece), longest or len(piece)) for piece in pieces])
+    performances = sorted(corpus.performances, key=len, reverse=True)
+    lengths = np.array([len(performance) for performance in performances], np.int64)
+    lengths = np.minimum(lengths, max_events) if max_events else lengths
     zeros = torch.zeros(1, model.config.init_dim, device=model.device)
-    hidden = model.init_hidden(zeros).expand(-1, len(pieces), -1)
-    heard = torch.full((len(pieces),), model.primary_event, device=model.device)
-    sums = np.zeros((3, EventSeq.dim()))  # counts, correct, costs
-    for first in range(0, int(lengths.max(initial=0)), STEPS):
-        active = int((lengths > first).sum())
-        targets, packed = _excerpts(pieces[:active], lengths[:active], first)
+    hidden = model.init_hidden(zeros).expand(-1, len(performances), -1)
+    previous = torch.full((len(performances),), model.primary_event, device=model.device)
+    sums = np.zeros((3, EventSeq.dim()))  # counts, correct, losses
+    for start in range(0, int(lengths.max(initial=0)), STEPS):
+        active = int((lengths > start).sum())  # the first ones, because they are sorted by length
+        events, packed = _cut_excerpts(performances[:active], lengths[:active], start)
         controls = expand_controls(torch.from_numpy(packed).to(model.device), corpus.encoding)
-        true = torch.from_numpy(np.maximum(targets, 0)).to(model.device)
-        inputs = torch.cat([heard[None, :active], true[:-1]])
+        targets = torch.from_numpy(np.maximum(events, 0)).to(model.device)  # [steps, active]
+        inputs = torch.cat([previous[None, :active], targets[:-1]])
         logits, hidden = model(
-            inputs, hidden[:, :active].contiguous(), controls if controlled else None
+            inputs, hidden[:, :active].contiguous(), controls if use_control else None
         )
-        heard = true[-1]
-        losses = functional.cross_entropy(logits.flatten(0, 1), true.flatten(), reduction="none")
-        hits = (logits.argmax(dim=-1) == true).flatten()
-        real = targets.ravel() >= 0
-        for row, values in zip(sums, (None, hits, losses), strict=True):
-            weights = None if values is None else values.cpu().numpy()[real]
-            row += np.bincount(targets.ravel()[real], weights, minlength=EventSeq.dim())
-    counts, correct, costs = sums
-    return EvalResult(counts.astype(np.int64), correct.astype(np.int64), costs, corpus.encoding)
+        previous = targets[-1]
+        losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        correct = (logits.argmax(dim=-1) == targets).flatten()
+        inside = events.ravel() >= 0
+        for row, values in zip(sums, (None, correct, losses), strict=True):
+            weights = None if values is None else values.cpu().numpy()[inside]
+            row += np.bincount(events.ravel()[inside], weights, minlength=EventSeq.dim())
+    counts = sums[:2].astype(np.int64)
+    return EvalResult(counts[0], counts[1], sums[2], corpus.encoding)
 
 
-def _excerpts(pieces: Sequence[Performance], lengths: Array, first: int) -> tuple[Array, Array]:
-    """Events int64 [STEPS, pieces], -1 after the end; controls uint8 [STEPS, pieces, 13]."""
-    events = np.full((STEPS, len(pieces)), -1, np.int64)
-    controls = np.zeros((STEPS, len(pieces), 13), np.uint8)
-    for column, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-        inside = slice(first, min(length, first + STEPS))
-        size = inside.stop - first
-        events[:size, column] = piece.events[inside]
-        controls[:size, column] = piece.controls[inside]
+def _cut_excerpts(
+    performances: Sequence[Performance], lengths: Array, start: int
+) -> tuple[Array, Array]:
+    """Return events int64 [STEPS, n], -1 after the end, and controls uint8 [STEPS, n, 13]."""
+    events = np.full((STEPS, len(performances)), -1, np.int64)
+    controls = np.zeros((STEPS, len(performances), 13), np.uint8)
+    for column, (performance, length) in enumerate(zip(performances, lengths, strict=True)):
+        stop = min(length, start + STEPS)
+        events[: stop - start, column] = performance.events[start:stop]
+        controls[: stop - start, column] = performance.controls[start:stop]
     check_encoded(events, controls)
     return events, controls

@@ -1,174 +1,177 @@
-"""How far a training run has come, and where it shows how it goes."""
+"""Display of a training run: the terminal and TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import progress
 
 import utils
-from config import TrainConfig
-from training.evaluate import EvalResult
-from training.learner import GRADIENT_NORM
+from training.evaluate import EvalResult, format_table
+from training.trainer import MAX_GRAD_NORM, TrainState
 
-LOGS = Path("runs")
-TALK = 30.0  # seconds between lines of progress where there is no terminal
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """How far a session has come; kept in its file."""
-
-    step: int = 0
-    seconds: float = 0.0
-    events: int = 0
-    best: float = math.inf  # nats an event
-    judges: str = ""  # what the best was judged by
-    worse: int = 0  # validations since the best
+LOG_DIR = Path("runs")
+INTERVAL = 30.0  # seconds between progress lines where there is no terminal
+WINDOW = 100  # steps that the displayed loss is averaged over
 
 
-class Board:
-    """Where a run shows how it goes: the terminal and TensorBoard."""
+class Logger:
+    """Progress lines in the terminal and, with a `log_dir`, curves in TensorBoard.
 
-    def __init__(self, options: TrainConfig, shown: bool = True) -> None:
-        """With `shown` false nothing is written anywhere."""
-        self.options = options
-        self.line = progress.Infinite(file=sys.stderr if shown else io.StringIO())
-        self.losses: deque[float] = deque(maxlen=100)
-        self.norms: deque[float] = deque(maxlen=100)
-        self.spoken = time.monotonic()
-        self.begun: tuple[float, TrainState] | None = None  # when the first step was shown, and it
+    A context manager; leaving it closes the log.
+    """
+
+    def __init__(self, log_dir: Path | None = None, is_silent: bool = False) -> None:
+        self.line = progress.Infinite(file=io.StringIO() if is_silent else sys.stderr)
+        self.losses: deque[float] = deque(maxlen=WINDOW)
+        self.grad_norms: deque[float] = deque(maxlen=WINDOW)
+        self.printed = time.monotonic()
         self.writer: Any = None
-        if options.enable_logging and shown:
-            board = utils.import_optional("tensorboardX", "-L/--enable-logging")
+        if log_dir is not None and not is_silent:
+            tensorboard = utils.import_optional("tensorboardX", "-L/--enable-logging")
             records = utils.import_optional("tensorboardX.record_writer", "-L/--enable-logging")
             records.register_writer_factory(_LogFiles.SCHEME, _LogFiles())
-            folder = LOGS / _log_name(Path(options.session))
-            self.writer = board.SummaryWriter(f"{_LogFiles.SCHEME}:{folder}")
+            self.writer = tensorboard.SummaryWriter(f"{_LogFiles.SCHEME}:{log_dir}")
 
-    def step(self, reached: TrainState, loss: float, norm: float, rate: float) -> None:
-        """Show one step."""
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.begun = self.begun or (time.monotonic(), reached)
-        if self.writer:
-            for tag, value in (("loss", loss), ("norm", norm), ("learning_rate", rate)):
-                self.writer.add_scalar(f"model/{tag}", value, reached.step)
-            self.writer.add_scalar("speed/events_per_second", self._pace(reached)[0], reached.step)
-        now = time.monotonic()
-        if self.line.is_tty() or now - self.spoken > TALK:
-            self.spoken = now
-            text = self._text(reached)
-            self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
+    def __enter__(self) -> Logger:
+        return self
 
-    def _pace(self, reached: TrainState) -> tuple[float, float]:
-        """Events and steps a second since the first step that was shown."""
-        begun, first = self.begun or (0.0, reached)
-        seconds = max(1e-9, time.monotonic() - begun)
-        return (reached.events - first.events) / seconds, (reached.step - first.step) / seconds
-
-    def _text(self, reached: TrainState) -> str:
-        clipped = sum(norm > GRADIENT_NORM for norm in self.norms) / len(self.norms)
-        return (
-            f"step {reached.step}, loss {sum(self.losses) / len(self.losses):.4f}, "
-            f"gradient {self.norms[-1]:.2f} ({clipped:.0%} clipped), "
-            f"{self._pace(reached)[0]:,.0f} events/s, {self._left(reached)}"
-        )
-
-    def _left(self, reached: TrainState) -> str:
-        options, left = self.options, []
-        if options.max_minutes:
-            left.append(60 * options.max_minutes - reached.seconds)
-        _, pace = self._pace(reached)
-        if options.max_steps and pace:
-            left.append((options.max_steps - reached.step) / pace)
-        if not left:
-            return f"{reached.seconds / 60:.1f} min so far"
-        return f"{max(0.0, min(left)) / 60:.1f} min left"
-
-    def judged(self, reached: TrainState, judgement: EvalResult, picture: bytes) -> None:
-        """Show a validation; `picture` is a PNG of music that the network made, or empty."""
-        self.say(
-            f"step {reached.step}, {reached.seconds / 60:.1f} min, validation: {judgement}"
-            + ("" if reached.worse else ", the best so far")
-        )
-        if self.writer:
-            figures = {
-                "loss": judgement.nats_per_event,
-                "nats_per_note": judgement.nats_per_note,
-                "bits_per_second": judgement.bits_per_second,
-                "perplexity": judgement.perplexity,
-                "accuracy": judgement.accuracy,
-            }
-            figures |= {f"accuracy_{kind}": v for kind, v in judgement.accuracies().items()}
-            for name, value in figures.items():
-                self.writer.add_scalar(f"validation/{name}", value, reached.step)
-            if picture:
-                pixels = utils.import_optional("matplotlib.image", "a piano roll").imread(
-                    io.BytesIO(picture)
-                )
-                self.writer.add_image("music", pixels, reached.step, dataformats="HWC")
-            self.writer.add_text("report", "  \n".join(judgement.lines()), reached.step)
-
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self.line.writeln("")
-        print("\r" * self.line.is_tty() + text, flush=True)
-
-    def close(self) -> None:
-        """Finish the line and the log."""
+    def __exit__(self, *_: object) -> None:
         self.line.finish()
         if self.writer:
             self.writer.close()
 
+    def log_step(
+        self,
+        state: TrainState,
+        loss: float,
+        grad_norm: float,
+        lr: float,
+        events_per_second: float,
+        seconds_left: float | None,
+    ) -> None:
+        """Display an optimizer step; `seconds_left` is None in a run without an end."""
+        self.losses.append(loss)
+        self.grad_norms.append(grad_norm)
+        if self.writer:
+            clipped = sum(norm > MAX_GRAD_NORM for norm in self.grad_norms) / len(self.grad_norms)
+            self._add_scalars(
+                state.step,
+                {
+                    "model/loss": loss,
+                    "model/norm": grad_norm,
+                    "model/clipped": clipped,
+                    "model/learning_rate": lr,
+                    "speed/events_per_second": events_per_second,
+                },
+            )
+        now = time.monotonic()
+        if self.line.is_tty() or now - self.printed > INTERVAL:
+            self.printed = now
+            text = (
+                f"step {state.step} | loss {sum(self.losses) / len(self.losses):.3f} | "
+                f"lr {lr:.1e} | {events_per_second:,.0f} events/s | "
+            )
+            if seconds_left is None:
+                text += f"{format_time(state.seconds)} elapsed"
+            else:
+                text += f"{format_time(seconds_left)} left"
+            self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
+
+    def log_validation(
+        self, state: TrainState, result: EvalResult, is_best: bool, picture: bytes = b""
+    ) -> None:
+        """Display a validation; `picture` is a PNG of generated music, or empty."""
+        comparison = "best so far" if is_best else f"best {state.best:.3f}"
+        self._print(f"step {state.step} | val {result} | {comparison}")
+        if not self.writer:
+            return
+        self._add_scalars(
+            state.step,
+            {
+                "validation/loss": result.nats_per_event,
+                "validation/nats_per_note": result.nats_per_note,
+                "validation/bits_per_second": result.bits_per_second,
+                "validation/perplexity": result.perplexity,
+                "validation/accuracy": result.accuracy,
+            },
+        )
+        for kind, share in result.accuracy_by_kind.items():
+            self.writer.add_scalar(f"validation/accuracy_{kind}", share, state.step)
+        if picture:
+            image = utils.import_optional("matplotlib.image", "a piano roll")
+            pixels = image.imread(io.BytesIO(picture))
+            self.writer.add_image("music", pixels, state.step, dataformats="HWC")
+        table = format_table({"validation": result})
+        self.writer.add_text("report", f"```\n{table}\n```", state.step)
+
+    def _add_scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+
+    def _print(self, text: str) -> None:
+        """Print a line that the progress line does not overwrite."""
+        self.line.writeln("")
+        print("\r" * self.line.is_tty() + text, flush=True)
+
+
+def format_time(seconds: float) -> str:
+    """Return `12:40`, or `1:02:40` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def log_dir(session: Path) -> Path:
+    """Return `runs/model` for model.sess, and `runs/folder-model` for folder/model.sess."""
+    return LOG_DIR / "-".join(filter(None, (session.parent.name, session.stem)))
+
 
 class _LogFiles:
-    """Where TensorBoard's writer opens its files, so that a full disk does not end its thread.
+    """Opens the files of TensorBoard's writer so that a full disk does not end its thread.
 
-    Without that thread its queue would be filled, and training would wait for ever.
+    Without that thread its queue would fill up, and training would wait for ever.
     """
 
-    SCHEME = "log"  # stands before the path
+    SCHEME = "log"  # the prefix of the path
 
     def directory_check(self, path: str) -> None:
-        """Make the folder."""
-        os.makedirs(self._plain(path), exist_ok=True)
+        """Create the folder."""
+        os.makedirs(self._strip(path), exist_ok=True)
 
     def open(self, path: str) -> _LogFile:
-        """A new file."""
-        return _LogFile(self._plain(path))
+        """Open a new file."""
+        return _LogFile(self._strip(path))
 
-    def _plain(self, path: str) -> str:
+    def _strip(self, path: str) -> str:
         return path.removeprefix(f"{self.SCHEME}:")
 
 
 class _LogFile:
-    """A file that is closed, and says so, once it can not be written."""
+    """A file that prints a message and stays closed after the first error in writing."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = open(path, "wb")
 
     def write(self, content: bytes) -> None:
-        """Append, if it is still possible."""
+        """Append `content`."""
         self._try(lambda: self._file.write(content))
 
     def flush(self) -> None:
-        """Hand over to the system what was written."""
+        """Hand buffered content over to the system."""
         self._try(self._file.flush)
 
     def close(self) -> None:
-        """Be done with it."""
+        """Close the file."""
         self._try(self._file.close)
 
     def _try(self, act: Callable[[], object]) -> None:
@@ -177,11 +180,6 @@ class _LogFile:
         try:
             act()
         except OSError as error:
-            print(f"no more logs: {error.strerror}: {self.path!r}", flush=True)
+            print(f"{self.path}: logging stopped: {error.strerror}", flush=True)
             with contextlib.suppress(OSError):
-                self._file.close()  # it tries to write again what it holds
-
-
-def _log_name(session: Path) -> str:
-    """`model` for model.sess, and `there-model` for a session in the folder there."""
-    return "-".join(filter(None, (session.parent.name, session.stem)))
+                self._file.close()  # closing writes the buffer, which fails again

@@ -1,393 +1,335 @@
-"""A training run: its data, its session, and the steps it takes."""
+"""The trainer: the state of a training run, the learning-rate schedule and the optimizer step."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-import config
 import utils
-from config import DATA_SUFFIX, ModelConfig, TrainConfig
-from corpus.batches import Batch, WindowSampler
-from corpus.performance import Corpus, hold_out
-from model import OPTION, PerformanceRNN, Session, pick_device
-from sequence import CURRENT, ENCODINGS, Encoding
-from training.distributed import Team
+from corpus.batches import Batch
+from corpus.performance import Corpus
+from model import PerformanceRNN, Session
+from sequence import CURRENT, Encoding
+from training.distributed import Distributed
 from training.evaluate import EvalResult, evaluate
-from training.learner import ALONE, TYPES, Learner, pick_precision
-from training.logger import TrainState
 
-RECIPE = (
-    *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
-    *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
-    *("ema_decay", "stretch", "seed"),
-)
-# those of them that decide which windows follow one another in the columns of the batches
-COURSE = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
-SCALER = "scaler "  # before the names of what fp16's loss scaling has to remember
-EXCERPT = 1000  # events of each performance that are judged during training
+MAX_GRAD_NORM = 1.0  # longer gradients are scaled down to this length
+EVAL_EVENTS = 1000  # events of each performance that a validation during training reads
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BF16_SPEEDUP = 1.5  # "auto" takes bf16 if its matrix products are so many times as fast
+ONE_PROCESS = Distributed()
 
 
-class Failure(ValueError):
-    """What the user has to put right, as one sentence."""
+class TrainingError(ValueError):
+    """Something that the user can put right; the message is one sentence."""
 
 
-class NotFinite(Failure):
-    """The network is spoiled: what the session file holds is better."""
+class NotFiniteError(TrainingError):
+    """The loss or the weights are not finite; the session file must not be overwritten."""
 
 
-def learning_rate(options: TrainConfig, reached: TrainState) -> float:
-    """Rises over the warm-up; with an end in sight, falls from then on in a line to zero."""
-    over = 0.0
-    if options.max_steps:
-        over = reached.step / options.max_steps
-    if options.max_minutes:
-        over = max(over, reached.seconds / 60 / options.max_minutes)
-    rising = min(1.0, max((reached.step + 1) / (options.warm_up + 1), 10 * over))
-    return options.learning_rate * rising * max(0.0, 1 - over)
+@dataclass(frozen=True)
+class TrainState:
+    """How far a session has been trained; stored in its file."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training and validation, over all runs of the session
+    events: int = 0
+    best: float = math.inf  # lowest validation loss, nats/event
+    val_data: str = ""  # fingerprint of the data that `best` was measured on
+    stale_validations: int = 0  # in a row without a new best
 
 
-def finished(options: TrainConfig, reached: TrainState) -> bool:
-    """Whether --max-steps, --max-minutes or --patience says that it is enough."""
+def learning_rate(
+    state: TrainState,
+    peak: float,
+    warm_up: int,
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+) -> float:
+    """Return the learning rate of the next step.
+
+    It rises in a line over `warm_up` steps, but over a tenth of the run at most. If the run has
+    an end, it also falls in a line, from the peak at the start to zero at the end.
+    """
+    done = 0.0  # share of the run
+    if max_steps:
+        done = state.step / max_steps
+    if max_minutes:
+        done = max(done, state.seconds / 60 / max_minutes)
+    rise = min(1.0, max((state.step + 1) / (warm_up + 1), 10 * done))
+    return peak * rise * max(0.0, 1 - done)
+
+
+def is_finished(
+    state: TrainState, max_steps: int | None, max_minutes: float | None, patience: int | None
+) -> bool:
+    """Return whether one of the limits is reached; None is no limit."""
     return (
-        (options.max_steps is not None and reached.step >= options.max_steps)
-        or (options.max_minutes is not None and reached.seconds >= 60 * options.max_minutes)
-        or (options.patience is not None and reached.worse >= options.patience)
+        (max_steps is not None and state.step >= max_steps)
+        or (max_minutes is not None and state.seconds >= 60 * max_minutes)
+        or (patience is not None and state.stale_validations >= patience)
     )
 
 
-@dataclass
-class Run:
-    """What a training run works with."""
+@dataclass(frozen=True)
+class StepOptions:
+    """What an optimizer step depends on, beside the batch and the learning rate."""
 
-    options: TrainConfig
-    learner: Learner
-    windows: WindowSampler
-    judges: Corpus
-    reached: TrainState
-    team: Team = ALONE
-    judged: int = field(init=False)  # at which step it was judged last
+    precision: str = "fp32"  # a key of DTYPES, for the matrix products; weights stay fp32
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999  # of the averaged weights, per step
+    teacher_forcing_ratio: float = 1.0
+    seed: int = 0
 
-    def __post_init__(self) -> None:
-        self.judged = self.reached.step  # there is nothing new to judge yet
-        self._data = self.windows.corpus.fingerprint
-        self._ahead = ThreadPoolExecutor(1)  # cuts a batch while the one before is learned
-        self._next = (self.reached.step, self._ahead.submit(self._batch, self.reached.step))
 
-    def learn(self) -> tuple[Tensor, Tensor]:
-        """One step; the loss and the norm of the gradient, still on the device."""
-        options, (number, batch) = self.options, self._next
-        self._next = (number + 1, self._ahead.submit(self._batch, number + 1))
-        rate = learning_rate(options, self.reached)
-        taught = options.teacher_forcing_ratio
-        return self.learner.step(batch.result(), rate, taught, number, options.seed)
+@dataclass(frozen=True)
+class StepResult:
+    """An optimizer step, which a GPU may still be computing: reading a tensor waits for it."""
 
-    def _batch(self, number: int) -> Batch:
-        options = self.options
-        packed = self.windows.sample_batch(
-            options.batch_size,
-            options.seed,
-            number,
-            options.control_ratio,
-            options.use_transposition,
-        )
-        return packed.to_device(self.learner.model.device, self.windows.corpus.encoding)
+    state: TrainState  # after the step
+    loss: Tensor  # nats/event
+    grad_norm: Tensor  # before clipping; 0 if fp16 has skipped the step
+    lr: float
 
-    def save(self, together: bool = True) -> None:
-        """Write the session file; NotFinite if the network is spoiled.
 
-        Without `together` nothing is asked of the rest of the team, which may be lost.
+class BatchLoss(nn.Module):
+    """The loss of a batch, in one module so that DistributedDataParallel averages gradients."""
+
+    def __init__(self, model: PerformanceRNN, distributed: Distributed) -> None:
+        super().__init__()
+        self.model, self.distributed = model, distributed
+
+    def forward(
+        self, batch: Batch, carried: Tensor | None, init: Tensor, teacher_forcing_ratio: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss in nats/event and the hidden state [layers, batch, hidden] at the end.
+
+        carried: the hidden state after the previous batch, for the windows that continue it;
+        init: start vectors [batch of all processes, init].
         """
-        learner = self.learner
-        if not learner.finite():
-            raise NotFinite(spoiled(self.options, self.reached))
-        carried = None
-        if learner.hidden is not None and (together or self.team.size == 1):
-            carried = self.team.gathered(learner.hidden)
-        if not self.team.leads:
-            return
-        session = self._session(learner.model.state_dict())
-        replace(
-            session,
-            optimizer_state=learner.optimizer.state_dict(),
-            ema_state=learner.averaged.state_dict(),
-            hidden_state=carried,
-        ).save(self.options.session)
+        model = self.model
+        hidden = self.distributed.shard(model.init_hidden(init))
+        inputs = model.shift_right(batch.targets)
+        if carried is not None and carried.shape == hidden.shape:
+            hidden = torch.where(batch.continues[:, None], carried, hidden)
+            inputs[0] = torch.where(batch.continues, batch.previous, inputs[0])
+        control = (batch.controls, batch.use_control)
+        if teacher_forcing_ratio < 1:
+            logits, last = model.forward_scheduled(inputs, hidden, *control, teacher_forcing_ratio)
+        else:
+            logits, last = model(inputs, hidden, *control)
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
+        return loss, last.detach().float()
 
-    def save_best(self) -> Path:
-        """Write the averaged network alone beside the session file."""
-        path = best_path(self.options.session)
-        if self.team.leads:
-            self._session(self.learner.averaged.state_dict()).save(path)
-        return path
 
-    def evaluate(self) -> EvalResult:
-        """How good the averaged network is; each process judges by its share of the pieces."""
-        team = self.team
-        share = Corpus(self.judges.performances[team.rank :: team.size])
-        found = evaluate(self.learner.averaged, share, EXCERPT)
-        counts, correct, costs = team.summed(np.stack([found.counts, found.correct, found.costs]))
-        return EvalResult(counts, correct, costs, self.judges.encoding)
+class Trainer:
+    """A network in training, with all that a resumed run needs to continue exactly.
 
-    def _session(self, state: dict[str, Tensor]) -> Session:
-        about: dict[str, Any] = {"seed": self.options.seed, "precision": self.learner.precision}
-        about["data"] = self._data
-        about |= {OPTION + k: v for k, v in _recipe(self.options).items()}
-        about |= {SCALER + k: value for k, value in self.learner.scaler.state_dict().items()}
-        return Session(
-            self.learner.model.config,
-            state,
-            self.windows.corpus.encoding.version,
-            training=asdict(self.reached) | about,
+    state: the TrainState; only the trainer and the clock of the training loop change it;
+    ema: the network with the exponential moving average of the weights, which is evaluated and
+    generated with; hidden: the state [layers, batch, hidden] after the last batch, or None.
+    """
+
+    def __init__(
+        self,
+        model: PerformanceRNN,
+        options: StepOptions,
+        state: TrainState | None = None,
+        distributed: Distributed = ONE_PROCESS,
+        encoding: Encoding = CURRENT,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Start with empty optimizer state.
+
+        encoding: the event encoding of the data;
+        metadata: other entries of `training` in the session file, such as the options.
+        """
+        self.model, self.options, self.distributed = model, options, distributed
+        self.encoding, self.metadata = encoding, metadata or {}
+        self.state = state or TrainState()
+        self.validated_step = self.state.step  # nothing new to validate before the next step
+        self.ema = copy.deepcopy(model).requires_grad_(False)
+        self.hidden: Tensor | None = None
+        self.weights = list(model.parameters())
+        kind = model.device.type
+        self.optimizer = torch.optim.AdamW(
+            self.weights, weight_decay=options.weight_decay, fused=kind in ("cpu", "cuda")
         )
+        self.scaler = torch.amp.GradScaler(kind, enabled=options.precision == "fp16")
+        self._batch_loss = distributed.wrap(BatchLoss(model, distributed))
+
+    # ---------------------------------------------------------------------------- training
+
+    def step(self, batch: Batch, lr: float) -> StepResult:
+        """Update the weights and their average by one batch.
+
+        Random numbers depend on the seed and the number of the step alone.
+        """
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss, hidden = self._forward(batch)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = nn.utils.clip_grad_norm_(self.weights, MAX_GRAD_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._update_ema()
+        self.hidden = hidden  # not before: an error above leaves the state of the last step
+        if self.scaler.is_enabled():
+            grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # the step was skipped, the scale lowered
+        loss = self.distributed.mean(loss.detach())
+        events = self.distributed.world_size * batch.targets.numel()
+        self.state = replace(
+            self.state, step=self.state.step + 1, events=self.state.events + events
+        )
+        return StepResult(self.state, loss, grad_norm, lr)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss and the hidden state after the batch."""
+        seed = (self.options.seed, self.state.step)
+        torch.manual_seed(utils.derive_seed(*seed))
+        count = self.distributed.world_size * batch.targets.shape[1]
+        init = torch.randn(count, self.model.config.init_dim, device=self.model.device)
+        if not self.distributed.is_main:  # each process has its own dropout
+            torch.manual_seed(utils.derive_seed(*seed, self.distributed.rank))
+        with self._autocast():
+            loss, hidden = self._batch_loss(
+                batch, self.hidden, init, self.options.teacher_forcing_ratio
+            )
+            return loss, hidden
+
+    def _autocast(self) -> Any:
+        if self.options.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, DTYPES[self.options.precision])
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """Move the average towards the weights; faster in the first steps, when they are bad."""
+        step = self.state.step
+        decay = min(self.options.ema_decay, (1 + step) / (10 + step))
+        for average, weight in zip(self.ema.parameters(), self.weights, strict=True):
+            average.lerp_(weight, 1 - decay)
+
+    # -------------------------------------------------------------------------- validation
+
+    def evaluate(self, val_data: Corpus) -> EvalResult:
+        """Evaluate the averaged weights; each process takes its share of the performances."""
+        rank, world_size = self.distributed.rank, self.distributed.world_size
+        share = Corpus(val_data.performances[rank::world_size])
+        result = evaluate(self.ema, share, EVAL_EVENTS)
+        sums = np.stack([result.counts, result.correct, result.losses])
+        counts, correct, losses = self.distributed.sum(sums)
+        return EvalResult(counts, correct, losses, val_data.encoding)
+
+    def update_best(self, result: EvalResult) -> bool:
+        """Record a validation in the state; return whether it is the best so far."""
+        self.validated_step = self.state.step
+        loss = result.nats_per_event
+        is_best = loss < self.state.best
+        if is_best:
+            self.state = replace(self.state, best=loss, stale_validations=0)
+        else:
+            stale = self.state.stale_validations + 1
+            self.state = replace(self.state, stale_validations=stale)
+        return is_best
+
+    # -------------------------------------------------------------------- saving, resuming
+
+    def save(self, path: Path, collective: bool = True) -> None:
+        """Write the session, with all that is needed to resume.
+
+        collective: false after an error, when other processes may not answer.
+        Raises NotFiniteError, and writes nothing, if a weight is not finite.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.weights):
+            raise not_finite_error(path, self.state)
+        hidden = self.hidden
+        if hidden is not None:
+            can_gather = collective or self.distributed.world_size == 1
+            hidden = self.distributed.gather(hidden) if can_gather else None
+        session = replace(
+            self._build_session(self.model),
+            optimizer_state=self.optimizer.state_dict(),
+            ema_state=self.ema.state_dict(),
+            hidden_state=hidden,
+        )
+        if self.distributed.is_main:
+            session.save(path)
+
+    def save_best(self, path: Path) -> None:
+        """Write a session with the averaged weights alone, to generate with."""
+        if self.distributed.is_main:
+            self._build_session(self.ema).save(path)
+
+    def _build_session(self, model: PerformanceRNN) -> Session:
+        training = {**asdict(self.state), "precision": self.options.precision, **self.metadata}
+        if self.scaler.is_enabled():
+            training["scaler"] = self.scaler.state_dict()
+        return Session(model.config, model.state_dict(), self.encoding.version, training=training)
+
+    def restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """Set the moments of Adam; raises an exception of some kind if they do not fit.
+
+        Its settings stay those of today, because files of an old torch do not have all of them.
+        """
+        (group,) = saved["param_groups"]
+        if not isinstance(saved["state"], dict):
+            raise TypeError("its state is not a dict")
+        moments: dict[int, dict[str, Any]] = {}
+        for number, (weight, key) in enumerate(zip(self.weights, group["params"], strict=True)):
+            if key in saved["state"]:  # otherwise the weight has never been updated
+                moments[number] = _parse_moments(number, weight, saved["state"][key])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
-def spoiled(options: TrainConfig, reached: TrainState) -> str:
-    return (
-        f"the loss or the weights are no longer finite at step {reached.step}; "
-        f"{options.session} holds the last good state: try a lower -l, or -r"
+def not_finite_error(path: Path, state: TrainState) -> NotFiniteError:
+    """Return the error for a loss or weights that are not finite."""
+    return NotFiniteError(
+        f"the loss or the weights are no longer finite at step {state.step}; "
+        f"{path} holds the last good state: try a lower -l, or -r"
     )
 
 
-def best_path(session: str) -> Path:
-    """Where the best state of `model.sess` is kept: `model.best.sess`."""
-    path = Path(session)
-    return path.with_name(f"{path.stem}.best{path.suffix}")
+def _parse_moments(number: int, weight: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
+    """Check what Adam stores for a weight."""
+    moments = {"step": torch.tensor(float(saved["step"]))}
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = saved[name]
+        if not isinstance(moment, Tensor) or moment.shape != weight.shape:
+            raise ValueError(f"{name} of weight {number} has another shape")
+        moments[name] = moment
+    if not all(value.isfinite().all() for value in moments.values()):
+        raise ValueError(f"the moments of weight {number} are not finite")
+    return moments
 
 
-@contextlib.contextmanager
-def alone(*paths: str | Path) -> Iterator[None]:
-    """Write session files that no other process of ours may write; Failure if one does."""
-    with contextlib.ExitStack() as claims:
-        for path in paths:
-            utils.check_writable(Path(path).parent)
-            try:
-                locked = claims.enter_context(utils.lock_file(path))
-            except BlockingIOError as error:
-                raise Failure(
-                    f"{path}: another process is writing it: wait for its end, or give another -s"
-                ) from error
-            if not locked:
-                print(f"{path}: no locks in this folder, so see to it that nobody else writes it")
-        yield
+def pick_precision(device: torch.device) -> str:
+    """Return bf16 if a quick measurement shows that it pays on this device, otherwise fp32."""
+    speedup = _measure_speed(torch.bfloat16, device) / _measure_speed(torch.float32, device)
+    return "bf16" if speedup > BF16_SPEEDUP else "fp32"
 
 
-def open_run(options: TrainConfig, team: Team = ALONE) -> Run:
-    """Find the data and open or make the session; Failure says what is missing."""
-    device = team.device(pick_device(options.device))
-    learners, judges = _corpora(options)
-    if options.stretch and learners.encoding is not CURRENT:
-        raise Failure("--stretch is for data of today's encoding, and this has the original's")
-    windows = WindowSampler(
-        learners,
-        options.window_size,
-        options.stride_size,
-        options.carry,
-        team.rank,
-        team.size,
-        options.stretch,
-    )
-    if len(windows) < options.batch_size:
-        raise Failure(
-            f"{options.dataset!r} has {len(windows)} windows of {options.window_size} events "
-            f"in {len(learners)} files to learn from, a batch needs {options.batch_size}; "
-            "more data, or smaller -b or -w"
-        )
-    ends = options.max_steps or options.max_minutes
-    if options.patience and not (len(judges) or ends):
-        raise Failure(
-            "nothing to judge by, so --patience can not end the training: "
-            "give -v, a second file, or --max-minutes"
-        )
-    session = _together_opened(options, learners.encoding, team)
-    session = _going_on(session, options, learners)
-    reached = _judged_by(judges, _reached(options.session, session.training))
-    seen = [reached.step, reached.best, reached.worse, learners.events, judges.events]
-    if not team.agreed(seen):
-        raise Failure(
-            f"the processes do not see the same files as {options.session}, {options.dataset} and "
-            "what to judge by: a training on several machines needs a folder that they share"
-        )
-    learner = _learner(options, session, device, team)
-    return Run(options, learner, windows, judges, reached, team)
-
-
-def _learner(options: TrainConfig, session: Session, device: torch.device, team: Team) -> Learner:
-    """The session's network with what it remembers of its training."""
-    precision = options.precision
-    if precision == "auto":  # once chosen it stays, for the result depends on it
-        known = session.training.get("precision")
-        precision = known if known in TYPES else pick_precision(device)
-        (number,) = team.told([list(TYPES).index(precision)])
-        precision = list(TYPES)[int(number)]
-    learner = Learner(
-        session.build_model(device, ema=False),
-        precision,
-        options.ema_decay,
-        options.weight_decay,
-        team,
-    )
-    if session.ema_state:
-        learner.averaged.load_state_dict(session.ema_state)
-    if session.hidden_state is not None:
-        learner.hidden = team.part(session.hidden_state).to(device)
-    if learner.scaler.is_enabled() and SCALER + "scale" in session.training:
-        known = {key: session.training[SCALER + key] for key in learner.scaler.state_dict()}
-        learner.scaler.load_state_dict(known)
-    if session.optimizer_state and not options.reset_optimizer:
-        try:
-            learner.restore(session.optimizer_state)
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            why = str(error).split("\n")[0][:200]
-            raise Failure(f"{options.session}: Adam's state does not fit ({why}); -r") from error
-    return learner
-
-
-def _reached(name: str, training: dict[str, Any]) -> TrainState:
-    """How far a session says it has come."""
-    known = {key: training[key] for key in asdict(TrainState()) if key in training}
-    for key, value in known.items():
-        if type(value) is not type(getattr(TrainState(), key)):
-            raise Failure(f"{name}: {key} is {value!r}")
-    return TrainState(**known)
-
-
-def _going_on(session: Session, options: TrainConfig, learners: Corpus) -> Session:
-    """The session, without its carried state if the windows do not go on where they were."""
-    known = session.training
-    anew = any(known.get(OPTION + name) != getattr(options, name) for name in COURSE)
-    if "data" in known and known["data"] != learners.fingerprint:
-        print("other performances to learn from than before")
-        anew = True
-    return replace(session, hidden_state=None) if anew else session
-
-
-def _judged_by(judges: Corpus, reached: TrainState) -> TrainState:
-    """`reached`, without its best if that was judged by other performances."""
-    if reached.judges == judges.fingerprint:
-        return reached
-    if reached.judges:
-        print("other performances to judge by than before: the search for the best starts anew")
-    return replace(reached, best=math.inf, worse=0, judges=judges.fingerprint)
-
-
-def _corpora(options: TrainConfig) -> tuple[Corpus, Corpus]:
-    """What to learn from, and what to judge by."""
-    root = Path(options.dataset)
-    if (root / config.SPLIT_FILE).exists():
-        train, judges = (str(root / side) for side in config.SUBSETS[:2])
-        raise Failure(
-            f"{options.dataset!r} is split, and all of it would be learned from, the test too: "
-            f"use -d {train} -v {judges}"
-        )
-    paths = list(data_files(root))
-    if options.validation is not None:
-        others = list(data_files(Path(options.validation)))
-    else:
-        paths, others = hold_out(paths, root, options.validation_share)
-    both = Corpus.load([*paths, *others]).performances
-    return Corpus(both[: len(paths)]), Corpus(both[len(paths) :])
-
-
-def data_files(root: Path) -> Iterator[Path]:
-    found = list(utils.find_files(root, (DATA_SUFFIX,))) if root.is_dir() else []
-    if not found:
-        raise Failure(
-            f"no {DATA_SUFFIX} files in {str(root)!r}; preprocess.py makes them from MIDI files, "
-            f"and this fetches some: {config.FETCH_COMMAND}"
-        )
-    yield from found
-
-
-def _together_opened(options: TrainConfig, encoding: Encoding, team: Team) -> Session:
-    """The session, opened by the leader first, who makes it if it is missing."""
-    if team.leads:
-        session = _opened(options, encoding)
-    team.told([0])
-    return session if team.leads else _opened(options, encoding)
-
-
-def _opened(options: TrainConfig, encoding: Encoding) -> Session:
-    """The session of the file, or a new one for data of `encoding`, written at once."""
-    path = Path(options.session)
-    utils.check_writable(path.parent)
-    try:
-        session = Session.load(path)
-    except FileNotFoundError:
-        if best_path(options.session).exists():
-            raise Failure(
-                f"there is no {path}, but {best_path(options.session)}, which a new session "
-                "would overwrite: move it, or give another -s"
-            ) from None
-        session = _new(options, encoding)
-        session.save(path)
-        source = f" from {options.init_from}" if options.init_from else ""
-        print(f"new session {path}{source}: {told(session.config)}")
-        return session
-    fitting = _fitting(session, path, options, encoding)
-    print(f"session {path}: {told(fitting.config)}, step {session.training.get('step', 0)}")
-    print(*_changes(options, session, fitting.config), sep="", end="")
-    return fitting
-
-
-def _new(options: TrainConfig, encoding: Encoding) -> Session:
-    """A session that has learned nothing, or what --init-from has learned."""
-    if options.init_from:
-        source = Path(options.init_from)
-        base = _fitting(Session.load(source), source, options, encoding)
-        state = base.build_model(torch.device("cpu")).state_dict()
-        return Session(base.config, state, encoding.version)
-    torch.manual_seed(options.seed)
-    sizes = config.parse_model_params(options.model_params)
-    return Session(sizes, PerformanceRNN(sizes).init_weights().state_dict(), encoding.version)
-
-
-def _fitting(session: Session, path: Path, options: TrainConfig, encoding: Encoding) -> Session:
-    """The session with the dropout that is asked for; Failure if -p or the data contradict it."""
-    if session.encoding != encoding.version:
-        raise Failure(for_other_data(path, session.encoding, encoding))
-    wanted = config.parse_model_params(options.model_params, session.config)
-    if replace(wanted, gru_dropout=session.config.gru_dropout) != session.config:
-        raise Failure(f"argument -p/--model-params: {path} was made with {told(session.config)}")
-    return replace(session, config=wanted)
-
-
-def _recipe(options: TrainConfig) -> dict[str, Any]:
-    """The options that decide what is learned from a step."""
-    names = {"ema_decay": "averaging"}  # as sessions have it
-    return {names.get(name, name): getattr(options, name) for name in RECIPE}
-
-
-def _changes(options: TrainConfig, session: Session, sizes: ModelConfig) -> Iterator[str]:
-    """What this run, with a network of `sizes`, does in another way than the one before."""
-    known = session.training
-    changes = {name: (value, known.get(OPTION + name)) for name, value in _recipe(options).items()}
-    changes["gru_dropout"] = sizes.gru_dropout, session.config.gru_dropout
-    if options.precision != "auto":
-        changes["precision"] = options.precision, known.get("precision")
-    for name, (value, before) in changes.items():
-        if before not in (None, value):
-            yield f"{name.replace('_', ' ')}: {value} from now on, {before} before\n"
-    if options.reset_optimizer and session.optimizer_state:
-        yield "Adam's state is forgotten\n"
-
-
-def for_other_data(path: Path, version: int, encoding: Encoding) -> str:
-    flag = " --original" if ENCODINGS.get(version, CURRENT).is_legacy else ""
-    return (
-        f"{path} is for data of encoding {version}, the data has {encoding.version}; "
-        f"preprocess.py{flag} makes such data"
-    )
-
-
-def told(sizes: ModelConfig) -> str:
-    return ", ".join(f"{name}={value}" for name, value in asdict(sizes).items())
+def _measure_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Return matrix products per second, of a size as in training, the best of three."""
+    left = torch.ones(1024, 512, dtype=dtype, device=device)
+    right = torch.ones(512, 1536, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        float((left @ right)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 1 / min(seconds)

@@ -1,4 +1,4 @@
-"""One step of training: carried state, averaged weights, precision."""
+"""The optimizer step, the learning-rate schedule and the limits of a run."""
 
 import math
 
@@ -8,139 +8,180 @@ import torch
 from torch.nn import functional
 
 import utils
-from config import ModelConfig
 from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from model import PerformanceRNN
-from tools.synthetic_data import performance
-from training import learner as learner_module
-from training.learner import Learner, pick_precision
+from tools.synthetic_data import TINY_SIZES, performance
+from training import trainer as trainer_module
+from training.trainer import (
+    StepOptions,
+    Trainer,
+    TrainState,
+    is_finished,
+    learning_rate,
+    pick_precision,
+)
 
-SIZES = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2, gru_dropout=0.0)
 CPU = torch.device("cpu")
 SEED = 5
 
 
-def learner(precision: str = "fp32", averaging: float = 0.0, decay: float = 0.0) -> Learner:
+def make_trainer(
+    precision: str = "fp32", ema_decay: float = 0.0, weight_decay: float = 0.0
+) -> Trainer:
     torch.manual_seed(1)
-    return Learner(PerformanceRNN(SIZES), precision, averaging, decay)
+    options = StepOptions(precision, weight_decay, ema_decay, seed=SEED)
+    return Trainer(PerformanceRNN(TINY_SIZES), options)
 
 
-def batches(carry: int, steps: int = 10, count: int = 2) -> list[Batch]:
-    windows = WindowSampler(Corpus([performance(np.arange(220))]), steps, 1, carry)
-    cut = (windows.sample_batch(4, 3, number, 1.0, False) for number in range(count))
-    return [packed.to_device(CPU, windows.corpus.encoding) for packed in cut]
+def make_batches(carry: int = 1, count: int = 1) -> list[Batch]:
+    sampler = WindowSampler(Corpus([performance(np.arange(220))]), 10, 1, carry)
+    packed = (sampler.sample_batch(4, 3, number, 1.0, False) for number in range(count))
+    return [batch.to_device(CPU, sampler.corpus.encoding) for batch in packed]
 
 
-def test_the_hidden_state_is_carried_as_if_the_windows_were_one() -> None:
-    made = learner()
-    first, second = batches(carry=40)
-    carried = second.continues
-    assert 0 < int(carried.sum()) < 5
-    made.step(first, 0.0, 1.0, 0, SEED)
-    loss, _ = made.step(second, 0.0, 1.0, 1, SEED)
+def copy_weights(trainer: Trainer) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in trainer.weights]
 
-    model = made.averaged  # a rate of 0 has changed nothing
-    first_start, fresh = (
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = [learning_rate(TrainState(step), 1.0, 10, max_steps=100) for step in range(101)]
+    assert rates[0] < 0.1
+    assert max(rates) == rates[10] == pytest.approx(0.9)
+    assert rates[100] == 0
+    assert np.all(np.diff(rates[10:]) < 0)
+
+
+def test_warm_up_is_a_tenth_of_the_run_at_most() -> None:
+    assert learning_rate(TrainState(10), 1.0, 1000, max_steps=100) == pytest.approx(0.9)
+    assert learning_rate(TrainState(10, 60.0), 1.0, 1000, max_minutes=10) == pytest.approx(0.9)
+
+
+def test_learning_rate_of_an_endless_run_stays() -> None:
+    assert learning_rate(TrainState(10**6), 1.0, 0) == 1.0
+
+
+def test_run_is_finished_at_each_limit() -> None:
+    state = TrainState(step=10, seconds=120.0, stale_validations=3)
+    assert is_finished(state, 10, None, None)
+    assert is_finished(state, None, 2.0, None)
+    assert is_finished(state, None, None, 3)
+    assert not is_finished(state, 11, 2.1, 4)
+    assert not is_finished(state, None, None, None)
+
+
+def test_carried_hidden_state_equals_one_long_window() -> None:
+    trainer = make_trainer()
+    first, second = make_batches(carry=40, count=2)
+    continues = second.continues
+    assert 0 < int(continues.sum()) < 5
+    trainer.step(first, lr=0.0)  # changes nothing but the hidden state
+    loss = trainer.step(second, lr=0.0).loss
+
+    model = trainer.model
+    first_start, second_start = (
         model.init_hidden(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed)))
         for seed in (utils.derive_seed(SEED, 0), utils.derive_seed(SEED, 1))
     )
     with torch.no_grad():
         _, hidden = model(model.shift_right(first.targets), first_start, first.controls)
-        hidden = torch.where(carried[:, None], hidden, fresh)
-        heard = model.shift_right(second.targets)
-        heard[0] = torch.where(carried, first.targets[-1], heard[0])
-        logits, _ = model(heard, hidden, second.controls)
+        hidden = torch.where(continues[:, None], hidden, second_start)
+        inputs = model.shift_right(second.targets)
+        inputs[0] = torch.where(continues, first.targets[-1], inputs[0])
+        logits, _ = model(inputs, hidden, second.controls)
         expected = functional.cross_entropy(logits.flatten(0, 1), second.targets.flatten())
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_an_accident_in_a_step_leaves_the_hidden_state_of_the_step_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = learner()
-    first, second = batches(carry=40)
-    made.step(first, 0.01, 1.0, 0, SEED)
-    before = made.hidden
+def test_step_counts_steps_and_events() -> None:
+    trainer = make_trainer()
+    for batch in make_batches(count=2):
+        result = trainer.step(batch, lr=0.01)
+    assert result.state == trainer.state == TrainState(step=2, events=2 * 4 * 10)
 
-    def accident() -> None:
+
+def test_failed_step_leaves_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    first, second = make_batches(carry=40, count=2)
+    trainer.step(first, lr=0.01)
+    before, hidden = trainer.state, trainer.hidden
+
+    def fail() -> None:
         raise MemoryError
 
-    monkeypatch.setattr(made.optimizer, "step", accident)
+    monkeypatch.setattr(trainer.optimizer, "step", fail)
     with pytest.raises(MemoryError):
-        made.step(second, 0.01, 1.0, 1, SEED)
-    assert made.hidden is before
+        trainer.step(second, lr=0.01)
+    assert trainer.state == before
+    assert trainer.hidden is hidden
 
 
-def test_averaged_weights_are_a_moving_average() -> None:
-    made = learner(averaging=0.5)
-    expected = [weight.detach().clone() for weight in made.weights]
-    for number, batch in enumerate(batches(carry=1, count=12)):
-        made.step(batch, 0.01, 1.0, number, SEED)
-        keep = min(0.5, (1 + number) / (10 + number))
-        expected = [keep * e + (1 - keep) * w for e, w in zip(expected, made.weights, strict=True)]
-    for average, wanted in zip(made.averaged.parameters(), expected, strict=True):
-        torch.testing.assert_close(average, wanted)
-    assert not torch.allclose(next(made.averaged.parameters()), made.weights[0])
+def test_ema_is_a_moving_average_of_the_weights() -> None:
+    trainer = make_trainer(ema_decay=0.5)
+    expected = copy_weights(trainer)
+    for number, batch in enumerate(make_batches(count=12)):
+        trainer.step(batch, lr=0.01)
+        decay = min(0.5, (1 + number) / (10 + number))
+        pairs = zip(expected, trainer.weights, strict=True)
+        expected = [decay * average + (1 - decay) * weight for average, weight in pairs]
+    for average, value in zip(trainer.ema.parameters(), expected, strict=True):
+        torch.testing.assert_close(average, value)
+    assert not torch.allclose(next(trainer.ema.parameters()), trainer.weights[0])
 
 
-def test_without_averaging_the_average_is_the_network() -> None:
-    made = learner(averaging=0.0)
-    made.step(batches(carry=1)[0], 0.01, 1.0, 0, SEED)
-    for average, weight in zip(made.averaged.parameters(), made.weights, strict=True):
+def test_ema_without_decay_equals_the_weights() -> None:
+    trainer = make_trainer(ema_decay=0.0)
+    trainer.step(make_batches()[0], lr=0.01)
+    for average, weight in zip(trainer.ema.parameters(), trainer.weights, strict=True):
         assert torch.equal(average, weight)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_lower_precision_learns_about_the_same_with_weights_in_fp32(precision: str) -> None:
-    exact, rough = learner(), learner(precision)
-    for number, batch in enumerate(batches(carry=1, count=3)):
-        losses = []
-        for each in (exact, rough):
-            losses.append(float(each.step(batch, 0.01, 1.0, number, SEED)[0]))
+def test_lower_precision_trains_fp32_weights_about_the_same(precision: str) -> None:
+    exact, rough = make_trainer(), make_trainer(precision)
+    for batch in make_batches(count=3):
+        losses = [float(trainer.step(batch, lr=0.01).loss) for trainer in (exact, rough)]
         assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert not all(torch.equal(a, b) for a, b in zip(exact.weights, rough.weights, strict=True))
     assert {weight.dtype for weight in rough.weights} == {torch.float32}
 
 
-def test_a_step_that_fp16_skips_to_find_its_scale_is_no_failure() -> None:
-    made = learner("fp16")
-    made.scaler = torch.amp.GradScaler("cpu", init_scale=1e30)
-    before = [weight.detach().clone() for weight in made.weights]
-    loss, norm = made.step(batches(carry=1)[0], 0.01, 1.0, 0, SEED)
-    assert math.isfinite(float(loss))
-    assert float(norm) == 0
-    assert made.scaler.get_scale() < 1e30
-    assert all(torch.equal(a, b) for a, b in zip(before, made.weights, strict=True))
+def test_fp16_step_is_skipped_if_the_scale_is_too_large() -> None:
+    trainer = make_trainer("fp16")
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1e30)
+    before = copy_weights(trainer)
+    result = trainer.step(make_batches()[0], lr=0.01)
+    assert math.isfinite(float(result.loss))
+    assert float(result.grad_norm) == 0
+    assert trainer.scaler.get_scale() < 1e30
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.weights, strict=True))
 
 
-def test_long_gradients_are_shortened_and_their_length_is_told() -> None:
-    made = learner()
-    made.model.output_fc.weight.data *= 300
-    before = [weight.detach().clone() for weight in made.weights]
-    _, norm = made.step(batches(carry=1)[0], 0.0, 1.0, 0, SEED)
-    shortened = math.sqrt(sum(float((weight.grad**2).sum()) for weight in made.weights))
-    assert float(norm) > 2
-    assert shortened == pytest.approx(1.0, abs=1e-3)
-    assert all(torch.equal(a, b) for a, b in zip(before, made.weights, strict=True))
+def test_long_gradients_are_clipped() -> None:
+    trainer = make_trainer()
+    trainer.model.output_fc.weight.data *= 300
+    result = trainer.step(make_batches()[0], lr=0.0)
+    clipped = math.sqrt(sum(float((weight.grad**2).sum()) for weight in trainer.weights))
+    assert float(result.grad_norm) > 2
+    assert clipped == pytest.approx(1.0, abs=1e-3)
 
 
 def test_weight_decay_shrinks_weights_by_rate_times_decay() -> None:
-    plain, decayed = learner(), learner(decay=0.1)
+    plain, decayed = make_trainer(), make_trainer(weight_decay=0.1)
     before = plain.weights[1].detach().clone()
-    for made in (plain, decayed):
-        made.step(batches(carry=1)[0], 0.01, 1.0, 0, SEED)
+    for trainer in (plain, decayed):
+        trainer.step(make_batches()[0], lr=0.01)
     torch.testing.assert_close(plain.weights[1] - decayed.weights[1], before * 0.01 * 0.1)
 
 
-@pytest.mark.parametrize(("rates", "chosen"), [((1.0, 1.2), "fp32"), ((1.0, 3.0), "bf16")])
-def test_precision_is_chosen_by_what_multiplies_faster(
-    rates: tuple[float, float], chosen: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("speed", "precision"), [(1.2, "fp32"), (3.0, "bf16")])
+def test_auto_precision_is_bf16_where_it_is_much_faster(
+    speed: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = dict(zip((torch.float32, torch.bfloat16), rates, strict=True))
-    monkeypatch.setattr(learner_module, "_rate", lambda dtype, device: found[dtype])
-    assert pick_precision(CPU) == chosen
+    speeds = {torch.float32: 1.0, torch.bfloat16: speed}
+    monkeypatch.setattr(trainer_module, "_measure_speed", lambda dtype, device: speeds[dtype])
+    assert pick_precision(CPU) == precision
 
 
-def test_the_measured_rate_is_positive() -> None:
-    assert learner_module._rate(torch.float32, CPU) > 0
+def test_auto_precision_is_measured() -> None:
+    assert pick_precision(CPU) in ("fp32", "bf16")

@@ -1,0 +1,110 @@
+"""Evaluation against one event at a time, and the metrics of a result."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from corpus.performance import Corpus, Performance
+from model import PerformanceRNN
+from sequence import CURRENT
+from tools.synthetic_data import TINY_SIZES, performance
+from training.evaluate import EvalResult, evaluate, format_table
+
+
+def evaluate_by_hand(
+    model: PerformanceRNN, performances: list[Performance], use_control: bool = True
+) -> tuple[float, int, int]:
+    """Return nats, correct predictions and notes: one performance and one event at a time."""
+    nats, correct, notes = 0.0, 0, 0
+    for piece in performances:
+        hidden = model.init_hidden(torch.zeros(1, model.config.init_dim))
+        previous = torch.tensor([[239]])
+        for event, row in zip(piece.events.tolist(), piece.controls, strict=True):
+            control = torch.zeros(1, 1, 24)
+            control[0, 0, row[0]] = 1
+            control[0, 0, 12:] = torch.from_numpy(row[1:] / row[1:].sum())
+            logits, hidden = model(previous, hidden, control if use_control else None)
+            nats += float(functional.cross_entropy(logits[0], torch.tensor([event])))
+            correct += int(logits.argmax()) == event
+            notes += event < 88
+            previous = torch.tensor([[event]])
+    return nats, correct, notes
+
+
+@pytest.fixture(scope="module")
+def model() -> PerformanceRNN:
+    torch.manual_seed(0)
+    model = PerformanceRNN(TINY_SIZES).eval()
+    model.event_embedding.weight.data *= 30  # so that a single wrong input changes the result
+    return model
+
+
+@pytest.fixture(scope="module")
+def performances() -> list[Performance]:
+    rng = np.random.default_rng(0)
+    return [performance(rng.integers(0, 240, size)) for size in (5, 300, 128, 1)]
+
+
+@pytest.mark.parametrize("use_control", [True, False])
+@torch.no_grad()
+def test_whole_performances_of_any_length_are_evaluated(
+    model: PerformanceRNN, performances: list[Performance], use_control: bool
+) -> None:
+    result = evaluate(model, Corpus(performances), use_control=use_control)
+    nats, correct, notes = evaluate_by_hand(model, performances, use_control)
+    assert result.events == 434
+    assert result.nats == pytest.approx(nats, rel=1e-6)
+    assert (result.correct.sum(), result.notes) == (correct, notes)
+
+
+def test_only_the_first_events_are_evaluated(
+    model: PerformanceRNN, performances: list[Performance]
+) -> None:
+    assert evaluate(model, Corpus(performances), max_events=3).events == 3 + 3 + 3 + 1
+
+
+def test_invalid_event_is_an_error(model: PerformanceRNN) -> None:
+    with pytest.raises(ValueError, match="250"):
+        evaluate(model, Corpus([performance(np.full(20, 250))]))
+
+
+def test_metrics_in_every_unit() -> None:
+    counts, correct, losses = np.zeros((3, 240))
+    counts[[60, 148, 180, 239]] = (4, 2, 1, 3)  # note ons, offs, velocity, longest time shift
+    correct[[60, 239]] = (1, 3)
+    losses[[60, 148]] = (12.0, 8.0)
+    result = EvalResult(counts, correct, losses, CURRENT)
+    assert (result.events, result.notes, result.nats) == (10, 4, 20.0)
+    assert result.seconds == pytest.approx(3 * 1.171)
+    assert result.nats_per_event == 2.0
+    assert result.nats_per_note == 5.0
+    assert result.perplexity == pytest.approx(math.exp(2))
+    assert result.bits_per_second == pytest.approx(20 * 1.442695 / 3.513)
+    assert result.accuracy == 0.4
+    assert result.accuracy_by_kind == {
+        "note_on": 0.25,
+        "note_off": 0.0,
+        "velocity": 0.0,
+        "time_shift": 1.0,
+    }
+    assert str(result) == "2.000 nats/event (5.00 nats/note)"
+
+
+def test_perplexity_of_a_useless_network_is_infinite() -> None:
+    counts, correct, losses = np.zeros((3, 240))
+    counts[0], losses[0] = 1, 800.0
+    assert EvalResult(counts, correct, losses, CURRENT).perplexity == math.inf
+
+
+def test_table_has_a_column_for_each_result() -> None:
+    one, two = (
+        EvalResult(np.ones(240), np.ones(240), np.full(240, x), CURRENT) for x in (1.0, 2.0)
+    )
+    rows = format_table({"first": one, "second": two}).splitlines()
+    assert rows[0].split() == ["first", "second"]
+    assert rows[1].split() == ["nats/event", "1.0000", "2.0000"]
+    assert rows[-1].split() == ["time", "shift", "100.0%", "100.0%"]
+    assert len({len(row) for row in rows}) == 1

@@ -1,0 +1,68 @@
+"""Progress lines in the terminal."""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sequence import CURRENT
+from training.evaluate import EvalResult
+from training.logger import Logger, format_time, log_dir
+from training.trainer import TrainState
+
+RESULT = EvalResult(np.ones(240), np.ones(240), np.full(240, 2.5), CURRENT)
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        """Return True."""
+        return True
+
+
+def test_terminal_has_one_moving_line_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Logger() as logger:
+        for step in range(1, 6):
+            logger.log_step(TrainState(step), 2.0 + step, 0.5, 0.0036, 9210.0, 760.0)
+        logger.log_validation(TrainState(5), RESULT, is_best=True)
+    lines = terminal.getvalue().split("\n")
+    moving = next(line for line in lines if "step 5 | loss" in line)
+    assert moving.count("\r") >= 5
+    assert "step 5 | loss 5.000 | lr 3.6e-03 | 9,210 events/s | 12:40 left" in moving
+    assert any(
+        line.endswith("step 5 | val 2.500 nats/event (6.82 nats/note) | best so far")
+        for line in lines
+    )
+
+
+def test_file_has_one_line_per_interval(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("training.logger.time.monotonic", lambda: now)
+    with Logger() as logger:
+        for step in range(1, 8):
+            now += 10.0
+            logger.log_step(TrainState(step, seconds=now), 2.0, 0.5, 0.001, 100.0, None)
+        logger.log_validation(TrainState(7, best=2.25), RESULT, is_best=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "step 4 | loss 2.000 | lr 1.0e-03 | 100 events/s | 0:40 elapsed",
+        "step 7 | val 2.500 nats/event (6.82 nats/note) | best 2.250",
+    ]
+
+
+def test_format_time() -> None:
+    assert [format_time(seconds) for seconds in (0, 59.6, 760, 3760)] == [
+        *("0:00", "1:00", "12:40", "1:02:40")
+    ]
+
+
+def test_log_dir_is_named_after_the_session() -> None:
+    assert log_dir(Path("model.sess")) == Path("runs/model")
+    assert log_dir(Path("folder/model.sess")) == Path("runs/folder-model")

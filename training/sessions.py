@@ -1,0 +1,203 @@
+"""Sessions on disk as a training run uses them: locking, creating, resuming, fine-tuning."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import config
+import utils
+from config import ModelConfig
+from corpus import tensorfile
+from corpus.performance import Corpus
+from model import PerformanceRNN, Session
+from sequence import CURRENT, ENCODINGS, Encoding
+from training.distributed import Distributed
+from training.trainer import DTYPES, Trainer, TrainingError, TrainState, pick_precision
+
+# options that decide which windows follow one another in the columns of the batches
+WINDOW_OPTIONS = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
+
+
+def best_path(path: Path) -> Path:
+    """Return the path of the best state of a session: `model.best.sess` for `model.sess`."""
+    return path.with_name(f"{path.stem}.best{path.suffix}")
+
+
+@contextlib.contextmanager
+def lock_sessions(*paths: Path) -> Iterator[None]:
+    """Keep other processes of this project from writing session files meanwhile.
+
+    Raises TrainingError if another process has locked one.
+    """
+    with contextlib.ExitStack() as locks:
+        for path in paths:
+            utils.check_writable(path.parent)
+            try:
+                is_locked = locks.enter_context(utils.lock_file(path))
+            except BlockingIOError as error:
+                raise TrainingError(
+                    f"{path}: another process is writing it: wait until it ends, or use another -s"
+                ) from error
+            if not is_locked:
+                print(f"{path}: this folder has no file locks: do not train it twice at a time")
+        yield
+
+
+def open_session(
+    path: Path,
+    encoding: Encoding,
+    distributed: Distributed,
+    model_params: str = "",
+    init_from: str = "",
+    seed: int = 0,
+) -> Session:
+    """Load the session for data of `encoding`; create the file if it is missing.
+
+    The main process opens it first, so that only that one creates it.
+    Raises TrainingError if the session does not fit `model_params` or the data.
+    """
+    if not distributed.is_main:
+        distributed.broadcast([0])
+    utils.check_writable(path.parent)
+    if path.exists():
+        session = _load_checked(path, encoding, model_params)
+        step = session.training.get("step", 0)
+        print(f"resuming {path} at step {step} ({format_sizes(session.config)})")
+    else:
+        if best_path(path).exists():
+            raise TrainingError(
+                f"{path} is missing, and a new one would overwrite {best_path(path)}: "
+                "move that file, or use another -s"
+            )
+        session = _create_session(encoding, model_params, init_from, seed)
+        session.save(path)
+        source = f" from {init_from}" if init_from else ""
+        print(f"new session {path}{source} ({format_sizes(session.config)})")
+    if distributed.is_main:
+        distributed.broadcast([0])
+    return session
+
+
+def _create_session(encoding: Encoding, model_params: str, init_from: str, seed: int) -> Session:
+    """Return a session with initial weights, or with the weights of the session `init_from`."""
+    if init_from:
+        source = _load_checked(Path(init_from), encoding, model_params)
+        sizes = config.parse_model_params(model_params, source.config)
+        state = source.build_model(torch.device("cpu")).state_dict()
+        return Session(sizes, state, encoding.version)
+    torch.manual_seed(seed)
+    sizes = config.parse_model_params(model_params)
+    return Session(sizes, PerformanceRNN(sizes).init_weights().state_dict(), encoding.version)
+
+
+def _load_checked(path: Path, encoding: Encoding, model_params: str) -> Session:
+    """Load a session; TrainingError if its sizes are not those of `model_params`, but for dropout.
+
+    Its own dropout is returned, so that a change of it can be reported.
+    """
+    session = Session.load(path)
+    check_encoding(path, session, encoding)
+    sizes = config.parse_model_params(model_params, session.config)
+    if replace(sizes, gru_dropout=session.config.gru_dropout) != session.config:
+        raise TrainingError(
+            f"argument -p/--model-params: {path} has {format_sizes(session.config)}"
+        )
+    return session
+
+
+def check_encoding(path: Path, session: Session, encoding: Encoding) -> None:
+    """Raise TrainingError unless the session is for data of `encoding`."""
+    if session.encoding != encoding.version:
+        is_legacy = ENCODINGS.get(session.encoding, CURRENT).is_legacy
+        command = f"preprocess.py{' --original' if is_legacy else ''}"
+        raise TrainingError(
+            f"{path} needs data of encoding {session.encoding}, and this is of encoding "
+            f"{encoding.version}: make it with {command}"
+        )
+
+
+def format_sizes(sizes: ModelConfig) -> str:
+    """Return the sizes as the argument of -p."""
+    return ",".join(f"{name}={value}" for name, value in asdict(sizes).items())
+
+
+def load_state(path: Path, session: Session, val_data: Corpus) -> TrainState:
+    """Return the TrainState of a session; without its best if that is of other validation data."""
+    state = TrainState()
+    for name, default in asdict(state).items():
+        value = session.training.get(name, default)
+        if type(value) is not type(default):
+            shown = tensorfile.format_value(value)
+            raise TrainingError(f"{path}: {name} in training is {shown}")
+        state = replace(state, **{name: value})
+    if state.val_data == val_data.fingerprint:
+        return state
+    if state.val_data:
+        print("the validation data has changed: the best so far is measured anew")
+    return replace(state, best=math.inf, stale_validations=0, val_data=val_data.fingerprint)
+
+
+def list_changes(session: Session, recipe: dict[str, Any]) -> list[str]:
+    """Return "NAME OLD -> NEW" for each entry of `recipe` that the last run had otherwise."""
+    before = {
+        **session.training.get("options", {}),
+        "precision": session.training.get("precision"),
+        "gru_dropout": session.config.gru_dropout,
+    }
+    return [
+        f"{name.replace('_', ' ')} {before[name]} -> {value}"
+        for name, value in recipe.items()
+        if before.get(name) not in (None, value)
+    ]
+
+
+def continues_windows(session: Session, recipe: dict[str, Any], train_data: Corpus) -> bool:
+    """Return whether the next windows continue the last ones, so that the hidden state does too."""
+    options = session.training.get("options", {})
+    fingerprint = session.training.get("train_data", train_data.fingerprint)
+    if fingerprint != train_data.fingerprint:
+        print("the training data has changed")
+        return False
+    return all(options.get(name) == recipe[name] for name in WINDOW_OPTIONS)
+
+
+def choose_precision(
+    precision: str, session: Session, device: torch.device, distributed: Distributed
+) -> str:
+    """Return `precision`; for auto that of the session, which stays, or the best for the device."""
+    if precision != "auto":
+        return precision
+    saved = session.training.get("precision")
+    precision = saved if saved in DTYPES else pick_precision(device)
+    names = list(DTYPES)
+    (number,) = distributed.broadcast([names.index(precision)])
+    return names[int(number)]
+
+
+def restore(
+    trainer: Trainer, path: Path, session: Session, with_hidden: bool, with_optimizer: bool
+) -> None:
+    """Give a trainer of the session's network the rest of its state."""
+    if session.ema_state:
+        trainer.ema.load_state_dict(session.ema_state)
+    if with_hidden and session.hidden_state is not None:
+        trainer.hidden = trainer.distributed.shard(session.hidden_state).to(trainer.model.device)
+    try:
+        if trainer.scaler.is_enabled() and "scaler" in session.training:
+            scaler = session.training["scaler"]
+            trainer.scaler.load_state_dict({k: scaler[k] for k in trainer.scaler.state_dict()})
+        if with_optimizer and session.optimizer_state:
+            trainer.restore_optimizer(session.optimizer_state)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise TrainingError(
+            f"{path}: the state of the optimizer does not fit the network ({reason}): "
+            "drop it with -r"
+        ) from error
