@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tools import cli_docs
+from tools.faults import FAULTS
 from tools.synthetic_data import TINY_MODEL, write_midi
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +132,13 @@ def test_architecture_lists_every_module() -> None:
     packages = ("midi", "corpus", "training", "generation", "web")
     modules = [*ROOT.glob("*.py"), *(m for p in packages for m in (ROOT / p).glob("[!_]*.py"))]
     assert not [m.name for m in modules if not re.search(rf"^ *{m.name} ", tree, re.MULTILINE)]
+
+
+def test_robustness_page_lists_every_fault() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "docs" / "robustness.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(FAULTS)
 
 
 SMALL = {  # what is added to the README's commands, so that they take seconds
