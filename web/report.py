@@ -48,7 +48,7 @@ class Chart(NamedTuple):
     """A picture (SVG) with its texts."""
 
     title: str
-    unit: str
+    subtitle: str
     picture: str
     caption: str
 
@@ -85,7 +85,7 @@ def render_report(summary: Summary, source: str) -> bytes:
 
 
 def _escape_unprintable(text: str) -> str:
-    """Return text with a backslash code for line breaks, bidi controls, lone surrogates..."""
+    """Return text with backslash codes for line breaks, bidi controls and lone surrogates."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -150,7 +150,7 @@ def _draw_charts(summary: Summary) -> list[Chart]:
 
 
 def _draw_histogram(
-    title: str, what: str, values: Array, unit: str, high: float | None = None
+    title: str, subtitle: str, values: Array, unit: str, high: float | None = None
 ) -> Chart:
     """Count values [performances] in bins from 0 to `high`, or to the largest.
 
@@ -167,7 +167,7 @@ def _draw_histogram(
         labels[-1] = f"{edges[-2]:.4g}{unit} or more"
     low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
     caption = f"median {median:.3g}, 90% between {low:.3g} and {high:.3g}{unit}"
-    return Chart(title, what, _draw_bars(counts, edges, labels), caption)
+    return Chart(title, subtitle, _draw_bars(counts, edges, labels), caption)
 
 
 def _draw_pitches(counts: Array) -> Chart:
