@@ -194,7 +194,7 @@ def preprocess(options: PreprocessConfig) -> Summary:
 
 def reject(record: FileRecord, reason: str, detail: str = "") -> FileRecord:
     """Return the record of a file that is not used; its detail says if there is a `.data` file."""
-    if record.data_path.is_file():
+    if os.path.isfile(record.data_path):
         detail = f"{detail}; {DATA_REMAINS}" if detail else DATA_REMAINS
     return replace(record, outcome=REJECTED, reason=reason, detail=detail, fingerprint=None)
 
@@ -280,7 +280,7 @@ def store_result(
             record,
             outcome=DUPLICATE,
             duplicate_of=first_name,
-            detail=DATA_REMAINS if record.data_path.is_file() else "",
+            detail=DATA_REMAINS if os.path.isfile(record.data_path) else "",
             fingerprint=None if is_new else record.fingerprint,
         )
     if not is_new:

@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 
 QUEUE_LENGTH = 2  # jobs per worker, so that it need not wait while its result is read
 MAX_PENDING = 8  # jobs per worker that may run or wait for an earlier job's result to be read
+PARENT_CHECK_SECONDS = 1.0  # an idle worker checks this often whether its parent lives
 MEMORY_LIMIT = 1 << 30  # bytes a worker may allocate on top of its size at the start (Linux)
 
 
@@ -141,7 +142,7 @@ def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers
     _limit_memory()
     while True:
-        while not connection.poll(1.0):
+        while not connection.poll(PARENT_CHECK_SECONDS):
             if os.getppid() != parent:
                 return
         try:

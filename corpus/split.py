@@ -49,7 +49,7 @@ class DataFolder:
             flat = DataFolder(root)
             _check_unknown_files(flat, names)
             for name in names:
-                if flat.find_data(name).is_file():
+                if os.path.isfile(flat.find_data(name)):
                     _move(flat.find_data(name), folder.find_data(name), root)
             folder._write_split_file([])
         return folder
@@ -64,7 +64,7 @@ class DataFolder:
         if not self.split:
             return self.root / (name + DATA_SUFFIX)
         paths = [self.root / subset / (name + DATA_SUFFIX) for subset in SUBSETS]
-        existing = [path for path in paths if path.exists()]
+        existing = [path for path in paths if os.path.exists(path)]  # False for any error
         return existing[0] if existing else self.root / WAITING / (name + DATA_SUFFIX)
 
     def find_subsets(self) -> dict[Path, str]:
