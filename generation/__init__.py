@@ -1,1 +1,1 @@
-"""Generating events with a session, and writing them."""
+"""Generation of music with a session: controls, sampling, output files."""

@@ -1,24 +1,34 @@
-"""The session in the box, and the samples that it made."""
+"""The session pretrained.sess, and the samples in docs/ that it generated."""
 
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import generate
 from config import GenerateConfig, ModelConfig
+from generation.control import parse_control
+from generation.engine import ControlTable, Engine, has_int8_linear, make_generators
+from generation.pipeline import GenerationJob, SampleBuffer, generate_events
 from midi.metadata import decode_metadata
 from midi.notes import read_midi_texts
-from model import Session
+from model import PerformanceRNN, Session
 from sequence import CURRENT, NoteSeq
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / GenerateConfig().session
 SAMPLES = sorted(ROOT.glob("docs/*.mid"))
 
 
-def test_it_is_small_and_holds_the_network_alone() -> None:
+@pytest.fixture(scope="module")
+def model() -> PerformanceRNN:
+    return Session.load(PATH).build_model(CPU).eval()
+
+
+def test_session_holds_the_network_only() -> None:
     assert PATH.stat().st_size < 12_000_000
     session = Session.load(PATH)
     assert session.encoding == CURRENT.version
@@ -27,45 +37,76 @@ def test_it_is_small_and_holds_the_network_alone() -> None:
     assert session.config.hidden_dim == ModelConfig().hidden_dim
 
 
-def test_it_plays_in_the_scale_that_is_asked_for(
+def test_samples_are_in_the_requested_scale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In C major at least nine notes of ten are white keys; of all keys, 7 of 12 are."""
+    """More than nine of ten notes are white keys in C major; of all keys, 7 of 12 are."""
     monkeypatch.chdir(ROOT)
-    asked = ["-c", "C major;3", "-l", "400", "-b", "2", "--seed", "1", "-o", str(tmp_path)]
-    assert generate.main(asked) == 0
+    argv = ["-c", "C major;3", "-l", "400", "-b", "2", "--seed", "1", "-o", str(tmp_path)]
+    assert generate.main(argv) == 0
     for path in sorted(tmp_path.iterdir()):
         pitches = NoteSeq.from_midi_file(path).pitches
-        assert sum(pitch % 12 in (0, 2, 4, 5, 7, 9, 11) for pitch in pitches) > 0.9 * len(pitches)
+        assert np.isin(pitches % 12, [0, 2, 4, 5, 7, 9, 11]).mean() > 0.9
         assert len(pitches) > 50
 
 
-def command_of(sample: Path) -> list[str]:
-    """The arguments that the file says it was made with."""
-    said, _ = decode_metadata(read_midi_texts(sample.read_bytes()))
-    return shlex.split(said["made with"])[2:]
+def measure_density_error(model: PerformanceRNN, steering: bool) -> float:
+    """Return the largest error of eight samples at density 9, 28-30 notes per 2 s."""
+    options = GenerateConfig(batch_size=8, steering=steering)
+    job = GenerationJob(model, CURRENT, options, 3, 900, parse_control("C major;9"))
+    buffer = SampleBuffer(8, CURRENT)
+    for events in generate_events(job):
+        buffer.add(events)
+    notes = np.array([(buffer.get(number) < 88).sum() for number in range(8)])
+    return float(np.abs(2000 * notes / buffer.elapsed - 29).max())
+
+
+def test_steering_keeps_the_density(model: PerformanceRNN) -> None:
+    steered = measure_density_error(model, steering=True)
+    assert steered < 1 < measure_density_error(model, steering=False)
+
+
+@pytest.mark.skipif(not has_int8_linear(CPU), reason="torch has no 8-bit products on this CPU")
+def test_int8_distribution_is_close_to_float32(model: PerformanceRNN) -> None:
+    init, steps = torch.zeros(4, model.config.init_dim), 150
+    controls = ControlTable(torch.from_numpy(parse_control("C major;3").to_array())[:, None])
+    engines = Engine(model, exact=True), Engine(model)
+    events = list(engines[0].generate(init, steps, controls, make_generators(0, 4)))
+    probabilities = []
+    with torch.inference_mode():
+        for engine in engines:
+            state = engine.prepare(init, controls)
+            logits = torch.stack([engine.step(state, event) for event in events])
+            probabilities.append(logits.softmax(dim=-1))
+    variation = (probabilities[0] - probabilities[1]).abs().sum(dim=-1) / 2
+    assert 0 < float(variation.mean()) < 0.01
+    assert float(variation.max()) < 0.03
+
+
+def recorded_argv(sample: Path) -> list[str]:
+    """Return the arguments that a MIDI file was made with."""
+    metadata, _ = decode_metadata(read_midi_texts(sample.read_bytes()))
+    return shlex.split(metadata["made with"])[2:]
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_the_readme_tells_how_each_sample_is_made(sample: Path) -> None:
+def test_readme_has_the_command_of_each_sample(sample: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     lines = [line for line in readme.splitlines() if f"docs/{sample.name})" in line]
-    told = [shlex.split(part)[2:] for line in lines for part in line.split("`")[1::2]]
-    assert command_of(sample) in [generate_alone(words) for words in told]
-
-
-def generate_alone(words: list[str]) -> list[str]:
-    """Arguments as a file keeps them, without those that change no note."""
-    options = generate.parse_args(words)
-    return generate.reproduction_argv(options, options.seed or 0, 0)
+    commands = [shlex.split(part)[2:] for line in lines for part in line.split("`")[1::2]]
+    recorded = []
+    for command in commands:
+        options, _ = generate.parse_args(command)
+        recorded.append(generate.reproduction_argv(options, options.seed or 0, 0))
+    assert recorded_argv(sample) in recorded
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_the_samples_come_again_byte_for_byte(
+def test_samples_are_generated_again_byte_for_byte(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert generate.main([*command_of(sample), "-o", str(tmp_path)]) == 0
-    (made,) = tmp_path.glob("*.mid")
-    assert made.read_bytes() == sample.read_bytes()
+    assert generate.main([*recorded_argv(sample), "-o", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.mid")
+    assert path.read_bytes() == sample.read_bytes()
