@@ -1,19 +1,24 @@
-"""How fast the suite is, as ratios within one run: python3 -m tools.benchmark
+"""Measure how fast the programs are, as ratios to a plain implementation within one run.
 
-Absolute figures depend on the machine and on what else it does; the ratios travel.
+Absolute figures depend on the machine and on what else it does; the ratios hardly do.
+
+examples:
+  python3 -m tools.benchmark --midi dataset/midi
+  python3 -m tools.benchmark --time-to-quality TRAIN VALIDATION --minutes 12
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import os
+import shlex
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,58 +31,62 @@ from torch.nn import functional
 import preprocess
 import train
 import utils
-from config import LEGACY_RECIPE, GenerateConfig, ModelConfig
+from config import LEGACY_RECIPE, MIDI_SUFFIXES, GenerateConfig, ModelConfig
 from corpus.batches import WindowSampler
 from corpus.performance import Corpus
-from generation.control import read
+from generation.control import parse_control
 from generation.pipeline import GenerationJob, generate_events
 from model import PerformanceRNN
 from sequence import CURRENT
 from tools.synthetic_data import performance, write_midi
 from training.evaluate import evaluate
-from training.learner import TYPES, pick_precision
-from training.trainer import EXCERPT
+from training.trainer import DTYPES, EVAL_EVENTS, learning_rate, pick_precision
 
-ASAP = Path(__file__).parents[2] / "shared" / "data" / "asap" / "validation"
-STEPS, BATCH = 200, 64  # the original's window and batch
+WINDOW, BATCH = 200, 64  # the original's
 SIZES = ModelConfig(gru_layers=3, gru_dropout=0.0)  # the original's, but for its dropout
-PRODUCT = ((STEPS * BATCH, 512), (512, 1536))  # shapes of the product of a layer's inputs
+CPU = torch.device("cpu")
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """The median time of `work`, after one run that does not count."""
-    work()
+def measure_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Return the median time of a function, after one run that does not count."""
+    run()
     times = []
     for _ in range(repeats):
-        begun = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begun)
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
     return statistics.median(times)
 
 
-def preprocessing(midi: Path | None) -> Iterator[str]:
-    """The whole command, against the time pretty_midi needs only to parse the same files."""
+# ---------------------------------------------------------------------------- preprocessing
+
+
+def measure_preprocessing(midi: Path | None) -> Iterator[str]:
+    """Yield the speed of the whole command, and of pretty_midi when it only parses the files."""
     with tempfile.TemporaryDirectory() as folder:
         if midi is None:
             midi = Path(folder, "midi")
             for seed in range(40):
                 write_midi(midi / f"{seed}.mid", 2000, seed)
-        paths = list(utils.find_files(midi, preprocess.MIDI_SUFFIXES))
+        paths = list(utils.find_files(midi, MIDI_SUFFIXES))
         some = paths[:: max(1, len(paths) // 40)]
-        parsing = seconds(lambda: [pretty_midi.PrettyMIDI(str(path)) for path in some], 1)
-        encoding = seconds(lambda: [preprocess.encode(path.read_bytes(), "") for path in some], 3)
-        begun = time.perf_counter()
-        with redirect_stdout(io.StringIO()):
+        parse = measure_seconds(lambda: [pretty_midi.PrettyMIDI(str(path)) for path in some], 1)
+        encode = measure_seconds(lambda: [preprocess.encode(p.read_bytes(), "") for p in some], 3)
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
             preprocess.main([str(midi), str(Path(folder, "data"))])
-        whole = (time.perf_counter() - begun) / len(paths)
-    parsing, encoding = parsing / len(some), encoding / len(some)
-    yield f"pretty_midi, parsing alone: {1 / parsing:.1f} files/s ({1000 * parsing:.1f} ms each)"
-    for name, time_each in (("encoding, one process", encoding), ("preprocess.py", whole)):
-        yield f"{name}: {1 / time_each:.1f} files/s, {parsing / time_each:.1f} x"
+        whole = (time.perf_counter() - started) / len(paths)
+    parse, encode = parse / len(some), encode / len(some)
+    yield f"pretty_midi, parsing only: {1 / parse:.1f} files/s ({1000 * parse:.1f} ms per file)"
+    for name, seconds in (("encoding, one process", encode), ("preprocess.py", whole)):
+        yield f"{name}: {1 / seconds:.1f} files/s, {parse / seconds:.1f}x"
 
 
-class Plain(nn.Module):
-    """The network as one would write it first: a multi-layer nn.GRU, one event at a time."""
+# --------------------------------------------------------------------------------- training
+
+
+class PlainStep(nn.Module):
+    """A plain implementation of the network: a multi-layer nn.GRU, one event at a time."""
 
     def __init__(self, model: PerformanceRNN) -> None:
         super().__init__()
@@ -86,188 +95,202 @@ class Plain(nn.Module):
         self.gru = nn.GRU(sizes.hidden_dim, sizes.hidden_dim, sizes.gru_layers)
         self.gru.load_state_dict(model.gru.state_dict())
 
-    def forward(self, heard: Tensor, hidden: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [batch, events] of one step, and the hidden state."""
+    def forward(self, event: Tensor, hidden: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits [batch, events] of one step, and the hidden state."""
         model = self.model
-        flag = torch.zeros(len(heard), 1)
-        joined = torch.cat([model.event_embedding(heard), flag, control], dim=1)
-        merged = functional.leaky_relu(model.concat_input_fc(joined), 0.1)
-        _, hidden = self.gru(merged[None], hidden)
-        states = hidden.transpose(0, 1).flatten(1)
-        return model.output_fc(states), hidden
+        flag = torch.zeros(len(event), 1)
+        joined = torch.cat([model.event_embedding(event), flag, control], dim=1)
+        inputs = functional.leaky_relu(model.concat_input_fc(joined), 0.1)
+        _, hidden = self.gru(inputs[None], hidden)
+        return model.output_fc(hidden.transpose(0, 1).flatten(1)), hidden
 
 
-def paces() -> tuple[float, float, str, PerformanceRNN]:
-    """Seconds for a batch step by step in float32, and as whole sequences; in which precision.
+def measure_passes() -> tuple[float, float, str, PerformanceRNN]:
+    """Return the seconds of forward and backward for a batch: step by step in fp32, and whole.
 
-    The last is the network, of the original's size.
+    Also the precision of the latter, and the network, which has the original's size.
     """
     model = PerformanceRNN(SIZES)
-    plain = Plain(model)
-    events, controls = torch.randint(0, 240, (STEPS, BATCH)), torch.rand(STEPS, BATCH, 24)
+    plain = PlainStep(model)
+    events, controls = torch.randint(0, 240, (WINDOW, BATCH)), torch.rand(WINDOW, BATCH, 24)
     init = torch.randn(BATCH, model.config.init_dim)
-    precision = pick_precision(torch.device("cpu"))
-    autocast = torch.autocast("cpu", TYPES[precision], enabled=precision != "fp32")
+    precision = pick_precision(CPU)
 
-    def whole() -> None:
-        with autocast:
+    def run_whole() -> None:
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "fp32"):
             logits, _ = model(model.shift_right(events), model.init_hidden(init), controls)
         functional.cross_entropy(logits.float().flatten(0, 1), events.flatten()).backward()
 
-    def stepped() -> None:
+    def run_steps() -> None:
         hidden, logits = model.init_hidden(init), []
-        for heard, control in zip(model.shift_right(events), controls, strict=True):
-            output, hidden = plain(heard, hidden, control)
+        for event, control in zip(model.shift_right(events), controls, strict=True):
+            output, hidden = plain(event, hidden, control)
             logits.append(output)
         functional.cross_entropy(torch.cat(logits), events.flatten()).backward()
 
-    return seconds(stepped, 2), seconds(whole, 3), precision, model
+    return measure_seconds(run_steps, 2), measure_seconds(run_whole, 3), precision, model
 
 
-def training() -> Iterator[str]:
-    """One step of training at the original's size: whole sequences against the plain loop."""
-    slow, fast, precision, model = paces()
-    left, right = (torch.ones(size, dtype=TYPES[precision]) for size in PRODUCT)
-    product, count = seconds(lambda: left @ right, 5), STEPS * BATCH
-    yield f"step by step, fp32: {count / slow:,.0f} events/s"
-    yield f"whole sequences, {precision}: {count / fast:,.0f} events/s, {slow / fast:.2f} x"
-    rate, reached = 2 * PRODUCT[0][0] * 512 * 1536 / product, count / fast * operations(model)
+def measure_training() -> Iterator[str]:
+    """Yield the speed of a training step: whole sequences against the plain implementation."""
+    plain, whole, precision, model = measure_passes()
+    events = WINDOW * BATCH
+    yield f"step by step, fp32: {events / plain:,.0f} events/s"
+    yield f"whole sequences, {precision}: {events / whole:,.0f} events/s, {plain / whole:.2f}x"
+    # the product of a layer's inputs, as a yardstick of what the machine can do
+    left, right = (torch.ones(s, dtype=DTYPES[precision]) for s in ((events, 512), (512, 1536)))
+    rate = 2 * events * 512 * 1536 / measure_seconds(lambda: left @ right, 5)
+    achieved = events / whole * count_operations(model)
     yield (
-        f"input product: {rate / 1e9:.0f} GFLOP/s; training, by its products alone: "
-        f"{reached / 1e9:.0f} GFLOP/s, {reached / rate:.0%} of it"
+        f"matrix product: {rate / 1e9:.0f} GFLOP/s; products of the training: "
+        f"{achieved / 1e9:.0f} GFLOP/s, {achieved / rate:.0%}"
     )
     corpus = Corpus([performance(np.arange(5000) % 240)] * 100)
-    windows, numbers = WindowSampler(corpus, STEPS, 10, 8), itertools.count()
-    cpu = torch.device("cpu")
-    cut = seconds(
-        lambda: windows.sample_batch(BATCH, 0, next(numbers), 0.9, True).to_device(cpu, corpus.encoding), 20
-    )
-    yield f"cutting a batch: {1000 * cut:.1f} ms, {cut / fast:.2%} of a step"
+    sampler, steps = WindowSampler(corpus, WINDOW, 10, 8), itertools.count()
+
+    def sample() -> None:
+        sampler.sample_batch(BATCH, 0, next(steps), 0.9, True).to_device(CPU, corpus.encoding)
+
+    seconds = measure_seconds(sample, 20)
+    yield f"sampling a batch: {1000 * seconds:.1f} ms, {seconds / whole:.2%} of a step"
 
 
-def operations(model: PerformanceRNN) -> int:
-    """Multiplications and additions that one event costs in training, in products alone."""
+def count_operations(model: PerformanceRNN) -> int:
+    """Return the multiplications and additions of an event's matrix products in training."""
     weights = [*model.gru.parameters(), model.output_fc.weight]
     return 3 * 2 * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
+# -------------------------------------------------------------------------- time to quality
+
 LEGACY = "the original's recipe"
-RECIPES = {LEGACY: LEGACY_RECIPE, "ours": ""}
 
 
-def _begun_as_the_original(model: PerformanceRNN) -> None:
-    """Give a network the original's first weights: torch's for the GRU, small ones elsewhere."""
+def measure_time_to_quality(
+    train_data: Path, val_data: Path, minutes: float, others: list[str]
+) -> Iterator[str]:
+    """Yield the validation losses of all recipes, which take turns on the machine.
+
+    The original's recipe is trained by this project's fast steps; its line also has the minutes
+    that a step-by-step loop in fp32, such as the original's, would have taken at most.
+    """
+    plain, whole, precision, _ = measure_passes()
+    yield f"a step-by-step loop in fp32 takes {plain / whole:.2f}x the time of {precision}"
+    recipes = {LEGACY: LEGACY_RECIPE, "default": "", **{other: other for other in others}}
+    runs = [train_recipe(flags, train_data, val_data, minutes) for flags in recipes.values()]
+    for results in itertools.zip_longest(*runs):
+        for name, result in zip(recipes, results, strict=True):
+            if result is not None:
+                elapsed, text = result
+                more = f" ({elapsed * plain / whole:.0f} in its own loop)" * (name == LEGACY)
+                yield f"{name} | {elapsed:.1f} min{more} | {text}"
+
+
+def train_recipe(
+    recipe: str, train_data: Path, val_data: Path, minutes: float
+) -> Iterator[tuple[float, str]]:
+    """Train with some flags of train.py; yield minutes, without validation, and its result."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        argv = ["-s", f"{folder}/m.sess", "-d", str(train_data), "-v", str(val_data)]
+        options = train.parse_args([*argv, *shlex.split(recipe)])
+        if recipe != LEGACY_RECIPE:
+            options = replace(options, max_minutes=minutes)
+        trainer, sampler, corpus = train.prepare(options)
+        if recipe == LEGACY_RECIPE:
+            init_legacy_weights(trainer.model)
+        batches = stack.enter_context(train.open_batches(trainer, sampler, options))
+        elapsed, validated = 0.0, 0.0  # minutes
+        while elapsed < minutes:
+            started = time.monotonic()
+            trainer.state = replace(trainer.state, seconds=60 * elapsed)
+            limits = (options.max_steps, options.max_minutes)
+            lr = learning_rate(trainer.state, options.learning_rate, options.warm_up, *limits)
+            trainer.step(next(batches), lr)
+            elapsed += (time.monotonic() - started) / 60
+            if elapsed >= min(minutes, validated + max(1.0, minutes / 8)):
+                validated = elapsed
+                result = evaluate(trainer.ema, corpus, EVAL_EVENTS)
+                yield elapsed, f"step {trainer.state.step} | {result}"
+        yield elapsed, f"whole pieces | {evaluate(trainer.ema, corpus)}"
+
+
+def init_legacy_weights(model: PerformanceRNN) -> None:
+    """Initialize weights as the original does: torch's defaults in the GRU, Xavier elsewhere."""
     model.gru.reset_parameters()
     for module in (model.inithid_fc, model.event_embedding, model.concat_input_fc, model.output_fc):
         nn.init.xavier_normal_(module.weight)
 
 
-def _learned(
-    name: str, recipe: str, data: Path, validation: Path, minutes: float
-) -> Iterator[tuple[float, str]]:
-    """Validation against minutes of training (judging not counted), for one recipe."""
-    with tempfile.TemporaryDirectory() as folder:
-        common = ["-s", f"{folder}/m.sess", "-d", str(data), "-v", str(validation)]
-        options = train.parse_args([*common, *recipe.split()])
-        if name != LEGACY:
-            options = replace(options, max_minutes=minutes)
-        run, judged = train.open_run(options), 0.0
-        if name == LEGACY:
-            _begun_as_the_original(run.learner.model)
-        while run.reached.seconds < 60 * minutes:
-            begun = time.monotonic()
-            run.learn()
-            spent = run.reached.seconds + time.monotonic() - begun
-            run.reached = replace(run.reached, step=run.reached.step + 1, seconds=spent)
-            if spent >= 60 * min(minutes, judged + max(1.0, minutes / 8)):
-                judged = spent / 60
-                judgement = evaluate(run.learner.averaged, run.judges, EXCERPT)
-                yield judged, f"step {run.reached.step}: {judgement}"
-        yield judged, f"whole pieces: {evaluate(run.learner.averaged, run.judges)}"
+# ------------------------------------------------------------------------------- generation
 
 
-def time_to_quality(
-    data: Path, validation: Path, minutes: float, others: list[str]
-) -> Iterator[str]:
-    """All recipes, taking turns: what else the machine does slows all alike.
-
-    The original's is learned by this suite's fast steps; beside its minutes stand those that a
-    loop over single steps in float32, such as the original's own, would have taken at most (the
-    optimizer is no slower there).
-    """
-    slow, fast, precision, _ = paces()
-    yield f"a loop over single steps in fp32 takes {slow / fast:.2f} times as long as {precision}"
-    recipes = RECIPES | {other: other for other in others}
-    turns = (_learned(name, recipes[name], data, validation, minutes) for name in recipes)
-    for lines in itertools.zip_longest(*turns):
-        for name, line in zip(recipes, lines, strict=True):
-            if line is not None:
-                spent, judgement = line
-                told = f"{spent:.1f} min"
-                if name == LEGACY:
-                    told += f" ({spent * slow / fast:.0f} in a loop of its own)"
-                yield f"{name}, {told}, {judgement}"
-
-
-def generation() -> Iterator[str]:
-    """generate.py's loop, to one control, against the plain step with Categorical sampling."""
+def measure_generation() -> Iterator[str]:
+    """Yield the speed of generate.py's loop against the plain step with Categorical sampling."""
     torch.set_num_threads(1)  # as generate.py does
     model = PerformanceRNN(SIZES).eval()
-    plain = Plain(model).eval()
-    steps = 1000
+    plain = PlainStep(model).eval()
+    steps, control = 1000, parse_control(";3")
 
     @torch.inference_mode()
-    def sampled(batch: int) -> None:
+    def run_plain(batch: int) -> None:
         hidden = model.init_hidden_each(torch.randn(batch, model.config.init_dim))
-        heard, control = torch.full((batch,), 239), torch.rand(batch, 24)
+        event, controls = torch.full((batch,), 239), torch.rand(batch, 24)
         for _ in range(steps):
-            logits, hidden = plain(heard, hidden, control)
-            heard = torch.distributions.Categorical(logits=logits).sample()
+            logits, hidden = plain(event, hidden, controls)
+            event = torch.distributions.Categorical(logits=logits).sample()
 
-    def composed(batch: int, count: int) -> None:
-        order = GenerationJob(model, CURRENT, 0, read(";3", 0), None, count)
-        list(generate_events(order, GenerateConfig(batch_size=batch)))
+    def run_pipeline(batch: int, count: int) -> None:
+        options = GenerateConfig(batch_size=batch)
+        list(generate_events(GenerationJob(model, CURRENT, options, 0, count, control)))
 
     for batch in (1, 8, 64):
-        slow = seconds(lambda batch=batch: sampled(batch), 3)  # type: ignore[misc]
-        fast = seconds(lambda batch=batch: composed(batch, steps), 3)  # type: ignore[misc]
-        begun = seconds(lambda batch=batch: composed(batch, 1), 3)  # type: ignore[misc]
+        slow = measure_seconds(lambda batch=batch: run_plain(batch), 3)  # type: ignore[misc]
+        fast = measure_seconds(lambda batch=batch: run_pipeline(batch, steps), 3)  # type: ignore[misc]
+        setup = measure_seconds(lambda batch=batch: run_pipeline(batch, 1), 3)  # type: ignore[misc]
         yield (
             f"batch {batch}: plain {batch * steps / slow:,.0f} events/s, "
-            f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f} x "
-            f"({slow / (fast - begun):.2f} x but for {1000 * begun:.0f} ms of setting up)"
+            f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f}x "
+            f"({slow / (fast - setup):.2f}x without {1000 * setup:.0f} ms of setup)"
         )
 
 
 def main() -> None:
-    """Print every figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--midi", type=Path, default=ASAP if ASAP.is_dir() else None)
+    """Print all figures, or those of --time-to-quality."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tools.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--midi", type=Path, help="folder of MIDI files to preprocess (default: 40 synthetic files)"
+    )
     parser.add_argument(
         "--time-to-quality",
         nargs=2,
         type=Path,
-        metavar=("DATA", "VALIDATION"),
-        help="only train by the original's recipe and by ours on folders of .data files (long)",
+        metavar=("TRAIN", "VALIDATION"),
+        help="only train with the original's recipe and the default one on .data files",
     )
     parser.add_argument(
         "--also",
         action="append",
         default=[],
         metavar="FLAGS",
-        help="with --time-to-quality: another recipe, as flags of train.py (may come again)",
+        help="with --time-to-quality: another recipe, as flags of train.py; can be repeated",
     )
-    parser.add_argument("--minutes", type=float, default=4.0, help="for each recipe (4)")
-    arguments = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=4.0, help="per recipe (default: 4)")
+    options = parser.parse_args()
     threads = torch.get_num_threads()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}, {threads} threads")
-    if arguments.time_to_quality:
-        for line in time_to_quality(*arguments.time_to_quality, arguments.minutes, arguments.also):
+    if options.time_to_quality:
+        train_data, val_data = options.time_to_quality
+        lines = measure_time_to_quality(train_data, val_data, options.minutes, options.also)
+        for line in lines:
             print(line, flush=True)
         return
-    print("preprocessing", *preprocessing(arguments.midi), sep="\n  ")
-    print("training", *training(), sep="\n  ")
-    print("generation", *generation(), sep="\n  ")
+    print("preprocessing", *measure_preprocessing(options.midi), sep="\n  ")
+    print("training", *measure_training(), sep="\n  ")
+    print("generation", *measure_generation(), sep="\n  ")
 
 
 if __name__ == "__main__":
