@@ -1,0 +1,56 @@
+"""PerformanceRNN as a plain loop over sequences and events, with torch's multi-layer GRU."""
+
+import torch
+from torch import Tensor, nn
+
+from config import ModelConfig
+from model import PerformanceRNN
+
+SIZES = ModelConfig(
+    init_dim=4, event_dim=11, control_dim=5, hidden_dim=8, gru_layers=3, gru_dropout=0.3
+)
+
+
+def make_model(sizes: ModelConfig = SIZES, scale: float = 1.0) -> PerformanceRNN:
+    """Return a network with random weights; a larger scale gives less uniform distributions."""
+    torch.manual_seed(1)
+    model = PerformanceRNN(sizes).eval()
+    for weight in model.parameters():
+        weight.data *= scale
+    return model
+
+
+def reference_logits(
+    model: PerformanceRNN, events: Tensor, init: Tensor, controls: Tensor | None
+) -> Tensor:
+    """Return the logits [steps, batch, events] that predict events [steps, batch].
+
+    init: start vectors [batch, init]; controls: [steps, batch, control] or None.
+    """
+    shape = (model.config.gru_layers, 1, model.config.hidden_dim)
+    with torch.no_grad():
+        hidden = [torch.tanh(model.inithid_fc(vector)).view(shape) for vector in init]
+    return reference_logits_from(model, events, hidden, controls)
+
+
+@torch.no_grad()
+def reference_logits_from(
+    model: PerformanceRNN, events: Tensor, initial: list[Tensor], controls: Tensor | None
+) -> Tensor:
+    """Return the same from hidden states [layers, 1, hidden], one for each sequence."""
+    sizes = model.config
+    gru = nn.GRU(sizes.hidden_dim, sizes.hidden_dim, sizes.gru_layers)
+    gru.load_state_dict(model.gru.state_dict())
+    columns = []
+    for column, hidden in enumerate(initial):
+        previous, logits = sizes.event_dim - 1, []
+        for step in range(len(events)):
+            control = torch.zeros(sizes.control_dim) if controls is None else controls[step, column]
+            flag = torch.tensor([1.0 if controls is None else 0.0])
+            joined = torch.cat([model.event_embedding.weight[previous], flag, control])
+            merged = nn.functional.leaky_relu(model.concat_input_fc(joined), 0.1)
+            _, hidden = gru(merged.view(1, 1, -1), hidden)
+            logits.append(model.output_fc(hidden.flatten()))
+            previous = int(events[step, column])
+        columns.append(torch.stack(logits))
+    return torch.stack(columns, dim=1)
