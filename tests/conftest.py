@@ -18,15 +18,13 @@ settings.register_profile("suite", deadline=None, max_examples=100)
 settings.load_profile("suite")
 
 DATA = Path(__file__).parent / "data"  # see its README.md
-ASAP = Path("nowhere")  # temporary, until test_dedup.py and test_pipeline.py do without it
 MIDI_PATHS = sorted([*DATA.glob("*.mid"), *(DATA.parents[1] / "docs").glob("*.mid")])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes a `midi_path` on each of the MIDI files."""
-    for name in ("midi_path", "real_path"):  # real_path: temporary, use midi_path
-        if name in metafunc.fixturenames:
-            metafunc.parametrize(name, MIDI_PATHS, ids=[path.stem for path in MIDI_PATHS])
+    if "midi_path" in metafunc.fixturenames:
+        metafunc.parametrize("midi_path", MIDI_PATHS, ids=[path.stem for path in MIDI_PATHS])
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +36,6 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def midi_paths() -> list[Path]:
     """Return four performances with pedal and tempo changes, and four generated samples."""
-    return MIDI_PATHS
-
-
-@pytest.fixture(scope="session")
-def validation_paths() -> list[Path]:
-    """Temporary: use midi_paths."""
     return MIDI_PATHS
 
 
