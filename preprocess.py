@@ -21,7 +21,7 @@ import progress.bar
 
 import utils
 from config import FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig, parse_split
-from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, Link, Piece, find_pieces, hash_events
+from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, Piece, find_pieces, hash_events
 from corpus.filters import PerformanceStats, find_rejections, select_filters
 from corpus.performance import Performance
 from corpus.pool import Job, JobFailure, Result, WorkerPool
@@ -163,7 +163,7 @@ def load_fingerprint(record: FileRecord) -> FileRecord:
 
 
 def preprocess(options: PreprocessConfig) -> Summary:
-    """Convert the files that are new or have changed, and split the folder if it is to be split.
+    """Convert the files that are new or have changed; move the results to the subsets of a split.
 
     Raises OSError if SAVE_DIR cannot be written, and ValueError if it cannot be split.
     """
@@ -186,14 +186,13 @@ def preprocess(options: PreprocessConfig) -> Summary:
     if folder.split:
         records, near_duplicates, split = split_folder(folder, records, options)
     elif options.report:
-        pieces, links = find_pieces([r.fingerprint for r in records if r.fingerprint])
-        near_duplicates = find_near_duplicates(records, links)
+        pieces, near_duplicates = group_records(records)
         records = set_pieces(records, pieces, [""] * len(pieces))
     return Summary(records, filters, near_duplicates, split)
 
 
 def reject(record: FileRecord, reason: str, detail: str = "") -> FileRecord:
-    """Return the record of a file that is not used; its detail says if there is a `.data` file."""
+    """Return the record of a file that is not used."""
     if os.path.isfile(record.data_path):
         detail = f"{detail}; {DATA_REMAINS}" if detail else DATA_REMAINS
     return replace(record, outcome=REJECTED, reason=reason, detail=detail, fingerprint=None)
@@ -201,9 +200,8 @@ def reject(record: FileRecord, reason: str, detail: str = "") -> FileRecord:
 
 def reject_folder(error: OSError) -> FileRecord:
     """Return the record of a folder that cannot be read."""
-    path = Path(error.filename)
-    record = FileRecord(str(error.filename), path, path, REJECTED)
-    return replace(record, reason="unreadable folder", detail=str(error.strerror))
+    path, detail = Path(error.filename), str(error.strerror)
+    return FileRecord(str(path), path, path, REJECTED, "unreadable folder", detail)
 
 
 def create_jobs(
@@ -319,7 +317,7 @@ def split_folder(
         records.append(result)
 
     paths = [record.data_path for record in records if record.fingerprint]
-    pieces, links = find_pieces([r.fingerprint for r in records if r.fingerprint])
+    pieces, near_duplicates = group_records(records)
     known_subsets = {n: subsets[path] for n, path in enumerate(paths) if path in subsets}
     assignment = assign_subsets(pieces, known_subsets, folder.split)
     folder.apply_split(paths, pieces, assignment.subsets)
@@ -330,18 +328,21 @@ def split_folder(
         pinned_pieces=len(assignment.pinned),
         merged_pieces=assignment.merged,
     )
-    near_duplicates = find_near_duplicates(records, links)
     return set_pieces(records, pieces, assignment.subsets), near_duplicates, split
 
 
-def find_near_duplicates(
-    records: Iterable[FileRecord], links: Iterable[Link]
-) -> list[tuple[str, str, float]]:
-    """Return names of performances that share nearly their whole sketches, and the part shared."""
-    names = [record.name for record in records if record.fingerprint]
+def group_records(
+    records: Iterable[FileRecord],
+) -> tuple[list[Piece], list[tuple[str, str, float]]]:
+    """Return the pieces of the records that have a fingerprint, and the near duplicates.
+
+    A near duplicate is two names and the part of the shorter sketch that they share.
+    """
+    files = [(record.name, record.fingerprint) for record in records if record.fingerprint]
+    pieces, links = find_pieces([fingerprint for _, fingerprint in files])
     near = [link for link in links if link.part >= NEAR_DUPLICATE_PART]
     near.sort(key=lambda link: -link.part)
-    return [(names[link.first], names[link.second], link.part) for link in near]
+    return pieces, [(files[k.first][0], files[k.second][0], k.part) for k in near]
 
 
 def set_pieces(
