@@ -25,8 +25,8 @@ def read_midi_content(content: bytes) -> None:
     try:
         preprocess.encode(content, "")
     except preprocess.Rejected as refused:
-        if not refused.reason:
-            raise AssertionError("no reason") from refused
+        if not rejected.reason:
+            raise AssertionError("no reason") from rejected
 
 
 def read_tensors(content: bytes) -> None:
