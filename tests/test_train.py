@@ -5,8 +5,6 @@ import itertools
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +20,11 @@ from corpus.batches import WindowSampler
 from corpus.performance import Corpus
 from model import PerformanceRNN, Session
 from sequence import CURRENT
+from tests.processes import start_process
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data
 from training import logger
 from training.evaluate import EvalResult, evaluate
 from training.trainer import StepResult, Trainer, TrainState
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -124,21 +121,22 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert equal(weights(), weights("whole.sess"))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_and_resumed_equals_uninterrupted(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments(data, "-i", "0")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while not Path("m.sess").exists() or training().get("step", 0) < 2:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
+    process = start_process(train.main, arguments(data, "-i", "0"), Path("output.txt"))
+    while not Path("m.sess").exists() or training().get("step", 0) < 2:
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
     end = training()["step"] + 2
     before_step(monkeypatch, lambda _: signal.raise_signal(signal.SIGINT), end)
     assert run(data) == run(data, "-s", "whole.sess") == 0
     assert training()["step"] == training("whole.sess")["step"] == end
     assert equal(weights(), weights("whole.sess"))
-    assert set(os.listdir()) == {"m.sess", "whole.sess"}
+    assert set(os.listdir()) == {"m.sess", "whole.sess", "output.txt"}
 
 
 @pytest.mark.parametrize(("interval", "on_disk"), [("0", [0, 1, 2, 3]), ("1000", [0, 0, 0, 0])])

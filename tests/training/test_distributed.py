@@ -1,15 +1,16 @@
-"""Two processes against one: the same losses, one writer, and a clean end when one is lost."""
+"""Training in two processes: the same result as in one, also after a stop or a lost process."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,168 +18,161 @@ import torch
 
 import train
 from model import Session
-from tools.synthetic_data import write_data
-from training.distributed import Team, end
+from tests.processes import start_process
+from tools.synthetic_data import TINY_MODEL, write_data
+from training.distributed import Distributed, exit_process
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
-SIZES = "hidden_dim=16,gru_layers=2,init_dim=4"
+SHORT = "-d data -w 20 -l 0.01 --carry 3 -t -c 0.7 --precision fp32 --device cpu"
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with data."""
     write_data(tmp_path / "data", count=6, notes=200)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def arguments(session: str, batch: int, *more: str) -> list[str]:
-    common = [
-        "-d",
-        "data",
-        "-w",
-        "20",
-        "-p",
-        SIZES,
-        "-l",
-        "0.01",
-        "--device",
-        "cpu",
-        "--carry",
-        "3",
-    ]
-    common += ["--precision", "fp32", "-t", "-c", "0.7"]
-    return ["-s", session, "-b", str(batch), *common, *more]
+def arguments(session: str, batch_size: int, *more: str) -> list[str]:
+    return ["-s", session, "-b", str(batch_size), "-p", TINY_MODEL, *SHORT.split(), *more]
 
 
-def processes(session: str, batch: int, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """The processes as torchrun starts them, with its environment."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    for rank in range(2):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-        environment = {key: str(value) for key, value in told.items()}
-        environment |= {"MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"}
-        yield subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *arguments(session, batch, *more)],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+def start_processes(argv: list[str]) -> list[BaseProcess]:
+    """Start two processes in the environment that torchrun would give them."""
+    with socket.socket() as unused:
+        unused.bind(("localhost", 0))
+        port = unused.getsockname()[1]
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    return [
+        start_process(
+            train.main,
+            argv,
+            Path(f"output-{rank}.txt"),
+            {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
+        for rank in range(2)
+    ]
 
 
-def finished(runs: Iterator[subprocess.Popen[str]]) -> list[str]:
-    """What each said, once all have ended well."""
-    started = list(runs)
-    said = [run.communicate(timeout=120) for run in started]
-    assert [run.returncode for run in started] == [0, 0], said
-    return [out for out, _ in said]
+def finish(processes: list[BaseProcess]) -> list[str]:
+    """Wait for the two processes, which must succeed; return what each printed."""
+    for process in processes:
+        process.join(timeout=120)
+    outputs = [Path(f"output-{rank}.txt").read_text() for rank in range(2)]
+    assert [process.exitcode for process in processes] == [0, 0], outputs
+    return outputs
 
 
-def losses(folder: Path) -> list[float]:
-    """What a run logged at each step."""
-    board = pytest.importorskip("tensorboardX.proto.event_pb2")
-    found = []
+def wait_for_step(path: str, process: BaseProcess) -> None:
+    """Wait until a step is saved."""
+    while not Path(path).exists() or not Session.load(path).training.get("step"):
+        assert process.is_alive()
+        time.sleep(0.01)
+
+
+def read_losses(folder: Path) -> list[float]:
+    """Return the loss of each step in the log of a run."""
+    proto = pytest.importorskip("tensorboardX.proto.event_pb2")
+    losses = []
     for path in folder.iterdir():
         content = path.read_bytes()
         while content:
             length = int.from_bytes(content[:8], "little")
-            event = board.Event.FromString(content[12 : 12 + length])
+            event = proto.Event.FromString(content[12 : 12 + length])
             content = content[16 + length :]
-            found += [v.simple_value for v in event.summary.value if v.tag == "model/loss"]
-    return found
+            losses += [v.simple_value for v in event.summary.value if v.tag == "model/loss"]
+    return losses
 
 
-def test_two_processes_with_half_the_batch_learn_as_one_does(here: Path) -> None:
-    assert train.main(arguments("one.sess", 4, "--max-steps", "50")) == 0
-    leader, other = finished(processes("two.sess", 2, "--max-steps", "50"))
-    assert "two.sess: step 50" in leader
-    assert other == ""
-    one, both = (losses(here / "runs" / name) for name in ("one", "two"))
-    assert len(one) == len(both) == 50
-    np.testing.assert_allclose(both, one, atol=1e-3)
-    ours, theirs = Session.load("one.sess"), Session.load("two.sess")
-    assert theirs.training["step"] == 50
-    assert theirs.training["best"] == pytest.approx(ours.training["best"], abs=1e-3)
-    assert theirs.training["events"] == ours.training["events"] == 50 * 4 * 20
-    assert ours.hidden_state is not None
-    assert theirs.hidden_state is not None
-    torch.testing.assert_close(theirs.hidden_state, ours.hidden_state, atol=1e-2, rtol=0)
-    assert train.main(arguments("two.sess", 4, "--max-steps", "52")) == 0  # one goes on for two
-    assert Session.load("two.sess").training["step"] == 52
+def test_two_processes_with_half_the_batch_train_like_one(folder: Path) -> None:
+    limit = ("--max-steps", "30")
+    processes = start_processes(arguments("two.sess", 2, *limit))
+    assert train.main(arguments("one.sess", 4, *limit)) == 0
+    main_output, other_output = finish(processes)
+    assert "two.sess: step 30" in main_output
+    assert other_output == ""
+    one_losses, two_losses = (read_losses(folder / "runs" / name) for name in ("one", "two"))
+    assert len(one_losses) == len(two_losses) == 30
+    np.testing.assert_allclose(two_losses, one_losses, atol=1e-3)
+    one, two = Session.load("one.sess"), Session.load("two.sess")
+    assert two.training["step"] == 30
+    assert two.training["best"] == pytest.approx(one.training["best"], abs=1e-3)
+    assert two.training["events"] == one.training["events"] == 30 * 4 * 20
+    assert one.hidden_state is not None
+    assert two.hidden_state is not None
+    torch.testing.assert_close(two.hidden_state, one.hidden_state, atol=1e-2, rtol=0)
+    # one process continues the session of two
+    assert train.main(arguments("two.sess", 4, "--max-steps", "32", "--no-enable-logging")) == 0
+    assert Session.load("two.sess").training["step"] == 32
 
 
-@pytest.mark.slow
-def test_two_processes_stopped_and_started_again_end_as_if_they_had_not_been(here: Path) -> None:
-    leader, other = processes("parts.sess", 2, "--max-steps", "150")
-    assert leader.stdout is not None
-    while "to learn" not in leader.stdout.readline():
-        pass
-    time.sleep(0.2)
-    for run in (leader, other):  # as a terminal does
-        run.send_signal(signal.SIGINT)
-    finished(iter((leader, other)))
-    assert 0 < Session.load("parts.sess").training["step"] < 150
+def test_two_processes_stopped_and_resumed_equal_uninterrupted(folder: Path) -> None:
+    limit = ("--max-steps", "40", "-i", "0")
+    processes = start_processes(arguments("parts.sess", 2, *limit))
+    wait_for_step("parts.sess", processes[0])
+    for process in processes:  # as Ctrl-C in a terminal does
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+    finish(processes)
+    assert Session.load("parts.sess").training["step"] < 40
     for name in ("parts.sess", "whole.sess"):
-        finished(processes(name, 2, "--max-steps", "150"))
+        finish(start_processes(arguments(name, 2, *limit)))
     parts, whole = Session.load("parts.sess"), Session.load("whole.sess")
-    assert parts.training["step"] == whole.training["step"] == 150
+    assert parts.training["step"] == whole.training["step"] == 40
     assert all(torch.equal(parts.state[name], value) for name, value in whole.state.items())
 
 
-def test_when_a_process_is_lost_the_others_end_with_the_session_intact(here: Path) -> None:
-    leader, other = processes("two.sess", 2, "-i", "0")
-    assert leader.stdout is not None
-    while "to learn" not in leader.stdout.readline():
-        pass
-    time.sleep(1.0)
-    other.kill()
-    other.communicate()
-    _, told = leader.communicate(timeout=60)
-    assert leader.returncode == 1
-    assert re.search("another process of the training is lost", told), told
+def test_lost_process_ends_the_training_with_a_valid_session(folder: Path) -> None:
+    first, second = start_processes(arguments("two.sess", 2, "-i", "0", "--no-enable-logging"))
+    wait_for_step("two.sess", first)
+    second.kill()
+    first.join(timeout=60)
+    assert first.exitcode == 1
+    assert "lost another process of the training" in Path("output-0.txt").read_text()
     assert Session.load("two.sess").training["step"] > 0
 
 
 @dataclass(frozen=True)
-class Follower(Team):
-    """A second process, alone here; its leader is lost, or says `said` and then the same."""
+class SecondProcess(Distributed):
+    """A second process without a first one, which is lost or sends `message`."""
 
-    said: tuple[float, ...] | None = None
+    message: tuple[float, ...] | None = None
 
-    def told(self, values: Sequence[float]) -> list[float]:
-        """What the leader says."""
-        if self.said is None:
+    def broadcast(self, values: Sequence[float]) -> list[float]:
+        """Return the message, then the values of this process."""
+        if self.message is None:
             raise RuntimeError("Connection closed by peer")
-        return [*self.said, *values[len(self.said) :]]
+        return [*self.message, *values[len(self.message) :]]
 
-    def summed(self, values: np.ndarray) -> np.ndarray:
-        """With zeros of the leader."""
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum with zeros of the first process."""
         return values
 
     def close(self) -> None:
-        """There is nothing to leave."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize(
-    ("said", "word"), [(None, "process of the training is lost"), ((7.0,), "same files")]
+    ("message", "error"), [(None, "lost another process"), ((7.0,), "the same files")]
 )
-def test_a_process_that_can_not_go_with_its_leader_ends_with_a_sentence(
-    here: Path,
-    said: tuple[float, ...] | None,
-    word: str,
+def test_second_process_without_its_main_process_ends_with_an_error(
+    folder: Path,
+    message: tuple[float, ...] | None,
+    error: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert train.main(arguments("two.sess", 2, "--max-steps", "2")) == 0
-    monkeypatch.setattr(Team, "joined", lambda: Follower(1, 2, said))
+    train.prepare(train.parse_args(arguments("two.sess", 2)))
+    monkeypatch.setattr(Distributed, "join", lambda: SecondProcess(1, 2, message))
     assert train.main(arguments("two.sess", 2)) == 1
-    assert word in capsys.readouterr().err
+    assert error in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_processes(here: Path) -> None:
+def test_torchrun_starts_the_processes(folder: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     command = [*torchrun, str(ROOT / "train.py"), *arguments("two.sess", 2, "--max-steps", "5")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -186,23 +180,21 @@ def test_torchrun_starts_the_processes(here: Path) -> None:
     assert done.stdout.count("two.sess: step 5") == 1
 
 
-def test_one_process_is_a_team_of_its_own() -> None:
-    team = Team.joined()
-    assert (team.rank, team.size, team.leads) == (0, 1, True)
-    assert team.told([1.5, 2]) == [1.5, 2]
+def test_one_process_is_the_main_one() -> None:
+    single = Distributed.join()
+    assert (single.rank, single.world_size, single.is_main) == (0, 1, True)
+    assert single.broadcast([1.5, 2]) == [1.5, 2]
+    assert single.all_equal([1.5, 2])
 
 
-def test_a_process_of_a_team_ends_at_once_before_gloo_can_ask_for_an_interpreter_that_is_gone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("world_size", "calls"), [("2", ["_exit 3"]), ("1", [])])
+def test_one_of_several_processes_exits_without_cleanup(
+    world_size: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once: list[int] = []
-    monkeypatch.setattr(os, "_exit", at_once.append)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit):
-        end(3)
-    assert at_once == [3]
-    monkeypatch.delenv("WORLD_SIZE")
-    with pytest.raises(SystemExit) as ended:
-        end(4)
-    assert ended.value.code == 4
-    assert at_once == [3]
+    made: list[Any] = []
+    monkeypatch.setattr(os, "_exit", lambda status: made.append(f"_exit {status}"))
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    with pytest.raises(SystemExit) as error:
+        exit_process(3)
+    assert error.value.code == 3
+    assert made == calls
