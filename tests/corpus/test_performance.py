@@ -1,4 +1,4 @@
-"""`.data` files, and which of them are held out."""
+"""`.data` files, and which of them are held out for validation."""
 
 from pathlib import Path
 
@@ -9,31 +9,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from corpus.performance import Performance, expand_controls, hold_out
+from corpus.performance import Corpus, Performance, expand_controls, hold_out
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding
 from tools.synthetic_data import performance
 
 
-def test_a_data_file_comes_back_as_it_was_and_twice_the_same(tmp_path: Path) -> None:
-    made = performance(np.arange(240))
-    (tmp_path / "a.data").write_bytes(made.to_bytes())
+def test_data_file_round_trip(tmp_path: Path) -> None:
+    original = performance(np.arange(240))
+    (tmp_path / "a.data").write_bytes(original.to_bytes())
     loaded = Performance.load(tmp_path / "a.data")
-    assert np.array_equal(loaded.events, made.events)
-    assert np.array_equal(loaded.controls, made.controls)
-    assert made.to_bytes() == made.to_bytes() == loaded.to_bytes()
+    assert np.array_equal(loaded.events, original.events)
+    assert np.array_equal(loaded.controls, original.controls)
+    assert original.to_bytes() == original.to_bytes() == loaded.to_bytes()
 
 
-def test_a_data_file_is_plain_tensors_and_takes_under_20_bytes_an_event(tmp_path: Path) -> None:
+def test_data_file_holds_plain_byte_tensors(tmp_path: Path) -> None:
     path = tmp_path / "a.data"
     path.write_bytes(performance(np.zeros(10000)).to_bytes())
     record = torch.load(path, weights_only=True, mmap=True)
     assert record["events"].dtype == record["controls"].dtype == torch.uint8
     assert record["encoding"] == 2
-    assert path.stat().st_size < 200_000
+    assert path.stat().st_size < 200_000  # 14 bytes per event
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "message"),
     [
         ({"encoding": 7}, "encoding 7"),
         ({"events": torch.zeros(3)}, "events"),
@@ -42,40 +42,45 @@ def test_a_data_file_is_plain_tensors_and_takes_under_20_bytes_an_event(tmp_path
         ({"events": torch.zeros(0).byte(), "controls": torch.zeros(0, 13).byte()}, "no events"),
     ],
 )
-def test_a_data_file_that_does_not_hold_together_is_refused(
-    tmp_path: Path, changes: dict[str, object], word: str
+def test_invalid_data_file_is_rejected(
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "odd.data"
     path.write_bytes(performance(np.zeros(10)).to_bytes())
     torch.save(torch.load(path, weights_only=True) | changes, path)
-    with pytest.raises(ValueError, match=word) as refusal:
+    with pytest.raises(ValueError, match=message) as caught:
         Performance.load(path)
-    assert "odd.data" in str(refusal.value)
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 @given(arrays(np.uint8, (3, 2, 13)), st.sampled_from([CURRENT, LEGACY]))
-def test_controls_expand_on_the_device_as_the_codec_says(
-    packed: np.ndarray, encoding: Encoding
-) -> None:
+def test_controls_expand_as_in_numpy(packed: np.ndarray, encoding: Encoding) -> None:
     packed[..., 0] %= 12
     expected = torch.from_numpy(ControlSeq.recover_compressed_array(packed, encoding))
     torch.testing.assert_close(expand_controls(torch.from_numpy(packed), encoding), expected)
 
 
-def test_of_two_files_one_is_held_out_unless_the_share_is_zero() -> None:
-    two = [Path("a/0.data"), Path("a/1.data")]
-    assert [len(side) for side in hold_out(two, Path("a"), 1e-6)] == [1, 1]
-    assert hold_out(two, Path("a"), 0.0) == (two, [])
-    assert hold_out(two[:1], Path("a"), 1e-6) == (two[:1], [])
+def test_fingerprint_depends_on_the_sources() -> None:
+    first, second = (performance(np.full(9, event)) for event in (1, 2))
+    assert Corpus([first]).fingerprint == Corpus([performance(np.full(9, 1))]).fingerprint
+    assert Corpus([first]).fingerprint != Corpus([second]).fingerprint
+    assert Corpus([first]).fingerprint != Corpus([first, second]).fingerprint
 
 
-def test_the_held_out_share_is_stable_when_files_are_added() -> None:
+def test_at_least_one_of_two_files_is_held_out() -> None:
+    paths = [Path("a/0.data"), Path("a/1.data")]
+    assert [len(subset) for subset in hold_out(paths, Path("a"), 1e-6)] == [1, 1]
+    assert hold_out(paths, Path("a"), 0.0) == (paths, [])
+    assert hold_out(paths[:1], Path("a"), 1e-6) == (paths[:1], [])
+
+
+def test_held_out_files_stay_when_files_are_added() -> None:
     root = Path("somewhere")
-    many = [root / f"{k}.data" for k in range(2000)]
-    train, held = hold_out(many, root, 0.1)
-    assert 150 < len(held) < 250
-    assert sorted(train + held) == sorted(many)
-    assert hold_out(many[:500], root, 0.1)[1] == [path for path in many[:500] if path in held]
-    elsewhere = [Path("else") / path.name for path in many]
+    paths = [root / f"{k}.data" for k in range(2000)]
+    train_paths, val_paths = hold_out(paths, root, 0.1)
+    assert 150 < len(val_paths) < 250
+    assert sorted(train_paths + val_paths) == sorted(paths)
+    assert hold_out(paths[:500], root, 0.1)[1] == [p for p in paths[:500] if p in val_paths]
+    elsewhere = [Path("else") / path.name for path in paths]
     moved = hold_out(elsewhere, Path("else"), 0.1)[1]
-    assert [path.name for path in moved] == [path.name for path in held]
+    assert [path.name for path in moved] == [path.name for path in val_paths]
