@@ -255,7 +255,7 @@ def limits(count: int) -> str:
 
 
 def closed_folders(count: int) -> str:
-    """A folder that cannot be written to, and one that is removed during the training."""
+    """A folder that cannot be written to, one that is removed during training."""
     data = write_data(Path("data").absolute(), 4, 200)
     Path("closed").mkdir()
     with working_folder("closed"):
@@ -315,7 +315,7 @@ def two_trainings(count: int) -> str:
 
 
 def midi(count: int) -> str:
-    """Mutated MIDI files, and unusual ones of every kind, through preprocess.py."""
+    """Mutated MIDI files, and unusual ones, through preprocess.py."""
     rng, folder = np.random.default_rng(1), Path("midi")
     folder.mkdir()
     seeds = hostile_files.build_midi_files(rng)
@@ -431,7 +431,7 @@ def peak_memory() -> int:
 
 
 def decoding(count: int) -> str:
-    """Random event arrays become MIDI that three libraries read with the same number of notes."""
+    """Random events become MIDI, in which three libraries count the same notes."""
     rng, total, started = np.random.default_rng(3), 0, time.monotonic()
     for number in range(count):
         events = rng.integers(0, 240, int(rng.choice((0, 1, 5, 20, 60))))
@@ -540,7 +540,7 @@ def values(count: int) -> str:
 
 
 def commands(count: int) -> str:
-    """Whole commands with each option at the limits of its range, in 6 GB and 20 s."""
+    """Whole commands with each option at its limits, in 6 GB and 20 s."""
     data = write_data(Path("data").absolute(), 2, 60)
     write_midi(Path("midi/a.mid"))
     expect_success(run_child(training(data, "--max-steps", "1")))
@@ -634,10 +634,7 @@ def run_pipeline(name: str) -> None:
 
 
 def week(count: int) -> str:
-    """A tiny training with as many saves and validations as a week has: nothing grows.
-
-    Memory, open files and files after a quarter of it are compared with those at the end.
-    """
+    """A training with as many saves as a week has: memory and open files do not grow."""
     data, val_data = write_data(Path("data"), 4, 200), write_data(Path("val").absolute(), 1, 30)
     pace = ("-i", "0.05", "--validation-interval", "0.25", "-v", str(val_data))
     argv = train_argv(data, *pace, "--max-steps", str(count))
@@ -711,7 +708,7 @@ PLATFORMS = [
 
 
 def platforms(count: int) -> str:
-    """MIDI to music, as whole commands, on each platform; the output is not a terminal."""
+    """All three programs on unusual platforms; the output is not a terminal."""
     results = []
     for platform in PLATFORMS[:count]:
         if not platform.prefix or shutil.which(platform.prefix[0]):

@@ -24,7 +24,7 @@ def read_midi_content(content: bytes) -> None:
     """Encode a MIDI file; it may be rejected with a reason."""
     try:
         preprocess.encode(content, "")
-    except preprocess.Rejected as refused:
+    except preprocess.Rejected as rejected:
         if not rejected.reason:
             raise AssertionError("no reason") from rejected
 
