@@ -152,8 +152,8 @@ def load_fingerprint(record: FileRecord) -> FileRecord:
     """Return the record of a `.data` file with its length and fingerprint."""
     try:
         performance = Performance.load(record.data_path)
-    except (OSError, ValueError) as error:
-        return replace(record, reason="damaged", detail=str(error))
+    except (OSError, ValueError):
+        return replace(record, reason="damaged")
     return replace(
         record.with_performance(performance), fingerprint=Fingerprint.compute(performance)
     )

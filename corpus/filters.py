@@ -113,20 +113,20 @@ def _spectral_peak(bins: Array) -> float:
 
 # ---------------------------------------------------------------------------------- filters
 
-Test = Callable[[PerformanceStats, float], tuple[str, str] | None]
+Criterion = Callable[[PerformanceStats, float], tuple[str, str] | None]
 
 
 @dataclass(frozen=True)
 class Filter:
     """A filter that preprocess.py applies if its option is set.
 
-    suggested: a value to evaluate the filter with while it is off. test: takes the statistics and
-    the value of the option, returns None or why the performance is rejected: reason and detail.
+    suggested: a value to evaluate the filter with while it is off. criterion: takes the
+    statistics and the value of the option; returns None, or a reason and a detail for rejection.
     """
 
     option: str
     suggested: float
-    test: Test
+    criterion: Criterion
 
     @property
     def flag(self) -> str:
@@ -144,25 +144,29 @@ class Rejection:
     detail: str
 
 
-def _minimum(reason: str, unit: str, measure: Callable[[PerformanceStats], float]) -> Test:
-    def test(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
+def _require_minimum(
+    reason: str, unit: str, measure: Callable[[PerformanceStats], float]
+) -> Criterion:
+    def criterion(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
         value = measure(stats)
         detail = f"{value:.4g} {unit}, at least {limit:g} required"
         return (reason, detail) if value < limit else None
 
-    return test
+    return criterion
 
 
-def _maximum(reason: str, unit: str, measure: Callable[[PerformanceStats], float]) -> Test:
-    def test(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
+def _require_maximum(
+    reason: str, unit: str, measure: Callable[[PerformanceStats], float]
+) -> Criterion:
+    def criterion(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
         value = measure(stats)
         detail = f"{value:.4g} {unit}, at most {limit:g} allowed"
         return (reason, detail) if value > limit else None
 
-    return test
+    return criterion
 
 
-def _test_expression(stats: PerformanceStats, _: float) -> tuple[str, str] | None:
+def _require_expression(stats: PerformanceStats, _: float) -> tuple[str, str] | None:
     if stats.is_quantized:
         return "quantized", f"grid score {stats.grid_score:.2f} of 1"
     if stats.has_uniform_velocity:
@@ -171,16 +175,16 @@ def _test_expression(stats: PerformanceStats, _: float) -> tuple[str, str] | Non
 
 
 FILTERS = (
-    Filter("min_seconds", 10, _minimum("too short", "s", lambda s: s.seconds)),
-    Filter("max_seconds", 3600, _maximum("too long", "s", lambda s: s.seconds)),
-    Filter("min_density", 1, _minimum("too sparse", "notes/s", lambda s: s.density)),
-    Filter("max_density", 40, _maximum("too dense", "notes/s", lambda s: s.density)),
+    Filter("min_seconds", 10, _require_minimum("too short", "s", lambda s: s.seconds)),
+    Filter("max_seconds", 3600, _require_maximum("too long", "s", lambda s: s.seconds)),
+    Filter("min_density", 1, _require_minimum("too sparse", "notes/s", lambda s: s.density)),
+    Filter("max_density", 40, _require_maximum("too dense", "notes/s", lambda s: s.density)),
     Filter(
         "max_outside",
         0.05,
-        _maximum("outside the piano's range", "of the notes", lambda s: s.outside_share),
+        _require_maximum("outside the piano's range", "of the notes", lambda s: s.outside_share),
     ),
-    Filter("expressive", 1, _test_expression),
+    Filter("expressive", 1, _require_expression),
 )
 
 
@@ -198,6 +202,6 @@ def find_rejections(stats: PerformanceStats, limits: Mapping[str, float]) -> Ite
     """Yield the rejections by the filters whose options have a value in `limits`."""
     for rule in FILTERS:
         if rule.option in limits:
-            rejection = rule.test(stats, limits[rule.option])
+            rejection = rule.criterion(stats, limits[rule.option])
             if rejection:
                 yield Rejection(rule, *rejection)
