@@ -1,9 +1,9 @@
 """Memorization: the longest passages that samples share with a training corpus.
 
-A sample is read as a row of whole numbers, one for each step from a note to the next, in two
-ways: `intervals` (pitch alone) and `intervals_and_rhythm`. Neither changes when the music is
-transposed or played at another speed. The longest common passage is found by bisection over its
-length, with hashes of all windows of one length (Karp and Rabin 1987).
+A sample is read as a row of whole numbers, one for the interval and rhythm of each step from a
+note to the next. They do not change when the music is transposed or played at another speed.
+The longest common passage is found by bisection over its length, with hashes of all windows of
+one length (Karp and Rabin 1987).
 """
 
 from __future__ import annotations
@@ -29,26 +29,20 @@ def number_chords(notes: NoteSeq) -> Array:
     return np.cumsum(np.append(0, np.diff(notes.starts) > CHORD_GAP))[: len(notes)]
 
 
-def intervals(notes: NoteSeq) -> Array:
-    """Return the semitones from each note to the next, sorted by chord and pitch: [notes - 1]."""
-    return np.diff(notes.pitches[np.lexsort((notes.pitches, number_chords(notes)))])
-
-
 def intervals_and_rhythm(notes: NoteSeq) -> Array:
-    """Return the same with the rhythm of each step, as one number: [notes - 1].
+    """Return the step from each note to the next, sorted by chord and pitch, as a number.
 
-    The rhythm is IN_CHORD, or the ratio of the gap after the chord to the gap before it as a
-    rounded power of two within MAX_OCTAVES; 0 for the first gap.
+    It combines the interval in semitones and the rhythm: IN_CHORD, or the ratio of the gap after
+    the chord to the gap before it as a rounded power of two within MAX_OCTAVES (0 for the first
+    gap). int64 [notes - 1].
     """
     chords = number_chords(notes)
+    intervals = np.diff(notes.pitches[np.lexsort((notes.pitches, chords))])
     gaps = np.diff(notes.starts[np.flatnonzero(np.diff(chords, prepend=-1))])
     ratios = np.append(0.0, np.log2(gaps[1:] / gaps[:-1]))
     powers = np.append(np.clip(np.rint(ratios), -MAX_OCTAVES, MAX_OCTAVES), 0).astype(np.int64)
     rhythm = np.where(np.diff(chords) == 0, IN_CHORD, powers[chords[:-1]])
-    return intervals(notes) * RHYTHMS + rhythm + MAX_OCTAVES
-
-
-READINGS = {"intervals": intervals, "intervals and rhythm": intervals_and_rhythm}
+    return intervals * RHYTHMS + rhythm + MAX_OCTAVES
 
 
 @dataclass(frozen=True)

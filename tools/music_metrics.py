@@ -107,26 +107,6 @@ def overlap(left: Array, right: Array) -> float:
     return float(np.minimum(left / left.sum(), right / right.sum()).sum())
 
 
-def overlaps_of_halves(
-    performances: Sequence[tuple[str, NoteSeq]], name: str, times: int = 20
-) -> list[float]:
-    """Return how random halves of (piece, notes) overlap; both never share a piece."""
-    pieces = sorted({piece for piece, _ in performances})
-    counts = [histogram([n for p, n in performances if p == piece], name) for piece in pieces]
-    overlaps = []
-    for seed in range(times):
-        order = np.random.default_rng(seed).permutation(len(pieces))
-        halves = [np.sum([counts[k] for k in half], axis=0) for half in np.array_split(order, 2)]
-        overlaps.append(overlap(*halves))
-    return overlaps
-
-
-def effective_pitch_classes(notes: NoteSeq) -> float:
-    """Return 2 to the entropy of the pitch classes: 12 if all are as frequent, 7 for a scale."""
-    shares = np.bincount(notes.pitches % 12, minlength=12) / len(notes)
-    return float(2 ** -(shares[shares > 0] @ np.log2(shares[shares > 0])))
-
-
 # ------------------------------------------------------------------------------- controls
 
 
