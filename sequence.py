@@ -246,17 +246,17 @@ class EventSeq:
         return np.where(values[latest] > 0, values[latest], DEFAULT_VELOCITY)
 
     @staticmethod
-    def groups() -> Array:
+    def event_kinds() -> Array:
         """Return the kind of each of the 240 events, as an index into `feat_ranges`."""
         return np.repeat(np.arange(len(EVENT_ROWS)), [width for _, width in EVENT_ROWS])
 
     @staticmethod
-    def lengths(encoding: Encoding) -> Array:
+    def event_durations(encoding: Encoding) -> Array:
         """Return the duration of each of the 240 events, in whole milliseconds."""
-        lengths = np.zeros(EVENT_DIM, np.int64)
+        durations = np.zeros(EVENT_DIM, np.int64)
         milliseconds = 1000 / encoding.ticks_per_second * encoding.time_shifts
-        lengths[_RANGES["time_shift"]] = np.rint(milliseconds)
-        return lengths
+        durations[_RANGES["time_shift"]] = np.rint(milliseconds)
+        return durations
 
     @staticmethod
     def playable_events() -> tuple[Array, Array, Array, Array]:

@@ -14,7 +14,7 @@ from midi.quantize import choose_time_shifts, quantize
 from sequence import CURRENT, ControlSeq, EventSeq
 from utils import Array
 
-_DURATIONS = EventSeq.lengths(CURRENT)  # of each of the 240 events, in milliseconds
+_DURATIONS = EventSeq.event_durations(CURRENT)  # of each of the 240 events, in milliseconds
 _FIRST_SHIFT = EventSeq.feat_ranges()["time_shift"].start
 _SPARE = 1.1  # events to read per event needed, because stretching can remove time shifts
 _MARGIN_MS = 100  # added to a window, because quantization moves events

@@ -105,7 +105,7 @@ def generate_samples(
         steps,
         ControlTable(torch.from_numpy(rows).to(model.device)),
         generators,
-        rules=EventRules(*EventSeq.playable_events(), EventSeq.lengths(encoding)),
+        rules=EventRules(*EventSeq.playable_events(), EventSeq.event_durations(encoding)),
     )
     samples = torch.stack(list(events), dim=1).cpu().numpy()  # [batch, steps]
     return [EventSeq.from_array(sample, encoding).to_note_seq() for sample in samples]

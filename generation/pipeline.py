@@ -75,7 +75,7 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
 
 def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
     """Return the rules for what can be played."""
-    durations, max_silence = EventSeq.lengths(encoding), 1000 * options.silence  # milliseconds
+    durations, max_silence = EventSeq.event_durations(encoding), 1000 * options.silence  # milliseconds
     events = EventSeq.playable_events()
     rules = EventRules(*events, durations, options.repeats, max_silence)
     return rules.without_mask() if options.free else rules
@@ -95,7 +95,7 @@ def build_sampler(options: GenerateConfig) -> Sampler:
         options.top_p,
         options.min_p,
         {group: value for group, value in temperatures.items() if value is not None},
-        EventSeq.groups(),
+        EventSeq.event_kinds(),
     )
 
 
@@ -104,8 +104,8 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
     notes = middle_notes(np.arange(DENSITY_LEVELS))
     notes[-1] = np.inf
     rates = notes / WINDOW
-    is_note_on = EventSeq.groups() == EVENT_KINDS.index("note_on")
-    seconds = EventSeq.lengths(encoding) / 1000
+    is_note_on = EventSeq.event_kinds() == EVENT_KINDS.index("note_on")
+    seconds = EventSeq.event_durations(encoding) / 1000
     column = ControlSeq.feat_ranges()["note_density"].start
     rows = (torch.as_tensor(row, dtype=torch.float32) for row in (rates, is_note_on, seconds))
     return DensityTarget(column, *rows)
@@ -124,7 +124,7 @@ def build_control_table(
     target = build_density_target(encoding) if steering else None
     if control.times is None:  # a row for each event
         return ControlTable(controls, target=target)
-    durations = torch.from_numpy(EventSeq.lengths(encoding)).to(device)
+    durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
     return ControlTable(controls, durations, round(1000 * TIME_STEP), target)
 
 
@@ -142,7 +142,7 @@ def build_context(primer: Primer, control: ControlSchedule | None, device: torch
 
 @dataclass(frozen=True, eq=False)
 class GenerationJob:
-    """A model, and what it shall generate: `options.batch_size` samples of `steps` events.
+    """A model, and what it is to generate: `options.batch_size` samples of `steps` events.
 
     control and primer are what `options` name, loaded; seed is that of the options, or random.
     """
@@ -202,7 +202,7 @@ class SampleBuffer:
 
     def __init__(self, batch: int, encoding: Encoding, has_primer: bool = False) -> None:
         self._events, self._count = np.empty((1024, batch), np.uint8), 0
-        self._durations, self.elapsed = EventSeq.lengths(encoding), np.zeros(batch, np.int64)
+        self._durations, self.elapsed = EventSeq.event_durations(encoding), np.zeros(batch, np.int64)
         self._has_notes = np.full(batch, has_primer)
 
     def add(self, events: Array) -> None:

@@ -951,8 +951,8 @@ def test_transposed_controls_match_transposed_events(where: str) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_playable_events_match_the_sounding_keys(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    possible, opens, closes, count = EventSeq.playable_events()
-    assert np.flatnonzero(count).tolist() == list(range(88))
+    possible, opens, closes, is_note_on = EventSeq.playable_events()
+    assert np.flatnonzero(is_note_on).tolist() == list(range(88))
     sounding: set[int] = set()
     for _ in range(400):
         keys = set(range(88))
@@ -967,10 +967,10 @@ def test_playable_events_match_the_sounding_keys(seed: int) -> None:
     assert len(sounding) > 5
 
 
-def test_kind_and_length_of_each_event() -> None:
-    kinds = EventSeq.groups()
+def test_kind_and_duration_of_each_event() -> None:
+    kinds = EventSeq.event_kinds()
     assert [kinds[k] for k in (0, 87, 88, 175, 176, 207, 208, 239)] == [0, 0, 1, 1, 2, 2, 3, 3]
     for encoding in ENCODINGS.values():
-        lengths = EventSeq.lengths(encoding)
-        assert not lengths[:208].any()
-        assert (lengths[208], lengths[239]) == (15, 1171)
+        durations = EventSeq.event_durations(encoding)
+        assert not durations[:208].any()
+        assert (durations[208], durations[239]) == (15, 1171)
