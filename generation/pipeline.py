@@ -75,7 +75,8 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
 
 def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
     """Return the rules for what can be played."""
-    durations, max_silence = EventSeq.event_durations(encoding), 1000 * options.silence  # milliseconds
+    durations = EventSeq.event_durations(encoding)
+    max_silence = 1000 * options.silence  # milliseconds
     events = EventSeq.playable_events()
     rules = EventRules(*events, durations, options.repeats, max_silence)
     return rules.without_mask() if options.free else rules
@@ -202,7 +203,8 @@ class SampleBuffer:
 
     def __init__(self, batch: int, encoding: Encoding, has_primer: bool = False) -> None:
         self._events, self._count = np.empty((1024, batch), np.uint8), 0
-        self._durations, self.elapsed = EventSeq.event_durations(encoding), np.zeros(batch, np.int64)
+        self._durations = EventSeq.event_durations(encoding)
+        self.elapsed = np.zeros(batch, np.int64)
         self._has_notes = np.full(batch, has_primer)
 
     def add(self, events: Array) -> None:
