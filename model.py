@@ -284,6 +284,7 @@ def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tupl
 SESSION_VERSION = 1
 # older session files name the entries of `training` otherwise
 OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
+OLD_PREFIXES = {"option": "options", "scaler": "scaler"}
 OLD_OPTION_NAMES = {"averaging": "ema_decay"}
 
 
@@ -365,6 +366,9 @@ def _parse_session(record: Any) -> Session:
     sizes = record["model_config"]
     if not isinstance(sizes, dict) or set(sizes) != set(MODEL_SIZES):
         raise ValueError(f"model_config does not have the entries {sorted(MODEL_SIZES)}")
+    for name, (kind, _, _) in MODEL_SIZES.items():
+        if type(sizes[name]) not in (int, kind):
+            raise ValueError(f"{name} is {tensorfile.format_value(sizes[name])}, not a number")
     config, state = ModelConfig(**sizes), record.get("model_state", {})
     _check_state(config, state)
     ema_state, hidden_state = record.get("averaged_state"), record.get("carried_state")
@@ -394,26 +398,25 @@ def _parse_training(training: Any) -> dict[str, Any]:
     if not isinstance(training, dict):
         raise ValueError("training is not a dict")
     parsed: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    scaler: dict[str, Any] = {}
     for key, value in training.items():
-        is_group = key in ("options", "scaler")
-        entries = value.values() if is_group and isinstance(value, dict) else [value]
-        if not all(isinstance(entry, int | float | str) for entry in entries):
-            shown = tensorfile.format_value(key)
-            raise ValueError(f"{shown} in training is neither a number nor text")
-        if is_group and not isinstance(value, dict):
-            raise ValueError(f"{key} in training is not a dict")
-        prefix, _, name = str(key).partition(" ")
-        if prefix == "option":
-            options[OLD_OPTION_NAMES.get(name, name)] = value
-        elif prefix == "scaler" and name:
-            scaler[name] = value
+        if not isinstance(key, str):
+            raise ValueError(f"{tensorfile.format_value(key)} in training is not a name")
+        if key in OLD_PREFIXES.values():
+            if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
+                raise ValueError(f"{key} in training is not a dict of numbers and text")
+        elif not _is_plain(value):
+            raise ValueError(f"{key[:60]} in training is neither a number nor text")
+        prefix, _, name = key.partition(" ")
+        if prefix in OLD_PREFIXES and name:
+            group = parsed.setdefault(OLD_PREFIXES[prefix], {})
+            group[OLD_OPTION_NAMES.get(name, name)] = value
         else:
-            parsed[OLD_TRAINING_NAMES.get(str(key), str(key))] = value
-    return (
-        parsed | ({"options": options} if options else {}) | ({"scaler": scaler} if scaler else {})
-    )
+            parsed[OLD_TRAINING_NAMES.get(key, key)] = value
+    return parsed
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
 
 
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch._dynamo  # noqa: F401  takes seconds, which each forked process would need again
+
 Command = Callable[[list[str]], int]
 CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 

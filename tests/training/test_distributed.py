@@ -110,7 +110,7 @@ def test_two_processes_with_half_the_batch_train_like_one(folder: Path) -> None:
 
 
 def test_two_processes_stopped_and_resumed_equal_uninterrupted(folder: Path) -> None:
-    limit = ("--max-steps", "40", "-i", "0")
+    limit = ("--max-steps", "40", "-i", "0", "--no-enable-logging")
     processes = start_processes(arguments("parts.sess", 2, *limit))
     wait_for_step("parts.sess", processes[0])
     for process in processes:  # as Ctrl-C in a terminal does
