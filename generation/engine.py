@@ -41,7 +41,7 @@ class ControlTable:
     row_duration: int = 1
     target: DensityTarget | None = None
 
-    def measure(self, event: Tensor) -> Tensor:
+    def get_durations(self, event: Tensor) -> Tensor:
         """Return the durations of events [batch]."""
         return torch.ones_like(event) if self.durations is None else self.durations[event]
 
@@ -174,7 +174,7 @@ class Engine:
     ) -> State:
         """Return a state at time 0; event [batch] is the next step's input, and not counted."""
         compiled = self._compile(controls)
-        time = -controls.measure(event) if len(compiled.index) > 1 else None
+        time = -controls.get_durations(event) if len(compiled.index) > 1 else None
         error = None
         if compiled.controller is not None:
             error = compiled.controller.reset(compiled.find(time, column), event)
@@ -233,7 +233,7 @@ class Engine:
         """Return the first layer's input gates [batch, 3 * hidden]; advance time and error."""
         controls = state.controls
         if state.time is not None:
-            state.time = state.time + controls.table.measure(event)
+            state.time = state.time + controls.table.get_durations(event)
         index = controls.find(state.time, state.column)
         if controls.controller is not None and state.density_error is not None:
             state.density_error = controls.controller.update(state.density_error, index, event)
