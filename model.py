@@ -290,7 +290,7 @@ OLD_OPTION_NAMES = {"averaging": "ema_decay"}
 
 @dataclass(frozen=True)
 class Session:
-    """The content of a session file: a network, and what training and generation need beside it.
+    """The content of a session file: a network and what training and generation need.
 
     state: the weights; encoding: the version of the event encoding;
     optimizer_state: None in a session without training state;

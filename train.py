@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,6 @@ def prepare(
     Returns the trainer, the sampler of the training data, and the validation data.
     Raises TrainingError with what is missing.
     """
-    path, device = Path(options.session), distributed.select_device(pick_device(options.device))
     validation = None if options.validation is None else Path(options.validation)
     train_data, val_data = load_data(Path(options.dataset), validation, options.validation_share)
     sampler = WindowSampler(
@@ -100,47 +100,14 @@ def prepare(
     check_data(options, sampler, val_data)
 
     session = open_session(
-        path,
+        Path(options.session),
         train_data.encoding,
         distributed,
         options.model_params,
         options.init_from,
         options.seed,
     )
-    sizes = config.parse_model_params(options.model_params, session.config)
-    recipe = {name: getattr(options, name) for name in RECIPE}
-    explicit = {} if options.precision == "auto" else {"precision": options.precision}
-    changes = list_changes(session, recipe | explicit | {"gru_dropout": sizes.gru_dropout})
-    if options.reset_optimizer and session.optimizer_state:
-        changes.append("the state of the optimizer is dropped")
-    if changes:
-        print(f"changed since the last run: {', '.join(changes)}")
-    state = load_state(path, session, val_data)
-    sums = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
-    if not distributed.all_equal(sums):
-        raise TrainingError(
-            f"the processes do not read the same files: {path}, {options.dataset} and the "
-            "validation data must be in folders that all machines share"
-        )
-
-    step_options = StepOptions(
-        choose_precision(options.precision, session, device, distributed),
-        options.weight_decay,
-        options.ema_decay,
-        options.teacher_forcing_ratio,
-        options.seed,
-    )
-    trainer = Trainer(
-        replace(session, config=sizes).build_model(device, ema=False),
-        step_options,
-        state,
-        distributed,
-        train_data.encoding,
-        {"train_data": train_data.fingerprint, "options": recipe},
-    )
-    with_hidden = continues_windows(session, recipe, train_data)
-    restore(trainer, path, session, with_hidden, not options.reset_optimizer)
-    return trainer, sampler, val_data
+    return build_trainer(options, session, train_data, val_data, distributed), sampler, val_data
 
 
 def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
@@ -159,6 +126,55 @@ def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -
             "without validation data --patience cannot end the training: "
             "use -v, a second file, or --max-minutes"
         )
+
+
+def build_trainer(
+    options: TrainConfig,
+    session: Session,
+    train_data: Corpus,
+    val_data: Corpus,
+    distributed: Distributed,
+) -> Trainer:
+    """Return a trainer that continues the session with today's options; print what has changed."""
+    path, device = Path(options.session), distributed.select_device(pick_device(options.device))
+    sizes = config.parse_model_params(options.model_params, session.config)  # only dropout may differ
+    recipe = {name: getattr(options, name) for name in RECIPE}
+    print_changes(options, session, recipe | {"gru_dropout": sizes.gru_dropout})
+    state = load_state(path, session, val_data)
+    facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
+    if not distributed.all_equal(facts):
+        raise TrainingError(
+            f"the processes do not read the same files: {path}, {options.dataset} and the "
+            "validation data must be in folders that all machines share"
+        )
+    trainer = Trainer(
+        replace(session, config=sizes).build_model(device, ema=False),
+        StepOptions(
+            choose_precision(options.precision, session, device, distributed),
+            options.weight_decay,
+            options.ema_decay,
+            options.teacher_forcing_ratio,
+            options.seed,
+        ),
+        state,
+        distributed,
+        train_data.encoding,
+        {"train_data": train_data.fingerprint, "options": recipe},
+    )
+    with_hidden = continues_windows(session, recipe, train_data)
+    restore(trainer, path, session, with_hidden, with_optimizer=not options.reset_optimizer)
+    return trainer
+
+
+def print_changes(options: TrainConfig, session: Session, values: dict[str, Any]) -> None:
+    """Print the options that differ from those of the session's last run."""
+    if options.precision != "auto":
+        values = values | {"precision": options.precision}
+    changes = list_changes(session, values)
+    if options.reset_optimizer and session.optimizer_state:
+        changes.append("the state of the optimizer is dropped")
+    if changes:
+        print(f"changed since the last run: {', '.join(changes)}")
 
 
 @contextlib.contextmanager
@@ -212,9 +228,10 @@ class SpeedMeter:
 
     def measure(self, state: TrainState) -> tuple[float, float]:
         """Return events per second and steps per second up to `state`."""
-        self.start = self.start or (time.monotonic(), state)
+        now = time.monotonic()
+        self.start = self.start or (now, state)
         started, first = self.start
-        seconds = max(1e-9, time.monotonic() - started)
+        seconds = max(1e-9, now - started)
         return (state.events - first.events) / seconds, (state.step - first.step) / seconds
 
 
@@ -237,70 +254,68 @@ def train(
     options: TrainConfig,
 ) -> None:
     """Train until a limit or a signal; save at intervals, at the end and after an error."""
-    path = Path(options.session)
-    try:
-        is_stopped = run_steps(trainer, batches, val_data, logger, stop, options)
-    except NotFiniteError:
-        raise  # the session on disk is better
-    except Exception:
-        trainer.save(path, collective=False)
-        raise
+    path, distributed, speed = Path(options.session), trainer.distributed, SpeedMeter()
+    started = validated = saved = time.monotonic()
+    seconds_before = trainer.state.seconds
+    unread: list[StepResult] = []  # a result is read after the next step has started on the GPU
+    with save_on_error(trainer, path):
+        while True:
+            now = time.monotonic()
+            # all processes follow the clock of the main one, and stop if any of them gets a signal
+            clock = [
+                seconds_before + now - started,
+                now - validated > options.validation_interval,
+                now - saved > options.saving_interval,
+            ]
+            clock = [distributed.is_main * value for value in clock]
+            sums = distributed.sum(np.array([*clock, stop.is_set])).tolist()
+            seconds, needs_validation, needs_saving, is_stopped = sums
+            trainer.set_seconds(seconds)
+            if is_stopped:
+                break
+            if needs_validation:
+                validate(trainer, val_data, logger, options)
+                validated = time.monotonic()
+            if needs_validation or needs_saving:
+                trainer.save(path)
+                saved = time.monotonic()
+            if is_run_finished(trainer.state, options):
+                break
+
+            batch = next(batches)
+            lr = learning_rate(
+                trainer.state,
+                options.learning_rate,
+                options.warm_up,
+                options.max_steps,
+                options.max_minutes,
+            )
+            unread.append(trainer.step(batch, lr))
+            if len(unread) > 1:
+                log_step(unread.pop(0), logger, speed, options)
+        for result in unread:
+            log_step(result, logger, speed, options)
     trainer.save(path)
     if not is_stopped:
         validate(trainer, val_data, logger, options)
         trainer.save(path)
 
 
-def run_steps(
-    trainer: Trainer,
-    batches: Iterator[Batch],
-    val_data: Corpus,
-    logger: Logger,
-    stop: StopSignal,
-    options: TrainConfig,
-) -> bool:
-    """Train until a limit or a signal; return whether it was a signal."""
-    distributed, speed = trainer.distributed, SpeedMeter()
-    seconds_before = trainer.state.seconds
-    started = validated = saved = time.monotonic()
-    unread: list[StepResult] = []  # a result is read after the next step has started on the GPU
-    while True:
-        now = time.monotonic()
-        # all processes follow the clock of the main one, and stop if any of them gets a signal
-        clock = np.array(
-            [
-                seconds_before + now - started,
-                now - validated > options.validation_interval,
-                now - saved > options.saving_interval,
-            ]
-        )
-        votes = distributed.sum(np.append(clock * distributed.is_main, stop.is_set)).tolist()
-        seconds, needs_validation, needs_saving, is_stopped = votes
-        trainer.state = replace(trainer.state, seconds=seconds)
-        if is_stopped:
-            break
-        if needs_validation:
-            validate(trainer, val_data, logger, options)
-            validated = time.monotonic()
-        if needs_validation or needs_saving:
-            trainer.save(Path(options.session))
-            saved = time.monotonic()
-        if is_finished(trainer.state, options.max_steps, options.max_minutes, options.patience):
-            break
-        batch = next(batches)
-        lr = learning_rate(
-            trainer.state,
-            options.learning_rate,
-            options.warm_up,
-            options.max_steps,
-            options.max_minutes,
-        )
-        unread.append(trainer.step(batch, lr))
-        if len(unread) > 1:
-            log_step(unread.pop(0), logger, speed, options)
-    for result in unread:
-        log_step(result, logger, speed, options)
-    return bool(is_stopped)
+@contextlib.contextmanager
+def save_on_error(trainer: Trainer, path: Path) -> Iterator[None]:
+    """Save the session after an error, unless the network is destroyed."""
+    try:
+        yield
+    except NotFiniteError:
+        raise
+    except Exception:
+        trainer.save(path, collective=False)
+        raise
+
+
+def is_run_finished(state: TrainState, options: TrainConfig) -> bool:
+    """Return whether --max-steps, --max-minutes or --patience is reached."""
+    return is_finished(state, options.max_steps, options.max_minutes, options.patience)
 
 
 def log_step(result: StepResult, logger: Logger, speed: SpeedMeter, options: TrainConfig) -> None:
@@ -344,7 +359,7 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
         flush=True,
     )
     path = Path(options.session)
-    if is_finished(trainer.state, options.max_steps, options.max_minutes, options.patience):
+    if is_run_finished(trainer.state, options):
         print(f"{path}: training is finished: use a larger --max-... or --patience to continue")
         return
     with (
@@ -557,7 +572,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = evaluate_session
     elif options.export:
         command = export_session
-    stopped = "stopped at once; the session is as it was last saved"
+    stopped = "interrupted; the session file is as it was last saved"
     return utils.run_command("train.py", functools.partial(command, options), stopped)
 
 

@@ -84,7 +84,7 @@ def is_finished(
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What an optimizer step depends on, beside the batch and the learning rate."""
+    """What an optimizer step depends on, besides the batch and the learning rate."""
 
     precision: str = "fp32"  # a key of DTYPES, for the matrix products; weights stay fp32
     weight_decay: float = 0.0
@@ -136,7 +136,7 @@ class BatchLoss(nn.Module):
 class Trainer:
     """A network in training, with all that a resumed run needs to continue exactly.
 
-    state: the TrainState; only the trainer and the clock of the training loop change it;
+    state: the TrainState, which only the trainer changes;
     ema: the network with the exponential moving average of the weights, which is evaluated and
     generated with; hidden: the state [layers, batch, hidden] after the last batch, or None.
     """
@@ -223,6 +223,10 @@ class Trainer:
         decay = min(self.options.ema_decay, (1 + step) / (10 + step))
         for average, weight in zip(self.ema.parameters(), self.weights, strict=True):
             average.lerp_(weight, 1 - decay)
+
+    def set_seconds(self, seconds: float) -> None:
+        """Set how long the session has been trained; the training loop has the clock."""
+        self.state = replace(self.state, seconds=seconds)
 
     # -------------------------------------------------------------------------- validation
 
