@@ -12,7 +12,6 @@ exact and cannot drift. LEGACY is that of the original project, for its data and
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,13 +68,9 @@ class Encoding:
     velocity_values: Array
     is_legacy: bool
 
-    def __reduce__(self) -> tuple[Callable[[int], Encoding], tuple[int]]:
-        """Pickle the version alone, so that it stays one object in other processes too."""
-        return _find_encoding, (self.version,)
-
-
-def _find_encoding(version: int) -> Encoding:
-    return ENCODINGS[version]
+    def __reduce__(self) -> str:
+        """Pickle the name alone, so that an encoding is one object in other processes too."""
+        return "LEGACY" if self.is_legacy else "CURRENT"
 
 
 CURRENT = Encoding(
@@ -117,6 +112,13 @@ _NOTE_ON, _NOTE_OFF = np.array(_RANGES["note_on"]), np.array(_RANGES["note_off"]
 _IS_NOTE_ON = np.isin(np.arange(EVENT_DIM), _NOTE_ON)
 _KEY_OF_EVENT = np.full(EVENT_DIM, -1, np.int16)  # of note ons and note offs; else -1
 _KEY_OF_EVENT[_NOTE_ON] = _KEY_OF_EVENT[_NOTE_OFF] = np.arange(KEYS)
+
+
+def _spread(kind: str, values: Array) -> Array:
+    """Return the values of the events of one kind, with 0 for all other events [240]."""
+    table = np.zeros(EVENT_DIM, values.dtype)
+    table[_RANGES[kind]] = values
+    return table
 
 
 # ----------------------------------------------------------------------------------- events
@@ -214,10 +216,7 @@ class EventSeq:
     @cached_property
     def _durations(self) -> Array:
         """The duration of each event [events], in ticks; 0 except for time shifts."""
-        time_shifts = self.encoding.time_shifts
-        durations = np.zeros(EVENT_DIM, time_shifts.dtype)
-        durations[_RANGES["time_shift"]] = time_shifts
-        return durations[self._array]
+        return _spread("time_shift", self.encoding.time_shifts)[self._array]
 
     @cached_property
     def times(self) -> Array:
@@ -239,9 +238,7 @@ class EventSeq:
 
     def _velocities(self) -> Array:
         """Return the MIDI velocity in force at each event [events]."""
-        velocity_of_event = np.zeros(EVENT_DIM, np.int64)
-        velocity_of_event[_RANGES["velocity"]] = self.encoding.velocity_values
-        values = velocity_of_event[self._array]
+        values = _spread("velocity", self.encoding.velocity_values)[self._array]
         latest = np.maximum.accumulate(np.where(values > 0, np.arange(len(self)), 0))
         return np.where(values[latest] > 0, values[latest], DEFAULT_VELOCITY)
 
@@ -253,10 +250,8 @@ class EventSeq:
     @staticmethod
     def event_durations(encoding: Encoding) -> Array:
         """Return the duration of each of the 240 events, in whole milliseconds."""
-        durations = np.zeros(EVENT_DIM, np.int64)
         milliseconds = 1000 / encoding.ticks_per_second * encoding.time_shifts
-        durations[_RANGES["time_shift"]] = np.rint(milliseconds)
-        return durations
+        return _spread("time_shift", np.rint(milliseconds).astype(np.int64))
 
     @staticmethod
     def playable_events() -> tuple[Array, Array, Array, Array]:
@@ -298,54 +293,41 @@ def transpose(events: Array, controls: Array, offsets: Array) -> tuple[Array, Ar
     return moved, np.concatenate([controls[..., :1], histogram], axis=2)
 
 
-def _on_piano(pitches: Array) -> Array:
-    return (pitches >= PITCHES.start) & (pitches < PITCHES.stop)
+def _select_piano_notes(note_seq: NoteSeq, order: Array) -> list[Array]:
+    """Return the columns of the notes on the piano, in an order of all notes."""
+    order = order[np.isin(note_seq.pitches[order], PITCHES)]
+    return [column[order] for column in note_seq.columns]
 
 
-@dataclass(frozen=True)
-class _PianoNotes:
-    """Notes on the piano in whole milliseconds, sorted by (pitch, start), none overlapping.
+def _round_notes(note_seq: NoteSeq) -> tuple[Array, Array, Array, Array, Array]:
+    """Round notes to milliseconds, and join notes of one key that start within 15 ms.
 
-    exact_starts: the starts before rounding, in seconds. All columns are [notes].
+    Returns starts, ends, keys and velocities, sorted by (key, start), and the starts in seconds
+    before rounding, each [notes]. Notes of one key do not overlap.
     """
-
-    starts: Array
-    ends: Array
-    pitches: Array
-    velocities: Array
-    exact_starts: Array
-
-    @staticmethod
-    def from_note_seq(note_seq: NoteSeq) -> _PianoNotes:
-        """Round notes to milliseconds, and join notes of one key that start within 15 ms."""
-        order = np.lexsort((note_seq.starts, note_seq.pitches))
-        order = order[_on_piano(note_seq.pitches[order])]
-        exact_starts, exact_ends, pitches, velocities = (c[order] for c in note_seq.columns)
-        starts, ends = (np.rint(1000 * c).astype(np.int64) for c in (exact_starts, exact_ends))
-        is_first = np.ones(len(order), bool)
-        is_first[1:] = (np.diff(pitches) != 0) | (np.diff(starts) >= SHORTEST_MS)
-        first = np.flatnonzero(is_first)
-        if not len(first):
-            return _PianoNotes(starts, ends, pitches, velocities, exact_starts)
-        ends = np.maximum.reduceat(ends, first)
-        velocities = np.maximum.reduceat(velocities, first)
-        starts, pitches, exact_starts = starts[first], pitches[first], exact_starts[first]
-        ends = np.minimum(ends, find_next_onsets(pitches, starts))
-        ends = np.maximum(ends, starts + SHORTEST_MS).astype(np.int64)
-        return _PianoNotes(starts, ends, pitches, velocities, exact_starts)
+    order = np.lexsort((note_seq.starts, note_seq.pitches))
+    exact_starts, exact_ends, pitches, velocities = _select_piano_notes(note_seq, order)
+    starts, ends = (np.rint(1000 * c).astype(np.int64) for c in (exact_starts, exact_ends))
+    is_first = np.ones(len(starts), bool)
+    is_first[1:] = (np.diff(pitches) != 0) | (np.diff(starts) >= SHORTEST_MS)
+    first = np.flatnonzero(is_first)
+    ends, velocities = (np.maximum.reduceat(column, first) for column in (ends, velocities))
+    starts, keys = starts[first], pitches[first] - PITCHES.start
+    ends = np.minimum(ends, find_next_onsets(keys, starts))
+    ends = np.maximum(ends, starts + SHORTEST_MS).astype(np.int64)
+    return starts, ends, keys, velocities, exact_starts[first]
 
 
 def _encode(note_seq: NoteSeq, encoding: Encoding) -> Array:
     """Return event indices by the rules of the current encoding; see `EventSeq.from_note_seq`."""
-    notes = _PianoNotes.from_note_seq(note_seq)
-    if not len(notes.starts):
+    starts, ends, keys, velocities, _ = _round_notes(note_seq)
+    if not len(starts):
         return np.empty(0, np.uint8)
-    points, where = np.unique(np.concatenate([notes.starts, notes.ends]), return_inverse=True)
+    points, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
     clocks = quantize(points)
     on_clocks, off_clocks = np.split(clocks[where], 2)
-    keys = notes.pitches - PITCHES.start
     order = np.lexsort((keys, on_clocks))
-    bins = np.searchsorted(encoding.velocity_edges, notes.velocities[order])
+    bins = np.searchsorted(encoding.velocity_edges, velocities[order])
     changes = np.append(True, np.diff(bins) != 0)
     changed = order[changes]  # notes with a velocity event
     shift_clocks, nth, shifts = choose_time_shifts(np.unique(clocks))
@@ -360,11 +342,10 @@ def _encode(note_seq: NoteSeq, encoding: Encoding) -> Array:
 def _encode_legacy(note_seq: NoteSeq, encoding: Encoding) -> Array:
     """Return event indices by the original's rules: at one time, note by note by (start, end)."""
     order = np.lexsort((note_seq.ends, note_seq.starts))
-    order = order[_on_piano(note_seq.pitches[order])]
-    starts, ends, pitches, velocities = (column[order] for column in note_seq.columns)
+    starts, ends, pitches, velocities = _select_piano_notes(note_seq, order)
     times, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
     on_times, off_times = np.split(where, 2)  # as indices of times
-    keys, rank = pitches - PITCHES.start, 3 * np.arange(len(order))
+    keys, rank = pitches - PITCHES.start, 3 * np.arange(len(pitches))
     bins = np.searchsorted(encoding.velocity_edges, velocities)
     shift_times, nth, shifts = floor_time_shifts(times, encoding.time_shifts)
     return _sort_events(
@@ -391,11 +372,12 @@ def measure_onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
 
     event_seq: the encoded `note_seq`; ValueError if it has another number of notes.
     """
-    notes, decoded = _PianoNotes.from_note_seq(note_seq), event_seq.to_note_seq()
-    if len(notes.starts) != len(decoded):
-        raise ValueError(f"{len(notes.starts)} notes were encoded, {len(decoded)} decoded")
+    *_, starts = _round_notes(note_seq)
+    decoded = event_seq.to_note_seq()
+    if len(starts) != len(decoded):
+        raise ValueError(f"{len(starts)} notes were encoded, {len(decoded)} decoded")
     order = np.lexsort((decoded.starts, decoded.pitches))
-    return np.asarray(np.abs(decoded.starts[order] - notes.exact_starts))
+    return np.asarray(np.abs(decoded.starts[order] - starts))
 
 
 # --------------------------------------------------------------------------------- controls
