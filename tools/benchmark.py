@@ -38,7 +38,7 @@ from generation.control import parse_control
 from generation.pipeline import GenerationJob, generate_events
 from model import PerformanceRNN
 from sequence import CURRENT
-from tools.synthetic_data import performance, write_midi
+from tools.synthetic_data import make_performance, write_midi
 from training.evaluate import evaluate
 from training.trainer import DTYPES, EVAL_EVENTS, learning_rate, pick_precision
 
@@ -145,7 +145,7 @@ def measure_training() -> Iterator[str]:
         f"matrix product: {rate / 1e9:.0f} GFLOP/s; products of the training: "
         f"{achieved / 1e9:.0f} GFLOP/s, {achieved / rate:.0%}"
     )
-    corpus = Corpus([performance(np.arange(5000) % 240)] * 100)
+    corpus = Corpus([make_performance(np.arange(5000) % 240)] * 100)
     sampler, steps = WindowSampler(corpus, WINDOW, 10, 8), itertools.count()
 
     def sample() -> None:

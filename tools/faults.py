@@ -324,8 +324,8 @@ def preprocess_folder(folder: Path, files: int, limit: int) -> str:
     seconds = time.monotonic() - started
     expect_success(result)
     summary = find_summary(result.output)
-    found = re.findall(r"([\d,]+) (converted|skipped|duplicate|rejected)", summary)
-    counts = {kind: int(number.replace(",", "")) for number, kind in found}
+    pairs = re.findall(r"([\d,]+) (converted|skipped|duplicate|rejected)", summary)
+    counts = {kind: int(number.replace(",", "")) for number, kind in pairs}
     total = sum(counts.values())
     expect(total == files, f"{total} of {files} files are accounted for: {summary}")
     named = sum(line.startswith("rejected: ") for line in result.output.splitlines())

@@ -90,7 +90,7 @@ def find_longest_passages(queries: Sequence[Array], corpus: Sequence[Array]) -> 
     """
     starts = np.cumsum([0, *(len(row) + 1 for row in corpus)])
     rows = [np.append(row, SEPARATOR) for row in corpus]
-    known = Windows(np.concatenate([*rows, np.empty(0, np.int64)]))
+    corpus_windows = Windows(np.concatenate([*rows, np.empty(0, np.int64)]))
     texts = [Windows(query) for query in queries]
     low, high = np.zeros(len(texts), np.int64), np.array([len(query) for query in queries])
     row_numbers = np.full(len(texts), -1)
@@ -98,10 +98,10 @@ def find_longest_passages(queries: Sequence[Array], corpus: Sequence[Array]) -> 
         # most passages are short, so the first lengths to try are short, too
         middle = np.minimum((low + high + 1) // 2, np.maximum(8, 2 * low))
         for length in np.unique(middle[is_open]).tolist():
-            hashes = known.hash(length)
+            hashes = corpus_windows.hash(length)
             order = np.argsort(hashes)
             for number in np.flatnonzero(is_open & (middle == length)):
-                at = _find(texts[number], known, length, hashes[order], order)
+                at = _find(texts[number], corpus_windows, length, hashes[order], order)
                 if at is None:
                     high[number] = length - 1
                 else:
@@ -110,8 +110,10 @@ def find_longest_passages(queries: Sequence[Array], corpus: Sequence[Array]) -> 
     return [Passage(*pair) for pair in zip(low.tolist(), row_numbers.tolist(), strict=True)]
 
 
-def _find(text: Windows, known: Windows, length: int, hashes: Array, order: Array) -> int | None:
-    """Return where a window of `text` is in `known`, given its sorted hashes and their order."""
+def _find(
+    text: Windows, corpus_windows: Windows, length: int, hashes: Array, order: Array
+) -> int | None:
+    """Return where a window of `text` is in the corpus; `hashes` are sorted by `order`."""
     wanted = text.hash(length)
     places = np.searchsorted(hashes, wanted)
     hits = np.flatnonzero(np.append(hashes, 0)[places] == wanted)
@@ -119,6 +121,6 @@ def _find(text: Windows, known: Windows, length: int, hashes: Array, order: Arra
     if not len(hits):
         return None
     begin, at = int(hits[0]), int(order[places[hits[0]]])
-    same = text.values[begin : begin + length] == known.values[at : at + length]
+    same = text.values[begin : begin + length] == corpus_windows.values[at : at + length]
     assert same.all(), "two windows have one hash"
     return at

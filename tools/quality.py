@@ -150,11 +150,11 @@ def check_densities(
 
 def measure_memorization(music: Music, corpus: Sequence[tuple[str, NoteSeq]]) -> Iterator[str]:
     """Yield the longest passage of each sample that the corpus has, see tools/memorization.py."""
-    known = [intervals_and_rhythm(notes) for _, notes in corpus]
+    corpus_rows = [intervals_and_rhythm(notes) for _, notes in corpus]
     header = ("median", "90th percentile", "longest", "found in", "each sample")
     yield format_row("passages of the training data", *header)
     for setting, samples in music.items():
-        passages = find_longest_passages([intervals_and_rhythm(n) for n in samples], known)
+        passages = find_longest_passages([intervals_and_rhythm(n) for n in samples], corpus_rows)
         lengths = [passage.length for passage in passages]
         cells = (f"{value:.0f}" for value in np.percentile(lengths, [50, 90, 100]))
         longest = max(passages, key=lambda passage: passage.length)

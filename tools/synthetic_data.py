@@ -121,7 +121,7 @@ def write_data(folder: Path, count: int = 3, notes: int = 120) -> Path:
     return folder
 
 
-def performance(events: np.ndarray, controls: np.ndarray | None = None) -> Performance:
+def make_performance(events: np.ndarray, controls: np.ndarray | None = None) -> Performance:
     """Return a performance of these events; its default controls count up, so that rows differ."""
     if controls is None:
         controls = np.zeros((len(events), 13), np.uint8)

@@ -10,11 +10,11 @@ import torch
 from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from sequence import EventSeq
-from tools.synthetic_data import performance, write_data
+from tools.synthetic_data import make_performance, write_data
 
 
 def make_sampler(*pieces: np.ndarray, steps: int, stride: int = 1, **options: Any) -> WindowSampler:
-    corpus = Corpus([performance(events) for events in pieces])
+    corpus = Corpus([make_performance(events) for events in pieces])
     return WindowSampler(corpus, steps, stride, **options)
 
 
@@ -72,7 +72,7 @@ def test_targets_and_controls_are_aligned() -> None:
     controls = np.zeros((200, 13), np.uint8)
     controls[np.arange(200), 1 + events % 12] = 255
     controls[:, 0] = events % 7
-    batch = sample(WindowSampler(Corpus([performance(events, controls)]), 20, 1))
+    batch = sample(WindowSampler(Corpus([make_performance(events, controls)]), 20, 1))
     assert batch.targets.shape == (20, 16)
     assert torch.equal(batch.controls[..., 12:].argmax(dim=-1), batch.targets % 12)
     assert torch.equal(batch.controls[..., :12].argmax(dim=-1), batch.targets % 7)
@@ -145,7 +145,7 @@ def test_a_tenth_of_the_segments_begin_at_the_start() -> None:
 
 
 def test_processes_share_the_columns_of_a_batch() -> None:
-    corpus = Corpus([performance(np.arange(240)) for _ in range(3)])
+    corpus = Corpus([make_performance(np.arange(240)) for _ in range(3)])
     whole = sample(WindowSampler(corpus, 10, 3, carry=4), 7, 12, ratio=0.5, transposing=True)
     for rank in range(3):
         sampler = WindowSampler(corpus, 10, 3, carry=4, rank=rank, world_size=3)

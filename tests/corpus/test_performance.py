@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import arrays
 
 from corpus.performance import Corpus, Performance, expand_controls, hold_out
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding
-from tools.synthetic_data import performance
+from tools.synthetic_data import make_performance
 
 
 def test_data_file_round_trip(tmp_path: Path) -> None:
-    original = performance(np.arange(240))
+    original = make_performance(np.arange(240))
     (tmp_path / "a.data").write_bytes(original.to_bytes())
     loaded = Performance.load(tmp_path / "a.data")
     assert np.array_equal(loaded.events, original.events)
@@ -25,7 +25,7 @@ def test_data_file_round_trip(tmp_path: Path) -> None:
 
 def test_data_file_holds_plain_byte_tensors(tmp_path: Path) -> None:
     path = tmp_path / "a.data"
-    path.write_bytes(performance(np.zeros(10000)).to_bytes())
+    path.write_bytes(make_performance(np.zeros(10000)).to_bytes())
     record = torch.load(path, weights_only=True, mmap=True)
     assert record["events"].dtype == record["controls"].dtype == torch.uint8
     assert record["encoding"] == 2
@@ -46,7 +46,7 @@ def test_invalid_data_file_is_rejected(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "odd.data"
-    path.write_bytes(performance(np.zeros(10)).to_bytes())
+    path.write_bytes(make_performance(np.zeros(10)).to_bytes())
     torch.save(torch.load(path, weights_only=True) | changes, path)
     with pytest.raises(ValueError, match=message) as caught:
         Performance.load(path)
@@ -61,8 +61,8 @@ def test_controls_expand_as_in_numpy(packed: np.ndarray, encoding: Encoding) -> 
 
 
 def test_fingerprint_depends_on_the_sources() -> None:
-    first, second = (performance(np.full(9, event)) for event in (1, 2))
-    assert Corpus([first]).fingerprint == Corpus([performance(np.full(9, 1))]).fingerprint
+    first, second = (make_performance(np.full(9, event)) for event in (1, 2))
+    assert Corpus([first]).fingerprint == Corpus([make_performance(np.full(9, 1))]).fingerprint
     assert Corpus([first]).fingerprint != Corpus([second]).fingerprint
     assert Corpus([first]).fingerprint != Corpus([first, second]).fingerprint
 

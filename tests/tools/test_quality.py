@@ -98,17 +98,17 @@ def test_notes_per_second_from_first_onset() -> None:
 
 def test_histograms_of_three_notes() -> None:
     names = music_metrics.DISTRIBUTIONS
-    found = {name: music_metrics.histogram([THREE, THREE], name) for name in names}
-    assert np.flatnonzero(found["pitch class"]).tolist() == [0, 4, 7]
-    assert found["pitch"][[60, 64, 67]].tolist() == [2, 2, 2]
-    assert found["velocity"][16] == 6
-    assert found["inter-onset time"][0] == 2  # the chords
+    histograms = {name: music_metrics.histogram([THREE, THREE], name) for name in names}
+    assert np.flatnonzero(histograms["pitch class"]).tolist() == [0, 4, 7]
+    assert histograms["pitch"][[60, 64, 67]].tolist() == [2, 2, 2]
+    assert histograms["velocity"][16] == 6
+    assert histograms["inter-onset time"][0] == 2  # the chords
     # 1 s is after the 19th of 25 edges from 0.01 to 4: 24 * ln(100) / ln(400) = 18.4
-    assert found["inter-onset time"][19] == 2
+    assert histograms["inter-onset time"][19] == 2
     # 24 * ln(0.25 / 0.02) / ln(500) = 9.75, and 12.4 for 0.5 s, 15.1 for 1 s
-    assert np.flatnonzero(found["duration"]).tolist() == [10, 13, 16]
-    assert found["polyphony"][:3].tolist() == [0, 10, 10]
-    assert found["notes per second"][:3].tolist() == [0, 0, 2]
+    assert np.flatnonzero(histograms["duration"]).tolist() == [10, 13, 16]
+    assert histograms["polyphony"][:3].tolist() == [0, 10, 10]
+    assert histograms["notes per second"][:3].tolist() == [0, 0, 2]
 
 
 @pytest.mark.parametrize("name", music_metrics.DISTRIBUTIONS)
@@ -220,9 +220,9 @@ def test_longest_passages_and_their_rows() -> None:
         np.array([], np.int64),
         np.array([-3, 1]),
     ]
-    found = memorization.find_longest_passages(queries, corpus)
-    assert [passage.length for passage in found] == [4, 2, 0, 0, 1]
-    assert [passage.row for passage in found][::2] == [2, -1, 0]
+    passages = memorization.find_longest_passages(queries, corpus)
+    assert [passage.length for passage in passages] == [4, 2, 0, 0, 1]
+    assert [passage.row for passage in passages][::2] == [2, -1, 0]
     assert memorization.find_longest_passages(queries[:1], []) == [memorization.Passage(0, -1)]
 
 
@@ -243,9 +243,9 @@ def test_longest_passages_equal_brute_force() -> None:
                 longest += 1
         return longest
 
-    found = [p.length for p in memorization.find_longest_passages(queries, corpus)]
-    assert found == [search(query) for query in queries]
-    assert found[5] == 61
+    lengths = [p.length for p in memorization.find_longest_passages(queries, corpus)]
+    assert lengths == [search(query) for query in queries]
+    assert lengths[5] == 61
 
 
 # ------------------------------------------------------------------------------- sampling

@@ -10,7 +10,7 @@ from torch.nn import functional
 from corpus.performance import Corpus, Performance
 from model import PerformanceRNN
 from sequence import CURRENT
-from tools.synthetic_data import TINY_SIZES, performance
+from tools.synthetic_data import TINY_SIZES, make_performance
 from training.evaluate import EvalResult, evaluate, format_table
 
 
@@ -45,7 +45,7 @@ def model() -> PerformanceRNN:
 @pytest.fixture(scope="module")
 def performances() -> list[Performance]:
     rng = np.random.default_rng(0)
-    return [performance(rng.integers(0, 240, size)) for size in (5, 300, 128, 1)]
+    return [make_performance(rng.integers(0, 240, size)) for size in (5, 300, 128, 1)]
 
 
 @pytest.mark.parametrize("use_control", [True, False])
@@ -68,7 +68,7 @@ def test_only_the_first_events_are_evaluated(
 
 def test_invalid_event_is_an_error(model: PerformanceRNN) -> None:
     with pytest.raises(ValueError, match="250"):
-        evaluate(model, Corpus([performance(np.full(20, 250))]))
+        evaluate(model, Corpus([make_performance(np.full(20, 250))]))
 
 
 def test_metrics_in_every_unit() -> None:

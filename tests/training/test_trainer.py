@@ -11,7 +11,7 @@ import utils
 from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from model import PerformanceRNN
-from tools.synthetic_data import TINY_SIZES, performance
+from tools.synthetic_data import TINY_SIZES, make_performance
 from training import trainer as trainer_module
 from training.trainer import (
     StepOptions,
@@ -35,7 +35,7 @@ def make_trainer(
 
 
 def make_batches(carry: int = 1, count: int = 1) -> list[Batch]:
-    sampler = WindowSampler(Corpus([performance(np.arange(220))]), 10, 1, carry)
+    sampler = WindowSampler(Corpus([make_performance(np.arange(220))]), 10, 1, carry)
     packed = (sampler.sample_batch(4, 3, number, 1.0, False) for number in range(count))
     return [batch.to_device(CPU, sampler.corpus.encoding) for batch in packed]
 
