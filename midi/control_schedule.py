@@ -28,15 +28,6 @@ CONTROL_DIM = sum(width for _, width in CONTROL_ROWS)
 COMPRESSED_DIM = 1 + PITCH_CLASSES  # columns of compressed controls: level, then the histogram
 
 
-def density_range(level: int) -> tuple[int, int | None]:
-    """Return the fewest and the most note ons in two seconds at a density level (0-11).
-
-    Level 0 includes silence. The last level has no maximum (None).
-    """
-    low = int(DENSITIES[level])
-    return (low if level else 0), (low + 2 if level < DENSITY_LEVELS - 1 else None)
-
-
 def middle_notes(level: npt.ArrayLike) -> Array:
     """Return the middle of the range of each density level, float64 note ons in two seconds."""
     return np.asarray(DENSITIES[0] + 1 + 3 * np.asarray(level, np.float64))
@@ -48,11 +39,14 @@ def find_density_level(notes: npt.ArrayLike) -> Array:
 
 
 def format_density(level: float) -> str:
-    """Format a density level as note ons in two seconds: "10-12", or "18.5" between levels."""
+    """Format a density level as note ons in two seconds: "10-12", or "18.5" between levels.
+
+    Level 0 includes silence. The last level has no maximum.
+    """
     if level != round(level):
         return f"{float(middle_notes(level)):.1f}"
-    low, high = density_range(round(level))
-    return f"{low} or more" if high is None else f"{low}-{high}"
+    low = DENSITIES[round(level)] if level else 0
+    return f"{low} or more" if level == DENSITY_LEVELS - 1 else f"{low}-{3 * round(level) + 3}"
 
 
 def normalize_histogram(weights: Array) -> Array:
@@ -67,7 +61,7 @@ class Control:
     """The requested pitch classes and note density of the next two seconds.
 
     pitch_histogram: 12 weights from C, scaled to sum 1; all zero means uniform.
-    note_density: level 0-11, see `density_range`.
+    note_density: level 0-11, see `format_density`.
     Raises ValueError for another number of weights, a weight that is negative or not finite, or
     another level.
     """
@@ -89,8 +83,7 @@ class Control:
 
     def to_array(self) -> Array:
         """Return the control vector, float32 [24]: density one-hot, then histogram."""
-        density, histogram = np.array([self.note_density]), self.pitch_histogram[None]
-        return np.asarray(encode_controls(density, histogram)[0])
+        return encode_controls(np.array([self.note_density]), self.pitch_histogram)[0]
 
 
 def encode_controls(density: Array, histogram: Array) -> Array:

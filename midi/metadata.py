@@ -115,7 +115,7 @@ def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -
     fewest, most = requested.density_ranges()
     summary["notes per 2 s"] += f" (requested {fewest.min()}-{most.max()})"
     if (requested.histogram == 0).any():  # else every pitch class is allowed
-        rows = np.maximum(requested.find_rows(notes.starts, np.arange(len(notes))), 0)
+        rows = requested.find_rows(notes.starts, np.arange(len(notes)))
         in_key = requested.histogram[rows, notes.pitches % 12] > 0
         summary["in requested pitch classes"] = f"{in_key.mean():.1%}"
     return summary

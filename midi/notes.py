@@ -57,10 +57,9 @@ class NoteSeq:
         _check_column("pitch", pitches, 0, 127)
         _check_column("velocity", velocities, 1, 127)
         order = np.lexsort((pitches, starts))
-        object.__setattr__(self, "starts", read_only(starts[order], np.float64))
-        object.__setattr__(self, "ends", read_only(ends[order], np.float64))
-        object.__setattr__(self, "pitches", read_only(pitches[order], np.int64))
-        object.__setattr__(self, "velocities", read_only(velocities[order], np.int64))
+        dtypes = {"starts": float, "ends": float, "pitches": np.int64, "velocities": np.int64}
+        for (name, dtype), column in zip(dtypes.items(), columns, strict=True):
+            object.__setattr__(self, name, read_only(column[order], dtype))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -69,8 +68,6 @@ class NoteSeq:
         if not isinstance(other, NoteSeq):
             return NotImplemented
         return all(map(np.array_equal, self.columns, other.columns))
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def columns(self) -> tuple[Array, Array, Array, Array]:

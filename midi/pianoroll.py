@@ -6,7 +6,7 @@ import io
 import textwrap
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
 GREY, RULE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
 GRID = 0.25  # seconds between two points of the density curve
+LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09  # inches
 
 
 def measure_density(starts: Array, seconds: float) -> tuple[Array, Array]:
@@ -47,91 +48,77 @@ def draw_piano_roll(
     """
     seconds = max(5.0, notes.seconds)
     low, high = int(notes.pitches.min(initial=50)) - 3, int(notes.pitches.max(initial=70)) + 4
-    sheet = _Sheet(seconds, (high - low) * 0.072, requested is not None, bool(command))
-    sheet.write(title, summary or {}, command)
-    roll = sheet.add_row("roll")
-    _draw_keyboard(roll.keys, low, high)
-    _draw_grid(roll.plot, low, high)
-    patches = _draw_notes(roll.plot, notes)
-    roll.plot.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5))
-    roll.plot.set_xlabel("seconds", labelpad=1)
-    bar = sheet.figure.colorbar(patches, cax=sheet.add_color_bar(), label="velocity", extend="both")
-    bar.outline.set_visible(False)
+    control_heights = [] if requested is None else [0.98, 0.62]
+    figure, rows = _create_figure(seconds, [*control_heights, (high - low) * 0.072], bool(command))
+    _write_texts(figure, title, summary or {}, command)
+    keys, plot = rows[-1]
+    _draw_keyboard(keys, low, high)
+    _draw_grid(plot, low, high)
+    patches = _draw_notes(plot, notes)
+    plot.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5))
+    plot.set_xlabel("seconds", labelpad=1)
+    _draw_color_bar(figure, plot, patches)
     if requested is not None:
-        _draw_classes(sheet.add_row("classes"), requested, seconds)
-        _draw_density(sheet.add_row("density"), requested, notes.starts, seconds)
-    return sheet.to_png()
+        _draw_classes(*rows[0], requested, seconds)
+        _draw_density(*rows[1], requested, notes.starts, seconds)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():  # letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
 
 
-class _Row(NamedTuple):
-    """The axes of one row of the picture: a narrow one at the left, and the plot over time."""
+def _create_figure(seconds: float, heights: list[float], has_command: bool) -> tuple[Any, Any]:
+    """Return a figure with rows of these heights in inches, and their axes [rows, 2].
 
-    keys: Any
-    plot: Any
+    Each row has narrow axes at the left, and a plot over time.
+    """
+    width, bottom = min(60.0, max(9.0, 0.22 * seconds)), 0.72 if has_command else 0.5
+    top = bottom + sum(heights) + GAP * (len(heights) - 1)
+    height = top + GAP + 0.62
+    figures = import_optional("matplotlib.figure", "a piano roll")
+    figure = figures.Figure(figsize=(width, height), facecolor="white")
+    edges = {"left": LEFT / width, "right": 1 - RIGHT / width}
+    edges |= {"bottom": bottom / height, "top": top / height}
+    rows = figure.subplots(
+        *(len(heights), 2),
+        squeeze=False,
+        width_ratios=[KEYS, width - LEFT - KEYS - RIGHT],
+        height_ratios=heights,
+        gridspec_kw=edges | {"wspace": 0, "hspace": GAP * len(heights) / sum(heights)},
+    )
+    for axes in rows.flat:
+        axes.spines[:].set_visible(False)
+        axes.tick_params(left=False, labelsize=8, color=RULE, labelcolor=GREY)
+        axes.xaxis.label.set(color=GREY, fontsize=8)
+    for keys, plot in rows:
+        keys.set(xticks=[])
+        plot.tick_params(labelleft=False)
+    for plot in rows[:-1, 1]:
+        plot.set(xticks=[])
+    return figure, rows
 
 
-class _Sheet:
-    """A figure with its rows above each other; all sizes are in inches."""
+def _write_texts(figure: Any, title: str, summary: Mapping[str, str], command: str) -> None:
+    """Write title and summary at the top, and the command at the bottom."""
+    width, height = figure.get_size_inches()
+    left, plain = LEFT / width, {"parse_math": False, "ha": "left"}
+    figure.text(left, 1 - 0.3 / height, title, fontsize=11.5, weight="bold", **plain)
+    line = "    ".join(f"{label}: {text}" for label, text in summary.items())
+    figure.text(left, 1 - 0.53 / height, line, fontsize=8.5, color=GREY, **plain)
+    line = textwrap.shorten(command, int((width - LEFT) / 0.062), placeholder=" ...")
+    style = {"fontsize": 7, "family": "monospace", "color": GREY}
+    figure.text(left, 0.09 / height, line, **style, **plain)
 
-    LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09
 
-    def __init__(self, seconds: float, roll: float, has_control: bool, has_command: bool) -> None:
-        self.rows = {"roll": roll} | ({"density": 0.62, "classes": 0.98} if has_control else {})
-        self.bottom = 0.5 + (0.22 if has_command else 0)
-        self.width = min(60.0, max(9.0, 0.22 * seconds))
-        self.height = self.bottom + sum(self.rows.values()) + self.GAP * len(self.rows) + 0.62
-        figures = import_optional("matplotlib.figure", "a piano roll")
-        self.figure = figures.Figure(figsize=(self.width, self.height), facecolor="white")
-
-    def write(self, title: str, summary: Mapping[str, str], command: str) -> None:
-        """Write title and summary at the top, and the command at the bottom."""
-        plain = {"parse_math": False, "ha": "left"}
-        left, inch = self.LEFT / self.width, 1 / self.height
-        self.figure.text(left, 1 - 0.3 * inch, title, fontsize=11.5, weight="bold", **plain)
-        line = "    ".join(f"{label}: {text}" for label, text in summary.items())
-        self.figure.text(left, 1 - 0.53 * inch, line, fontsize=8.5, color=GREY, **plain)
-        width = int((self.width - self.LEFT) / 0.062)  # characters
-        line = textwrap.shorten(command, width, placeholder=" ...")
-        style = {"fontsize": 7, "family": "monospace", "color": GREY}
-        self.figure.text(left, 0.09 * inch, line, **style, **plain)
-
-    def add_row(self, name: str) -> _Row:
-        """Add the axes of a row."""
-        names = list(self.rows)
-        below = sum(self.rows[other] + self.GAP for other in names[: names.index(name)])
-        bottom, height = (self.bottom + below) / self.height, self.rows[name] / self.height
-        left, keys = self.LEFT / self.width, self.KEYS / self.width
-        plot = 1 - left - keys - self.RIGHT / self.width
-        row = _Row(
-            self.figure.add_axes((left, bottom, keys, height)),
-            self.figure.add_axes((left + keys, bottom, plot, height)),
-        )
-        for axes in row:
-            axes.spines[:].set_visible(False)
-            axes.tick_params(left=False, labelsize=8, color=RULE, labelcolor=GREY)
-            axes.xaxis.label.set(color=GREY, fontsize=8)
-            if axes is row.keys or name != "roll":
-                axes.set(xticks=[])
-        row.plot.tick_params(labelleft=False)
-        return row
-
-    def add_color_bar(self) -> Any:
-        """Add the axes of a color bar, at the right of the roll."""
-        left = 1 - (self.RIGHT - 0.14) / self.width
-        axes = self.figure.add_axes(
-            (left, self.bottom / self.height, 0.12 / self.width, self.rows["roll"] / self.height)
-        )
-        axes.tick_params(labelsize=7, labelcolor=GREY, color=RULE)
-        axes.yaxis.label.set(color=GREY, fontsize=8)
-        return axes
-
-    def to_png(self) -> bytes:
-        """Return the picture. Letters that the font lacks are drawn as boxes, without warning."""
-        picture = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-            self.figure.savefig(picture, format="png", dpi=110)
-        return picture.getvalue()
+def _draw_color_bar(figure: Any, plot: Any, patches: Any) -> None:
+    """Draw the colors of the velocities at the right of a plot."""
+    width, place = figure.get_size_inches()[0], plot.get_position()
+    axes = figure.add_axes((place.x1 + 0.14 / width, place.y0, 0.12 / width, place.height))
+    axes.tick_params(labelsize=7, labelcolor=GREY, color=RULE)
+    axes.yaxis.label.set(color=GREY, fontsize=8)
+    bar = figure.colorbar(patches, cax=axes, label="velocity", extend="both")
+    bar.outline.set_visible(False)
 
 
 def _draw_keyboard(axes: Any, low: int, high: int) -> None:
@@ -181,52 +168,42 @@ def _draw_notes(axes: Any, notes: NoteSeq) -> Any:
     return patches
 
 
-def _draw_classes(row: _Row, requested: ControlSchedule, seconds: float) -> None:
+def _draw_classes(keys: Any, plot: Any, requested: ControlSchedule, seconds: float) -> None:
     """Draw the requested pitch classes over time, C at the bottom as in the roll."""
     changes = requested.drop_repeats()
     starts = np.clip(changes.columns[0][1:], 0, seconds)
     edges = np.concatenate([[0.0], starts, [seconds]])
-    largest = max(0.25, float(changes.histogram.max()))
-    row.plot.pcolormesh(
-        edges,
-        np.arange(13) - 0.5,
-        changes.histogram.T,
-        cmap=_color_map(CONTROL_COLORS),
-        vmin=0,
-        vmax=largest,
-    )
-    row.plot.hlines(np.arange(11) + 0.5, 0, seconds, color="white", lw=0.6)
-    row.plot.set(xlim=(0, seconds), ylim=(-0.5, 11.5))
-    row.keys.set(xlim=(0, 1), ylim=(-0.5, 11.5), yticks=[])
+    colors = {"cmap": _color_map(CONTROL_COLORS), "vmin": 0}
+    colors["vmax"] = max(0.25, float(changes.histogram.max()))
+    plot.pcolormesh(edges, np.arange(13) - 0.5, changes.histogram.T, **colors)
+    plot.hlines(np.arange(11) + 0.5, 0, seconds, color="white", lw=0.6)
+    plot.set(xlim=(0, seconds), ylim=(-0.5, 11.5))
+    keys.set(xlim=(0, 1), ylim=(-0.5, 11.5), yticks=[])
     for y, name in enumerate(PITCH_NAMES):
         x, color = (0.5, "#8b8b96") if y in BLACK_KEYS else (0.8, INK)
-        row.keys.text(x, y, name, ha="center", va="center_baseline", fontsize=5.6, color=color)
-    _label_right(row.plot, "requested\npitch classes")
+        keys.text(x, y, name, ha="center", va="center_baseline", fontsize=5.6, color=color)
+    _label_right(plot, "requested\npitch classes")
 
 
-def _draw_density(row: _Row, requested: ControlSchedule, starts: Array, seconds: float) -> None:
+def _draw_density(
+    keys: Any, plot: Any, requested: ControlSchedule, starts: Array, seconds: float
+) -> None:
     """Draw the requested note density over time as a band, and the generated one as a line."""
     low, high = requested.density_ranges()
     changes = requested.columns[0]
     edges = np.concatenate([[0.0], changes[1:], [max(seconds, changes[-1])]])
     times, density = measure_density(starts, float(starts.max(initial=0.0)))
     top = max(float(high.max()), float(density.max(initial=0))) + 2
-    row.plot.fill_between(
-        edges,
-        np.append(low, low[-1]) - 0.5,
-        np.append(high, high[-1]) + 0.5,
-        step="post",
-        color=CONTROL_COLORS[1],
-        lw=0,
-    )
-    row.plot.plot(times, density, color=INK, lw=0.9)
-    row.plot.set(xlim=(0, seconds), ylim=(0, top))
-    row.plot.axhline(0, color="#c6c6d0", lw=0.8)
-    row.keys.set(xlim=(0, 1), ylim=(0, top), xticks=[])
+    low, high = np.append(low, low[-1]) - 0.5, np.append(high, high[-1]) + 0.5
+    plot.fill_between(edges, low, high, step="post", color=CONTROL_COLORS[1], lw=0)
+    plot.plot(times, density, color=INK, lw=0.9)
+    plot.set(xlim=(0, seconds), ylim=(0, top))
+    plot.axhline(0, color="#c6c6d0", lw=0.8)
+    keys.set(xlim=(0, 1), ylim=(0, top), xticks=[])
     step = next(step for step in (5, 10, 20, 40, 100, 1000) if top <= 3 * step or step == 1000)
-    row.keys.set_yticks(np.arange(0, top, step))
-    row.keys.tick_params(labelsize=7, direction="in", pad=-22)
-    _label_right(row.plot, "notes per 2 s\n▬ requested\n— generated")
+    keys.set_yticks(np.arange(0, top, step))
+    keys.tick_params(labelsize=7, direction="in", pad=-22)
+    _label_right(plot, "notes per 2 s\n▬ requested\n— generated")
 
 
 def _color_map(colors: tuple[str, ...]) -> Any:
