@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sequence import (
@@ -78,24 +77,23 @@ def three_notes() -> NoteSeq:
 
 
 def test_notes_are_sorted_by_onset_and_pitch() -> None:
-    assert three_notes().starts.tolist() == [0.5, 1, 1]
-    assert three_notes().ends.tolist() == [0.75, 3, 2]
-    assert three_notes().pitches.tolist() == [72, 60, 64]
-    assert three_notes().velocities.tolist() == [127, 64, 1]
+    columns = [column.tolist() for column in three_notes().columns]
+    assert columns == [[0.5, 1, 1], [0.75, 3, 2], [72, 60, 64], [127, 64, 1]]
     assert len(three_notes()) == 3
+    assert three_notes().seconds == 3.0
+
+
+def test_empty_sequence() -> None:
+    assert NoteSeq() == NoteSeq([], [], [], []) == NoteSeq().trim_start() == NoteSeq.merge()
+    assert NoteSeq().seconds == 0.0
 
 
 VALID: dict[str, list[float]] = {
     "start": [0, 1],
-    "end": [1, 2],
+    "end": [0, 2],
     "pitch": [0, 127],
     "velocity": [1, 127],
 }
-
-
-def test_extreme_values_are_allowed() -> None:
-    assert len(NoteSeq(*VALID.values())) == 2
-    assert len(NoteSeq([1.5], [1.5], [60], [64])) == 1
 
 
 @pytest.mark.parametrize(
@@ -135,73 +133,38 @@ def test_notes_are_read_only() -> None:
     assert notes == NoteSeq([0.5], [1], [60], [64])
 
 
-def test_equality() -> None:
-    assert three_notes() == three_notes()
-    assert NoteSeq() == NoteSeq([], [], [], [])
-    assert three_notes() != NoteSeq()
-    assert three_notes() != "three"
-
-
 @pytest.mark.parametrize(
     ("column", "values"),
     [("start", [0, 0.5]), ("end", [1, 3]), ("pitch", [0, 126]), ("velocity", [2, 127])],
 )
-def test_one_different_value_makes_notes_unequal(column: str, values: list[float]) -> None:
-    assert NoteSeq(*VALID.values()) != NoteSeq(*(VALID | {column: values}).values())
-
-
-def test_seconds_is_the_last_end() -> None:
-    assert three_notes().seconds == 3.0
-    assert NoteSeq().seconds == 0.0
+def test_equality_compares_all_values(column: str, values: list[float]) -> None:
+    notes = NoteSeq(*VALID.values())
+    assert notes == NoteSeq(*VALID.values())
+    assert notes != NoteSeq(*(VALID | {column: values}).values())
+    assert notes not in (NoteSeq(), "notes")
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        (
-            three_notes().adjust_time(0.25),
-            [Note(750, 1000, 72, 127), Note(1250, 3250, 60, 64), Note(1250, 2250, 64, 1)],
-        ),
-        (
-            three_notes().adjust_pitches(-60),
-            [Note(500, 750, 12, 127), Note(1000, 3000, 0, 64), Note(1000, 2000, 4, 1)],
-        ),
-        (
-            three_notes().adjust_velocities(100),
-            [Note(500, 750, 72, 127), Note(1000, 3000, 60, 127), Note(1000, 2000, 64, 101)],
-        ),
-        (
-            three_notes().adjust_velocities(-100),
-            [Note(500, 750, 72, 27), Note(1000, 3000, 60, 1), Note(1000, 2000, 64, 1)],
-        ),
-        (
-            three_notes().trim_start(),
-            [Note(0, 250, 72, 127), Note(500, 2500, 60, 64), Note(500, 1500, 64, 1)],
-        ),
+        (three_notes().adjust_time(0.25), {"starts": [0.75, 1.25, 1.25], "ends": [1, 3.25, 2.25]}),
+        (three_notes().adjust_pitches(-60), {"pitches": [12, 0, 4]}),
+        (three_notes().adjust_velocities(100), {"velocities": [127, 127, 101]}),
+        (three_notes().adjust_velocities(-100), {"velocities": [27, 1, 1]}),
+        (three_notes().trim_start(), {"starts": [0, 0.5, 0.5], "ends": [0.25, 2.5, 1.5]}),
     ],
     ids=["later", "lower", "louder", "softer", "trimmed"],
 )
-def test_adjustments(changed: NoteSeq, expected: list[Note]) -> None:
-    assert_notes(changed, expected)
-
-
-def test_adjustments_return_new_notes() -> None:
-    notes = three_notes()
-    assert notes.adjust_time(1) != notes
-    assert notes.adjust_pitches(1) != notes
-    assert notes.adjust_velocities(1) != notes
-    assert notes.trim_start() != notes
-    assert notes == three_notes()
+def test_adjustments(changed: NoteSeq, expected: dict[str, list[float]]) -> None:
+    for name in ("starts", "ends", "pitches", "velocities"):
+        column = expected.get(name, getattr(three_notes(), name).tolist())
+        assert getattr(changed, name).tolist() == column
 
 
 @pytest.mark.parametrize(("adjust", "value"), [("time", -0.6), ("pitches", 56), ("pitches", -61)])
 def test_adjustments_out_of_range_are_rejected(adjust: str, value: float) -> None:
     with pytest.raises(ValueError, match="is not allowed"):
         getattr(three_notes(), f"adjust_{adjust}")(value)
-
-
-def test_trimming_an_empty_sequence() -> None:
-    assert NoteSeq().trim_start() == NoteSeq()
 
 
 def test_merge_cuts_notes_at_the_next_onset() -> None:
@@ -214,31 +177,27 @@ def test_merge_cuts_notes_at_the_next_onset() -> None:
         merged,
         [Note(0, 400, 60, 1), Note(400, 500, 60, 3), Note(500, 800, 61, 2), Note(900, 950, 61, 4)],
     )
-    assert NoteSeq.merge() == NoteSeq.merge(NoteSeq()) == NoteSeq()
 
 
 # ----------------------------------------------------------------------------- EventSeq: indices
 
 
-def test_event_layout() -> None:
-    assert EventSeq.dim() == 240
-    assert list(EventSeq.feat_dims().items()) == [
-        ("note_on", 88), ("note_off", 88), ("velocity", 32), ("time_shift", 32)
-    ]  # fmt: skip
-    assert list(EventSeq.feat_ranges().items()) == [
-        ("note_on", range(88)),
-        ("note_off", range(88, 176)),
-        ("velocity", range(176, 208)),
-        ("time_shift", range(208, 240)),
-    ]
+LAYOUTS = {
+    EventSeq: {"note_on": 88, "note_off": 88, "velocity": 32, "time_shift": 32},
+    ControlSeq: {"note_density": 12, "pitch_histogram": 12},
+}
 
 
-@pytest.mark.parametrize("kind", [EventSeq, ControlSeq])
-def test_layout_cannot_be_changed_by_callers(kind: Any) -> None:
-    kind.feat_dims().clear()
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_layout(kind: Any) -> None:
+    kind.feat_dims().clear()  # changes a copy
     kind.feat_ranges().clear()
-    assert sum(kind.feat_dims().values()) == kind.dim()
-    assert [len(r) for r in kind.feat_ranges().values()] == list(kind.feat_dims().values())
+    widths = LAYOUTS[kind]
+    ends = np.cumsum(list(widths.values())).tolist()
+    ranges = [range(end - width, end) for end, width in zip(ends, widths.values(), strict=True)]
+    assert list(kind.feat_dims().items()) == list(widths.items())
+    assert list(kind.feat_ranges().items()) == list(zip(widths, ranges, strict=True))
+    assert kind.dim() == ends[-1]
 
 
 @pytest.mark.parametrize("values", [[0.0], [True], ["1"], [[1, 2]], 3, [None], np.ones(3)])
@@ -273,11 +232,7 @@ def test_only_time_shifts_take_time() -> None:
     events = EventSeq([on(60), wait(15), velocity(9), wait(1171), wait(15), off(60)])
     assert events.times.tolist() == [0, 0, 15, 15, 1186, 1201]
     assert events.total_ms == 1201
-
-
-def test_time_shift_lengths() -> None:
     assert [EventSeq([event]).total_ms for event in range(SHIFT, END)] == SHIFTS
-    assert (SHIFTS[:3], SHIFTS[-1]) == ([15, 18, 20], 1171)
 
 
 # ------------------------------------------------------------------------------ EventSeq: decoding
@@ -299,7 +254,6 @@ DECODED = {
         [on(60), velocity(5), on(61), wait(15), on(62), velocity(9), wait(15)],
         [Note(0, 30, 60, 64), Note(0, 30, 61, 7), Note(15, 30, 62, 7)],
     ),
-    "velocity at the end": ([on(60), wait(15), off(60), velocity(9)], [Note(0, 15, 60, 64)]),
     "note off of a silent key": (
         [off(60), wait(15), off(61), on(60), wait(18)],
         [Note(15, 33, 60, 64)],
@@ -314,7 +268,6 @@ DECODED = {
         [Note(0, 53, 60, 64), Note(15, 33, 61, 64)],
     ),
     "no length": ([wait(18), on(60), off(60), wait(20)], [Note(18, 33, 60, 64)]),
-    "no note off at the end": ([wait(18), on(60)], [Note(18, 33, 60, 64)]),
     "two note ons at one time": (
         [velocity(9), on(60), velocity(1), on(60), wait(20)],
         [Note(0, 20, 60, 3)],
@@ -326,10 +279,6 @@ DECODED = {
     "note off and note on at one time": (
         [on(60), wait(20), off(60), on(60), wait(15), off(60)],
         [Note(0, 20, 60, 64), Note(20, 35, 60, 64)],
-    ),
-    "note off of another key": (
-        [on(60), wait(15), off(61), wait(15), off(60)],
-        [Note(0, 30, 60, 64)],
     ),
 }
 
@@ -369,7 +318,6 @@ def decode_plainly(events: list[int]) -> list[Note]:
 FEW_KEYS = st.sampled_from([on(60), off(60), on(61), off(61), wait(15), wait(18), velocity(1)])
 EVENTS = st.one_of(
     st.lists(st.integers(0, 239), max_size=80),
-    st.lists(FEW_KEYS, max_size=80),
     st.lists(st.one_of(FEW_KEYS, st.integers(0, 239)), max_size=200),
 )
 
@@ -377,19 +325,6 @@ EVENTS = st.one_of(
 @given(EVENTS)
 def test_decoding_matches_a_plain_loop(events: list[int]) -> None:
     assert_notes(EventSeq.from_array(events).to_note_seq(), decode_plainly(events))
-
-
-@given(EVENTS)
-def test_random_events_decode_to_valid_notes(events: list[int]) -> None:
-    notes = notes_of(EventSeq.from_array(events).to_note_seq())
-    by_pitch = defaultdict(list)
-    for note in notes:
-        assert note.end - note.start >= 14.9
-        assert 21 <= note.pitch <= 108
-        assert 1 <= note.velocity <= 127
-        by_pitch[note.pitch].append(note)
-    for same_pitch in by_pitch.values():
-        assert all(a.end <= b.start + 1e-6 for a, b in pairwise(same_pitch))
 
 
 # ------------------------------------------------------------------------------ EventSeq: encoding
@@ -400,17 +335,17 @@ def merge_close_notes(notes: list[Note]) -> list[Note]:
 
     Pitches outside the piano are dropped: these are the notes that the events should encode.
     """
-    by_pitch: dict[int, list[list[Note]]] = defaultdict(list)
+    by_pitch: dict[int, list[list[Note]]] = {pitch: [] for pitch in range(21, 109)}
     for note in sorted(notes):
-        groups = by_pitch[note.pitch]
+        groups = by_pitch.get(note.pitch, [])
         if groups and round(note.start) - round(groups[-1][-1].start) < 15:
             groups[-1].append(note)
         else:
             groups.append([note])
     found = []
-    for pitch in sorted(set(by_pitch) & set(range(21, 109))):
-        onsets = [group[0].start for group in by_pitch[pitch]] + [np.inf]
-        for group, following in zip(by_pitch[pitch], onsets[1:], strict=True):
+    for pitch, groups in by_pitch.items():
+        onsets = [group[0].start for group in groups] + [np.inf]
+        for group, following in zip(groups, onsets[1:], strict=True):
             end = min(max(note.end for note in group), following)
             found.append(Note(group[0].start, end, pitch, max(note.velocity for note in group)))
     return found
@@ -470,14 +405,8 @@ def test_notes_are_within_tolerance(notes: list[Note]) -> None:
             assert abs(old.end - new.end) <= TOLERANCE_MS
         else:
             assert 15 <= new.end - new.start + 1e-6 <= 15 + 2 * TOLERANCE_MS
-
-
-@given(MUSIC)
-def test_total_length_is_preserved(notes: list[Note]) -> None:
-    """A last note of less than 15 ms becomes 15 ms long."""
     total = EventSeq.from_note_seq(note_seq(notes)).total_ms
-    last = max(max(round(n.end), round(n.start) + 15) for n in merge_close_notes(notes))
-    assert abs(total - last) <= TOLERANCE_MS
+    assert abs(total - points_of(notes)[-1]) <= TOLERANCE_MS
 
 
 def test_time_does_not_drift_over_ten_minutes() -> None:
@@ -494,9 +423,7 @@ def test_time_does_not_drift_over_ten_minutes() -> None:
 
 
 @given(MUSIC)
-def test_event_order(
-    notes: list[Note],
-) -> None:
+def test_event_order(notes: list[Note]) -> None:
     """At one time: note offs, then note ons by pitch; velocities only where they change."""
     events = EventSeq.from_note_seq(note_seq(notes)).to_array().tolist()
     sounding: set[int] = set()
@@ -539,7 +466,10 @@ ENCODED = {
         [Note(0, 5, 60, 64), Note(14, 41, 60, 100)],
         [velocity(100), on(60), wait(41), off(60)],
     ),
-    "outside the piano": ([Note(0, 886, 20, 64), Note(0, 886, 109, 64)], []),
+    "outside the piano": (
+        [Note(0, 900, pitch, 1) for pitch in (0, 20, 109, 127)] + [Note(20, 35, 108, 64)],
+        [wait(20), velocity(64), on(108), wait(15), off(108)],
+    ),
     "rest of three longest shifts": (
         [Note(3 * 1171, 3 * 1171 + 15, 60, 64)],
         [*[wait(1171)] * 3, velocity(64), on(60), wait(15), off(60)],
@@ -551,14 +481,6 @@ ENCODED = {
 def test_encoding_matches_hand_written_events(name: str) -> None:
     notes, events = ENCODED[name]
     assert EventSeq.from_note_seq(note_seq(notes)).to_array().tolist() == events
-
-
-@pytest.mark.parametrize("pitch", [20, 109, 0, 127])
-def test_notes_outside_the_piano_are_dropped(pitch: int) -> None:
-    inside = [Note(0, 500, 21, 64), Note(200, 700, 108, 64)]
-    outside = Note(100, 300, pitch, 1)
-    more, fewer = (EventSeq.from_note_seq(note_seq(n)) for n in ([*inside, outside], inside))
-    assert more.to_array().tolist() == fewer.to_array().tolist()
 
 
 def test_performance_of_a_day_is_encoded() -> None:
@@ -623,12 +545,9 @@ def music_without_rests(longest_ms: int) -> st.SearchStrategy[list[Note]]:
 
 
 @given(st.one_of(music_without_rests(longest) for longest in (20, 55, 100, 400, 2300, 4700)))
+@example([Note(0, 2542, 60, 64)])
 def test_fewest_time_shifts(notes: list[Note]) -> None:
     assert encoded_shifts(notes) == fewest_shifts(notes)
-
-
-def test_fewest_time_shifts_of_a_rest() -> None:
-    assert encoded_shifts([Note(0, 2542, 60, 64)]) == fewest_shifts([Note(0, 2542, 60, 64)]) == 3
 
 
 @given(st.lists(STEPS, min_size=1, max_size=30).map(build_notes))
@@ -676,14 +595,6 @@ def test_measure_onset_errors() -> None:
 # ---------------------------------------------------------------------------------------- controls
 
 
-def test_control_layout() -> None:
-    assert ControlSeq.dim() == 24
-    assert dict(ControlSeq.feat_dims()) == {"note_density": 12, "pitch_histogram": 12}
-    assert list(ControlSeq.feat_ranges().items()) == [
-        ("note_density", range(12)), ("pitch_histogram", range(12, 24))
-    ]  # fmt: skip
-
-
 def count_plainly(events: list[int]) -> tuple[list[int], list[list[float]]]:
     """Return density level and histogram of each event, by walking two seconds forward from it."""
     now, times = 0, []
@@ -707,14 +618,6 @@ def count_plainly(events: list[int]) -> tuple[list[int], list[list[float]]]:
     return densities, histograms
 
 
-def assert_controls(controls: ControlSeq, events: list[int]) -> None:
-    densities, histograms = count_plainly(events)
-    assert controls.note_density.tolist() == densities
-    np.testing.assert_allclose(
-        controls.pitch_histogram, np.array(histograms).reshape(-1, 12), atol=1e-12
-    )
-
-
 def random_events(seed: int, steps: int = 400, notes: float = 0.4) -> np.ndarray:
     """Return events of all kinds; `notes` is the share of note ons."""
     rng = np.random.default_rng(seed)
@@ -725,27 +628,21 @@ def random_events(seed: int, steps: int = 400, notes: float = 0.4) -> np.ndarray
     return (first + np.where(kinds < 2, keys, rng.integers(0, 32, steps))).astype(np.uint8)
 
 
-@pytest.mark.parametrize("notes", [0.05, 0.3, 0.4, 0.5, 0.58])
-@pytest.mark.parametrize("seed", range(3))
-def test_controls_match_a_plain_loop(seed: int, notes: float) -> None:
-    events = random_events(seed, notes=notes)
-    assert_controls(ControlSeq.from_event_seq(EventSeq(events)), events.tolist())
+TWO_SECONDS = [wait(1171), wait(770), wait(41), wait(18)]
 
 
 @given(EVENTS)
-def test_controls_of_random_events_match_a_plain_loop(events: list[int]) -> None:
-    assert_controls(ControlSeq.from_event_seq(EventSeq(events)), events)
-
-
-def test_window_two_seconds_before_the_end() -> None:
-    two_seconds = [wait(1171), wait(770), wait(41), wait(18)]
-    events = [on(60), wait(20), on(61), on(62), *two_seconds]
-    assert_controls(ControlSeq.from_event_seq(EventSeq(events)), events)
-
-
-def test_controls_of_a_sample_file_match_a_plain_loop(midi_paths: list[Path]) -> None:
-    seq = EventSeq.from_note_seq(NoteSeq.from_midi_file(midi_paths[0]).trim_start())
-    assert_controls(ControlSeq.from_event_seq(seq), seq.to_array().tolist())
+@example([on(60), wait(20), on(61), on(62), *TWO_SECONDS])  # two seconds before the end
+@example(random_events(0, notes=0.05).tolist())
+@example(random_events(1, notes=0.3).tolist())
+@example(random_events(2, notes=0.58).tolist())
+def test_controls_match_a_plain_loop(events: list[int]) -> None:
+    controls = ControlSeq.from_event_seq(EventSeq(events))
+    densities, histograms = count_plainly(events)
+    assert controls.note_density.tolist() == densities
+    expected = np.array(histograms).reshape(-1, 12)
+    np.testing.assert_allclose(controls.pitch_histogram, expected, atol=1e-12)
+    assert controls.to_array().shape == (len(events), 24)
 
 
 @pytest.mark.parametrize(
@@ -758,24 +655,15 @@ def test_density_levels_are_three_note_ons_wide(count: int, density: int) -> Non
 
 
 def test_window_is_two_seconds_inclusive() -> None:
-    two_seconds = [wait(1171), wait(770), wait(41), wait(18)]
-    events = [on(60), *two_seconds, on(61), wait(15), on(62), *[wait(1171)] * 2]
+    events = [on(60), *TWO_SECONDS, on(61), wait(15), on(62), *[wait(1171)] * 2]
     histogram = ControlSeq.from_event_seq(EventSeq(events)).pitch_histogram
     assert histogram[0].tolist() == [0.5, 0.5, *[0] * 10]  # C now, C sharp after two seconds
     assert histogram[1].tolist() == [0, 1, *[0] * 10]  # only later ones
     assert histogram[-1].tolist() == [1 / 12] * 12
 
 
-def test_controls_of_an_empty_sequence() -> None:
-    controls = ControlSeq.from_event_seq(EventSeq())
-    assert len(controls) == 0
-    assert controls.to_array().shape == (0, 24)
-    assert controls.to_compressed_array().shape == (0, 13)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_control_vectors(seed: int) -> None:
-    controls = ControlSeq.from_event_seq(EventSeq(random_events(seed)))
+def test_control_vectors() -> None:
+    controls = ControlSeq.from_event_seq(EventSeq(random_events(0)))
     array = controls.to_array()
     assert array.dtype == np.float32
     assert array.shape == (400, 24)
@@ -785,9 +673,8 @@ def test_control_vectors(seed: int) -> None:
     np.testing.assert_allclose(array[:, 12:], controls.pitch_histogram, atol=1e-7)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_compressed_controls_are_recovered(seed: int) -> None:
-    controls = ControlSeq.from_event_seq(EventSeq(random_events(seed)))
+def test_compressed_controls_are_recovered() -> None:
+    controls = ControlSeq.from_event_seq(EventSeq(random_events(0)))
     compressed = controls.to_compressed_array()
     assert compressed.dtype == np.uint8
     assert compressed.shape == (400, 13)
@@ -817,18 +704,17 @@ def test_compressed_controls_of_any_shape_are_recovered(shape: tuple[int, ...]) 
     np.testing.assert_array_equal(found.reshape(-1, 24), np.reshape(one_by_one, (-1, 24)))
 
 
-@pytest.mark.parametrize("shape", [(12,), (4, 24), (0, 12), (13, 4), ()])
-def test_compressed_controls_of_another_width_are_rejected(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="13 columns"):
-        ControlSeq.recover_compressed_array(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("density", [12, 255])
-def test_compressed_density_out_of_range_is_rejected(density: int) -> None:
-    rows = np.zeros((3, 13), np.uint8)
-    rows[1, 0] = density
-    with pytest.raises(ValueError, match=f"density {density} "):
-        ControlSeq.recover_compressed_array(rows)
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        *((np.zeros(shape), "13 columns") for shape in [(12,), (4, 24), (0, 12), (13, 4), ()]),
+        (np.full((3, 13), 12), "density 12 "),
+        (np.full((3, 13), 255), "density 255 "),
+    ],
+)
+def test_invalid_compressed_controls_are_rejected(rows: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ControlSeq.recover_compressed_array(rows.astype(np.uint8))
 
 
 def test_control_histogram_is_normalized() -> None:
@@ -837,9 +723,6 @@ def test_control_histogram_is_normalized() -> None:
     assert control.to_array().dtype == np.float32
     assert control.to_array().tolist() == expected
     assert control.note_density == 3
-
-
-def test_control_without_weights_is_uniform() -> None:
     assert Control([0] * 12, 0).pitch_histogram.tolist() == [1 / 12] * 12
 
 
@@ -880,18 +763,6 @@ def batch(seeds: range) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(columns, axis=1), np.stack(controls, axis=1)
 
 
-def plain_range(events: list[int]) -> tuple[int, int]:
-    pitches = [21 + event % OFF for event in events if event < VELOCITY]
-    return 21 - min(pitches), 108 - max(pitches)
-
-
-def test_transposition_range_matches_a_plain_loop() -> None:
-    events, _ = batch(range(20))
-    lowest, highest = transposition_range(events)
-    expected = [plain_range(column) for column in events.T.tolist()]
-    assert list(zip(lowest.tolist(), highest.tolist(), strict=True)) == expected
-
-
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
@@ -899,50 +770,32 @@ def test_transposition_range_matches_a_plain_loop() -> None:
         ([off(108), wait(15)], (-87, 0)),
         ([on(21), off(108)], (0, 0)),
         ([on(60), off(64), velocity(127), wait(1171)], (-39, 44)),
+        ([velocity(127), wait(15)], (-88, 88)),
     ],
 )
-def test_transposition_range(events: list[int], expected: Any) -> None:
-    lowest, highest = transposition_range(np.array(events, np.uint8)[:, None])
-    assert (lowest.tolist(), highest.tolist()) == ([expected[0]], [expected[1]])
-
-
-def test_transposition_range_without_notes() -> None:
-    lowest, highest = transposition_range(np.full((5, 1), wait(15), np.uint8))
-    assert lowest[0] <= 0 <= highest[0]
-
-
-def choose_offsets(events: np.ndarray, where: str) -> np.ndarray:
-    ranges = [plain_range(column) for column in events.T.tolist()]
-    if where in ("lowest", "highest"):
-        return np.array([limits[where == "highest"] for limits in ranges])
-    rng = np.random.default_rng(0)
-    return np.array([rng.integers(low, high + 1) for low, high in ranges])
+def test_transposition_range(events: list[int], expected: tuple[int, int]) -> None:
+    others = [on(60)] * len(events)
+    lowest, highest = transposition_range(np.array([events, others], np.uint8).T)
+    assert (lowest[0], highest[0]) == expected
+    assert (lowest[1], highest[1]) == (-39, 48)
 
 
 @pytest.mark.parametrize("where", ["lowest", "highest", "between"])
-def test_transposed_events_decode_to_transposed_notes(where: str) -> None:
+def test_transposed_events_and_controls_match_transposed_notes(where: str) -> None:
     events, controls = batch(range(12))
-    offsets = choose_offsets(events, where)
+    lowest, highest = transposition_range(events)
+    between = np.random.default_rng(0).integers(lowest, highest + 1)
+    offsets = {"lowest": lowest, "highest": highest, "between": between}[where]
     before = events.copy()
-    moved, _ = transpose(events, controls, offsets)
-    assert moved.dtype == np.uint8
+    moved, moved_controls = transpose(events, controls, offsets)
     np.testing.assert_array_equal(events, before)
-    for old, new, offset in zip(events.T, moved.T, offsets.tolist(), strict=True):
-        kinds = [np.searchsorted([OFF, VELOCITY, SHIFT], c, "right").tolist() for c in (old, new)]
-        assert kinds[0] == kinds[1]
-        np.testing.assert_array_equal(new[old >= VELOCITY], old[old >= VELOCITY])
-        higher = [n._replace(pitch=n.pitch + offset) for n in decode_plainly(old.tolist())]
-        assert_notes(EventSeq(new).to_note_seq(), higher)
-
-
-@pytest.mark.parametrize("where", ["lowest", "highest", "between"])
-def test_transposed_controls_match_transposed_events(where: str) -> None:
-    events, controls = batch(range(12))
-    moved, moved_controls = transpose(events, controls, choose_offsets(events, where))
-    for column in range(12):
-        expected = ControlSeq.from_event_seq(EventSeq(moved[:, column])).to_compressed_array()
-        np.testing.assert_array_equal(moved_controls[:, column], expected)
-    assert moved_controls.dtype == np.uint8
+    assert moved.dtype == moved_controls.dtype == np.uint8
+    for k, offset in enumerate(offsets.tolist()):
+        higher = [n._replace(pitch=n.pitch + offset) for n in decode_plainly(events[:, k].tolist())]
+        seq = EventSeq(moved[:, k])
+        assert_notes(seq.to_note_seq(), higher)
+        expected = ControlSeq.from_event_seq(seq).to_compressed_array()
+        np.testing.assert_array_equal(moved_controls[:, k], expected)
 
 
 # --------------------------------------------------------------------------------- playable events
