@@ -59,8 +59,8 @@ def draw_piano_roll(
     plot.set_xlabel("seconds", labelpad=1)
     _draw_color_bar(figure, plot, patches)
     if requested is not None:
-        _draw_classes(*rows[0], requested, seconds)
-        _draw_density(*rows[1], requested, notes.starts, seconds)
+        _draw_classes(rows[0], requested, seconds)
+        _draw_density(rows[1], requested, notes.starts, seconds)
     picture = io.BytesIO()
     with warnings.catch_warnings():  # letters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
@@ -168,8 +168,9 @@ def _draw_notes(axes: Any, notes: NoteSeq) -> Any:
     return patches
 
 
-def _draw_classes(keys: Any, plot: Any, requested: ControlSchedule, seconds: float) -> None:
+def _draw_classes(row: Any, requested: ControlSchedule, seconds: float) -> None:
     """Draw the requested pitch classes over time, C at the bottom as in the roll."""
+    keys, plot = row
     changes = requested.drop_repeats()
     starts = np.clip(changes.columns[0][1:], 0, seconds)
     edges = np.concatenate([[0.0], starts, [seconds]])
@@ -185,10 +186,9 @@ def _draw_classes(keys: Any, plot: Any, requested: ControlSchedule, seconds: flo
     _label_right(plot, "requested\npitch classes")
 
 
-def _draw_density(
-    keys: Any, plot: Any, requested: ControlSchedule, starts: Array, seconds: float
-) -> None:
+def _draw_density(row: Any, requested: ControlSchedule, starts: Array, seconds: float) -> None:
     """Draw the requested note density over time as a band, and the generated one as a line."""
+    keys, plot = row
     low, high = requested.density_ranges()
     changes = requested.columns[0]
     edges = np.concatenate([[0.0], changes[1:], [max(seconds, changes[-1])]])

@@ -3,7 +3,6 @@
 (() => {
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const BLACK_KEYS = new Set([1, 3, 6, 8, 10]);
-const PITCH_NAMES = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
 const MIN_SCALE = 15;   // pixels per second
 const LOOKAHEAD = 1.3;  // seconds scheduled in advance: a hidden tab wakes once a second
 const MIN_SECONDS = 5;  // of the time axis
@@ -162,16 +161,15 @@ class Sample {
     this.notes = starts.map((start, i) => ({start: start / 1000, end: ends[i] / 1000,
       pitch: pitches[i], velocity: velocities[i]})).sort((a, b) => a.start - b.start);
     this.seconds = maximum(ends, 0) / 1000;
-    this.longest = maximum(this.notes.map((note) => note.end - note.start), 0);
     this.low = pitches.reduce((a, b) => Math.min(a, b), 50) - 3;
     this.high = maximum(pitches, 70) + 3;
-    this.density = this.measureDensity();
+    this.generated = data.generated || [];  // notes per 2 s, each quarter of a second
     this.position = 0;     // seconds, where playback starts
     this.playback = null;  // {bus, zero: context time of second 0, next: index of the next note}
     this.visible = false;
     this.spacer = this.roll.appendChild(document.createElement("i"));
     this.playButton.onclick = () => this.playback ? this.pause() : this.start();
-    this.stopButton.onclick = () => this.stop();
+    this.stopButton.onclick = () => this.seek(0);
     this.roll.onscroll = () => this.draw();
     this.roll.onclick = (event) => {
       const x = event.clientX - this.roll.getBoundingClientRect().left;
@@ -181,35 +179,13 @@ class Sample {
     this.updateButtons();
   }
 
-  // Note ons in the two seconds from each quarter of a second.
-  measureDensity() {
-    const starts = this.notes.map((note) => note.start), last = starts.at(-1) || 0, density = [];
-    let from = 0, to = 0;
-    for (let time = 0; time <= Math.max(last - 2, 0) + 0.1; time += 0.25) {
-      while (from < starts.length && starts[from] < time) from++;
-      while (to < starts.length && starts[to] < time + 2) to++;
-      density.push(to - from);
-    }
-    return density;
-  }
-
-  // Index of the first note that can sound at a second.
-  findNote(second) {
-    let low = 0, high = this.notes.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.notes[middle].start < second - this.longest) low = middle + 1; else high = middle;
-    }
-    return low;
-  }
-
   // ------------------------------------------------------------------------ playback
 
   handleKey(event) {
     const moves = {ArrowLeft: -5, ArrowRight: 5, PageDown: -20, PageUp: 20, Home: -1e9, End: 1e9};
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === " " || event.key === "Enter") this.playButton.click();
-    else if (event.key === "Escape") this.stop();
+    else if (event.key === "Escape") this.seek(0);
     else if (event.key in moves) this.seek(this.now() + moves[event.key], !!this.playback);
     else return;
     event.preventDefault();
@@ -228,13 +204,12 @@ class Sample {
     if (this.position >= this.seconds - 0.05) this.position = 0;
     await piano.context.resume();
     if (Sample.current !== this || this.playback) return;
-    const first = this.notes.findIndex((note) => note.start >= this.position - 1e-6);
-    const next = first < 0 ? this.notes.length : first;
+    const next = this.notes.filter((note) => note.start < this.position - 1e-6).length;
     for (const note of this.notes.slice(next, next + 12)) piano.loadString(note.pitch);
     const bus = piano.context.createGain();
     bus.connect(piano.output);
     this.playback = {bus, zero: piano.context.currentTime + 0.12 - this.position, next};
-    for (const note of this.notes.slice(this.findNote(this.position), next)) {  // already sounding
+    for (const note of this.notes.slice(0, next)) {  // already sounding
       if (note.end > this.position + 0.05) this.playNote(note, this.position - note.start);
     }
     this.schedule();
@@ -255,7 +230,7 @@ class Sample {
       && this.notes[this.playback.next].start < played + LOOKAHEAD) {
       this.playNote(this.notes[this.playback.next++], 0);
     }
-    if (piano.context.currentTime - this.playback.zero > this.seconds + 0.3) this.stop();
+    if (played > this.seconds + 0.3) this.seek(0);
   }
 
   silence() {
@@ -268,17 +243,9 @@ class Sample {
     Sample.current = null;
   }
 
-  pause() { this.position = this.now(); this.silence(); this.updateButtons(); this.draw(); }
+  pause() { this.seek(this.now()); }
 
-  stop() {
-    this.silence();
-    this.position = 0;
-    this.updateButtons();
-    this.roll.scrollLeft = 0;
-    this.draw();
-  }
-
-  seek(second, play) {
+  seek(second, play = false) {
     this.silence();
     this.position = clamp(second, 0, this.seconds);
     this.updateButtons();
@@ -340,13 +307,11 @@ class Sample {
     this.roll.style.minHeight = `${this.height}px`;
     this.pixelRatio = Math.min(3, devicePixelRatio || 1);
     this.width = width;
-    const size = [width, this.height].map((side) => Math.round(side * this.pixelRatio));
-    if (this.canvas.width !== size[0] || this.canvas.height !== size[1]) {
-      [this.canvas.width, this.canvas.height] = size;
-    }
+    this.canvas.width = Math.round(width * this.pixelRatio);
+    this.canvas.height = Math.round(this.height * this.pixelRatio);
     if (this.requested) {
       const densest = 3 * maximum(this.requested.density, 0) + 3;
-      this.densityTop = maximum(this.density, densest) + 1;
+      this.densityTop = maximum(this.generated, densest) + 1;
     }
   }
 
@@ -432,17 +397,18 @@ class Sample {
     pen.lineWidth = 1.3;
     pen.lineJoin = "round";
     pen.beginPath();
-    this.density.forEach((notes, i) => pen.lineTo(this.x(0.25 * i), this.densityY(notes)));
+    this.generated.forEach((notes, i) => pen.lineTo(this.x(0.25 * i), this.densityY(notes)));
     pen.stroke();
   }
 
   // Draw the notes in view, and return the pitches that sound now.
   drawNotes(pen, now) {
     const pressed = new Set(), active = this.playback || this.position > 0;
-    const end = (this.width - this.keys + this.roll.scrollLeft) / this.scale;
-    for (let i = this.findNote(this.roll.scrollLeft / this.scale); i < this.notes.length; i++) {
-      const note = this.notes[i];
+    const start = this.roll.scrollLeft / this.scale;
+    const end = start + (this.width - this.keys) / this.scale;
+    for (const note of this.notes) {
       if (note.start > end) break;
+      if (note.end < start) continue;
       const sounds = active && note.start <= now && now < note.end;
       if (sounds) pressed.add(note.pitch);
       const width = Math.max(2, (note.end - note.start) * this.scale - 0.6);
@@ -496,7 +462,7 @@ class Sample {
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     pen.font = "8px system-ui, sans-serif";
-    PITCH_NAMES.forEach((name, c) => {
+    DATA.pitch_names.forEach((name, c) => {
       const black = BLACK_KEYS.has(c);
       pen.fillStyle = black ? colors.soft : colors.ink;
       pen.fillText(name, black ? right - 11 : right, MARGIN + (11.5 - c) * CLASS_ROW);

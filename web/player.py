@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import jinja2
 import numpy as np
 
 from config import MIDI_SUFFIXES
-from midi.control_schedule import ControlSchedule
+from midi.control_schedule import PITCH_NAMES, ControlSchedule
 from midi.metadata import decode_metadata, format_title, summarize_sample
 from midi.notes import NoteSeq, read_midi_texts
-from midi.pianoroll import COLORS, LOUD, SOFT
+from midi.pianoroll import COLORS, LOUD, SOFT, measure_density
 from utils import atomic_write
 
 FILE_NAME = "index.html"
@@ -33,11 +33,11 @@ class Sample:
 
     name: str
     notes: NoteSeq
-    midi: bytes = b""
-    title: str = ""
-    requested: ControlSchedule | None = None
-    summary: Mapping[str, str] = field(default_factory=dict)
-    command: str = ""
+    midi: bytes
+    title: str
+    requested: ControlSchedule | None
+    summary: Mapping[str, str]
+    command: str
 
 
 def read_sample(path: Path) -> Sample:
@@ -53,21 +53,6 @@ def read_sample(path: Path) -> Sample:
         summary["control"] = metadata["control"]
     command = metadata.get("made with", "")
     return Sample(path.stem, notes, content, format_title(metadata), requested, summary, command)
-
-
-def read_samples(folder: Path) -> tuple[list[Sample], list[str]]:
-    """Read the samples of a folder, and return messages about the files that are not readable.
-
-    The last name comes first; numbers in names are compared as numbers.
-    """
-    samples, errors = [], []
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in MIDI_SUFFIXES)
-    for path in sorted(filter(Path.is_file, paths), key=_natural_key, reverse=True):
-        try:
-            samples.append(read_sample(path))
-        except ValueError as error:
-            errors.append(str(error))
-    return samples, errors
 
 
 def _natural_key(path: Path) -> list[tuple[int, str]]:
@@ -95,6 +80,7 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
         samples=samples,
         data={
             "colors": COLORS,
+            "pitch_names": PITCH_NAMES,
             "velocities": (SOFT, LOUD),
             "samples": [_encode_sample(sample) for sample in samples],
         },
@@ -105,12 +91,16 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
 
 
 def _encode_sample(sample: Sample) -> dict[str, Any]:
-    """Return the notes, in milliseconds, and the requested control as plain lists."""
+    """Return the notes, in milliseconds, and the requested control as plain lists.
+
+    With a requested control, `generated` is the density curve of the notes.
+    """
     starts, ends, pitches, velocities = sample.notes.columns
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
     data: dict[str, Any] = {"notes": [column.astype(int).tolist() for column in columns]}
     if sample.requested is not None:
         times, density, histogram = sample.requested.drop_repeats().columns
+        data["generated"] = measure_density(starts, float(starts.max(initial=0.0)))[1].tolist()
         data["requested"] = {
             "times": np.round(times, 3).tolist(),
             "density": np.asarray(density).astype(int).tolist(),
@@ -120,13 +110,19 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
 
 
 def write_player(folder: Path) -> Iterator[str]:
-    """Write index.html for the samples in a folder; yield messages."""
-    samples, errors = read_samples(folder)
-    target = folder / FILE_NAME
+    """Write index.html for the samples in a folder; yield messages, also on unreadable files.
+
+    The last name comes first; numbers in names are compared as numbers.
+    """
+    target, samples = folder / FILE_NAME, []
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in MIDI_SUFFIXES)
+    for path in sorted(filter(Path.is_file, paths), key=_natural_key, reverse=True):
+        try:
+            samples.append(read_sample(path))
+        except ValueError as error:
+            yield f"not in {target}: {error}"
     page = render_player(samples, f"Music in {folder.resolve().name}")
     atomic_write(target, page, durable=False)
-    for error in errors:
-        yield f"not in {target}: {error}"
     yield f"{target}: {_format_count(samples)}"
 
 
