@@ -13,7 +13,8 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ import progress.bar
 
 import utils
 from config import FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig, parse_split
-from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, Piece, find_pieces, hash_events
+from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, find_pieces, hash_events
 from corpus.filters import PerformanceStats, find_rejections, select_filters
 from corpus.performance import Performance
-from corpus.pool import Job, JobFailure, Result, WorkerPool
+from corpus.pool import JobFailure, Result, WorkerPool
 from corpus.split import DataFolder, assign_subsets
 from corpus.summary import (
     CONVERTED,
@@ -33,7 +34,6 @@ from corpus.summary import (
     REJECTED,
     SKIPPED,
     FileRecord,
-    SplitResult,
     Summary,
     format_summary,
 )
@@ -53,46 +53,45 @@ DATA_REMAINS = "its .data file of an earlier run remains"
 
 
 class Rejected(Exception):
-    """A file that cannot be used: the reason, and a detail that may be empty."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    """A file that cannot be used: the reason, and a detail or none."""
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A file to convert, and how.
+def convert_file(
+    record: FileRecord,
+    encoding: Encoding,
+    filters: Mapping[str, float],
+    measure: bool,
+    fingerprint: bool,
+) -> tuple[FileRecord, Performance | None]:
+    """Encode one file; return its record, and the performance unless unchanged or rejected.
 
-    record: with the source hash of its `.data` file, if that is whole; filters: their limits;
-    measure, fingerprint: whether to do that for an unchanged file too.
+    filters: their limits; measure, fingerprint: whether to do that for an unchanged file too.
     """
-
-    record: FileRecord
-    encoding: Encoding
-    filters: Mapping[str, float]
-    measure: bool
-    fingerprint: bool
-
-
-def convert_file(job: Conversion) -> tuple[FileRecord, Performance | None]:
-    """Encode one file; return its record, and the performance unless unchanged or rejected."""
-    performance, stats, fingerprint = None, None, None
     try:
-        content = read_content(job.record.path)
+        content = read_content(record.path)
         source = hashlib.blake2b(content, digest_size=16).hexdigest()
-        is_new = source != job.record.source
-        if is_new or job.measure:
-            notes, stats = read_notes(content, job.encoding)
-            for rejection in find_rejections(stats, job.filters):
+        previous = load_previous(record.data_path, source, encoding)
+        if measure or not previous:
+            notes, stats = read_notes(content, encoding)
+            for rejection in find_rejections(stats, filters):
                 raise Rejected(rejection.reason, rejection.detail)
-        if is_new:
-            performance = encode_notes(notes, source, job.encoding)
-        if job.fingerprint:
-            fingerprint = Fingerprint.compute(performance or Performance.load(job.record.data_path))
+            record = replace(record, stats=stats)
+        performance = previous or encode_notes(notes, source, encoding)
+        if fingerprint:
+            record = replace(record, fingerprint=Fingerprint.compute(performance))
     except Rejected as error:
-        return reject(job.record, error.reason, error.detail), None
-    return replace(job.record, stats=stats, fingerprint=fingerprint), performance
+        return reject(record, *error.args), None
+    return record, None if previous else performance
+
+
+def load_previous(path: Path, source: str, encoding: Encoding) -> Performance | None:
+    """Return the `.data` file of an earlier run, unless the MIDI file or the encoding changed."""
+    try:
+        performance = Performance.load(path)
+    except (OSError, ValueError):  # missing or damaged
+        return None
+    is_unchanged = performance.source == source and performance.encoding is encoding
+    return performance if is_unchanged else None
 
 
 def read_content(path: Path) -> bytes:
@@ -140,25 +139,6 @@ def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance
     )
 
 
-def encode(content: bytes, source: str, encoding: Encoding = CURRENT) -> Performance:
-    """Encode the content of a MIDI file, without the silence before its first note.
-
-    Raises Rejected if it cannot be used.
-    """
-    return encode_notes(read_notes(content, encoding)[0], source, encoding)
-
-
-def load_fingerprint(record: FileRecord) -> FileRecord:
-    """Return the record of a `.data` file with its length and fingerprint."""
-    try:
-        performance = Performance.load(record.data_path)
-    except (OSError, ValueError):
-        return replace(record, reason="damaged")
-    return replace(
-        record.with_performance(performance), fingerprint=Fingerprint.compute(performance)
-    )
-
-
 # ------------------------------------------------------------------------------ the folder
 
 
@@ -177,18 +157,19 @@ def preprocess(options: PreprocessConfig) -> Summary:
         FileRecord(name, path, folder.find_data(name))
         for name, path in zip(names, paths, strict=True)
     ]
-    filters = select_filters(vars(options))
-    jobs = create_jobs(records, options, filters, bool(folder.split))
-    results = run_jobs(convert_file, jobs, len(records), options)
+    filters = select_filters(options)
+    convert = partial(
+        convert_file,
+        encoding=LEGACY if options.legacy else CURRENT,
+        filters=filters,
+        measure=options.report or bool(filters),
+        fingerprint=options.report or bool(folder.split),
+    )
+    results = run_jobs(convert, records, options)
     records = [*map(reject_folder, unreadable), *store_results(records, results)]
-    near_duplicates: list[tuple[str, str, float]] = []
-    split = None
-    if folder.split:
-        records, near_duplicates, split = split_folder(folder, records, options)
-    elif options.report:
-        pieces, near_duplicates = group_records(records)
-        records = set_pieces(records, pieces, [""] * len(pieces))
-    return Summary(records, filters, near_duplicates, split)
+    subsets = folder.find_subsets()
+    records += load_others(folder, subsets, records, options)
+    return group_records(folder, subsets, records, filters)
 
 
 def reject(record: FileRecord, reason: str, detail: str = "") -> FileRecord:
@@ -204,39 +185,14 @@ def reject_folder(error: OSError) -> FileRecord:
     return FileRecord(str(path), path, path, REJECTED, "unreadable folder", detail)
 
 
-def create_jobs(
-    records: Iterable[FileRecord],
-    options: PreprocessConfig,
-    filters: Mapping[str, float],
-    is_split: bool,
-) -> Iterator[Conversion]:
-    """Yield a job for each file; reads the source hash in its `.data` file just before."""
-    encoding = LEGACY if options.legacy else CURRENT
-    for record in records:
-        yield Conversion(
-            record=replace(record, source=read_source(record.data_path, encoding)),
-            encoding=encoding,
-            filters=filters,
-            measure=options.report or bool(filters),
-            fingerprint=options.report or is_split,
-        )
-
-
-def read_source(path: Path, encoding: Encoding) -> str:
-    """Return the source hash of a `.data` file; empty if it is to be written again."""
-    try:
-        performance = Performance.load(path)
-    except (OSError, ValueError):  # missing or damaged
-        return ""
-    return performance.source if performance.encoding is encoding else ""
-
-
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Iterator[Job], count: int, options: PreprocessConfig
+    function: Callable[[FileRecord], Result],
+    records: Sequence[FileRecord],
+    options: PreprocessConfig,
 ) -> Iterator[Result | JobFailure]:
-    """Yield the results of `count` jobs in order, with at most as many workers."""
-    workers = min(options.workers or os.cpu_count() or 1, max(1, count))
-    return WorkerPool(function, workers, options.time_limit).run(jobs)
+    """Yield the result of each record, in order, with at most as many workers."""
+    workers = min(options.workers or os.cpu_count() or 1, len(records))
+    return WorkerPool(function, workers, options.time_limit).run(iter(records))
 
 
 def store_results(
@@ -244,21 +200,19 @@ def store_results(
     results: Iterable[tuple[FileRecord, Performance | None] | JobFailure],
 ) -> list[FileRecord]:
     """Write a `.data` file for each new performance, once; return the records with outcomes."""
-    bar = progress.bar.Bar(
-        "preprocessing", max=len(records), suffix="%(index)d/%(max)d  %(eta_td)s"
-    )
+    suffix = "%(index)d/%(max)d  %(eta_td)s"
     names: dict[bytes, str] = {}  # of the first file with these events
     stored = []
-    for record, result in zip(records, results, strict=True):
-        bar.next()
-        if isinstance(result, JobFailure):
-            stored.append(reject(record, result.reason, result.detail))
-            continue
-        record, performance = result
-        if record.outcome != REJECTED:
-            record = store_result(record, performance, names)
-        stored.append(record)
-    bar.finish()
+    with progress.bar.Bar("preprocessing", max=len(records), suffix=suffix) as bar:
+        for record, result in zip(records, results, strict=True):
+            bar.next()
+            if isinstance(result, JobFailure):
+                record = reject(record, result.reason, result.detail)
+            elif result[0].outcome == REJECTED:
+                record = result[0]
+            else:
+                record = store_result(*result, names)
+            stored.append(record)
     return stored
 
 
@@ -296,68 +250,62 @@ def store_result(
 # ---------------------------------------------------------------------------------- pieces
 
 
-def split_folder(
-    folder: DataFolder, records: list[FileRecord], options: PreprocessConfig
-) -> tuple[list[FileRecord], list[tuple[str, str, float]], SplitResult]:
-    """Move every `.data` file, of this run or an earlier one, to the subset of its piece.
-
-    Returns the records with pieces and subsets, the near duplicates, and the result.
-    """
-    subsets = folder.find_subsets()
+def load_others(
+    folder: DataFolder,
+    subsets: Iterable[Path],
+    records: Iterable[FileRecord],
+    options: PreprocessConfig,
+) -> Iterator[FileRecord]:
+    """Yield records of the `.data` files in `subsets` that `records` do not have."""
     current = {record.data_path for record in records if record.fingerprint}
     others = [
         FileRecord(folder.midi_name(path), path, path, PREVIOUS)
         for path in subsets
         if path not in current
     ]
-    results = run_jobs(load_fingerprint, iter(others), len(others), options) if others else []
-    for record, result in zip(others, results, strict=True):
+    for record, result in zip(others, run_jobs(load_fingerprint, others, options), strict=True):
         if isinstance(result, JobFailure):
-            result = replace(record, reason=result.reason)
-        records.append(result)
+            yield replace(record, reason=result.reason)
+        else:
+            yield result
 
-    paths = [record.data_path for record in records if record.fingerprint]
-    pieces, near_duplicates = group_records(records)
-    known_subsets = {n: subsets[path] for n, path in enumerate(paths) if path in subsets}
-    assignment = assign_subsets(pieces, known_subsets, folder.split)
-    folder.apply_split(paths, pieces, assignment.subsets)
-    split = SplitResult(
-        shares=folder.split,
-        previous_shares=folder.previous_split,
-        path=folder.split_file,
-        pinned_pieces=len(assignment.pinned),
-        merged_pieces=assignment.merged,
-    )
-    return set_pieces(records, pieces, assignment.subsets), near_duplicates, split
+
+def load_fingerprint(record: FileRecord) -> FileRecord:
+    """Return the record of a `.data` file with its length and fingerprint."""
+    try:
+        performance = Performance.load(record.data_path)
+    except (OSError, ValueError):
+        return replace(record, reason="damaged")
+    record = record.with_performance(performance)
+    return replace(record, fingerprint=Fingerprint.compute(performance))
 
 
 def group_records(
-    records: Iterable[FileRecord],
-) -> tuple[list[Piece], list[tuple[str, str, float]]]:
-    """Return the pieces of the records that have a fingerprint, and the near duplicates.
+    folder: DataFolder,
+    subsets: Mapping[Path, str],
+    records: Sequence[FileRecord],
+    filters: Mapping[str, float],
+) -> Summary:
+    """Group the records that have a fingerprint by piece; move their files if there is a split.
 
-    A near duplicate is two names and the part of the shorter sketch that they share.
+    subsets: of the files that are already in one.
     """
-    files = [(record.name, record.fingerprint) for record in records if record.fingerprint]
+    files = [(record, record.fingerprint) for record in records if record.fingerprint]
     pieces, links = find_pieces([fingerprint for _, fingerprint in files])
-    near = [link for link in links if link.part >= NEAR_DUPLICATE_PART]
-    near.sort(key=lambda link: -link.part)
-    return pieces, [(files[k.first][0], files[k.second][0], k.part) for k in near]
-
-
-def set_pieces(
-    records: Iterable[FileRecord], pieces: Sequence[Piece], subsets: Sequence[str]
-) -> list[FileRecord]:
-    """Return the records with the piece and the subset of those that have a fingerprint."""
-    piece_of = {member: n for n, piece in enumerate(pieces) for member in piece.members}
-    updated, number = [], 0
-    for record in records:
-        if record.fingerprint:
-            piece = piece_of[number]
-            record = replace(record, piece=piece, subset=subsets[piece])
-            number += 1
-        updated.append(record)
-    return updated
+    split = None
+    if folder.split:
+        paths = [record.data_path for record, _ in files]
+        current = {n: subsets[path] for n, path in enumerate(paths) if path in subsets}
+        split = folder, assign_subsets(pieces, current, folder.split)
+        folder.apply_split(paths, pieces, split[1].subsets)
+    near = sorted((k for k in links if k.part >= NEAR_DUPLICATE_PART), key=lambda k: -k.part)
+    return Summary(
+        records,
+        filters,
+        pieces=[[files[n][0] for n in piece.members] for piece in pieces],
+        near_duplicates=[(files[k.first][0].name, files[k.second][0].name, k.part) for k in near],
+        split=split,
+    )
 
 
 # --------------------------------------------------------------------------------- command

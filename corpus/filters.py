@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from config import PreprocessConfig
 from midi.notes import MidiStats, NoteSeq
 from sequence import PITCHES
 from utils import Array
@@ -113,95 +115,60 @@ def _spectral_peak(bins: Array) -> float:
 
 # ---------------------------------------------------------------------------------- filters
 
-Criterion = Callable[[PerformanceStats, float], tuple[str, str] | None]
+# the options of preprocess.py that are filters, with values to evaluate them while they are off
+SUGGESTED_LIMITS = {
+    "min_seconds": 10,
+    "max_seconds": 3600,
+    "min_density": 1,
+    "max_density": 40,
+    "max_outside": 0.05,
+    "expressive": True,
+}
 
 
-@dataclass(frozen=True)
-class Filter:
-    """A filter that preprocess.py applies if its option is set.
-
-    suggested: a value to evaluate the filter with while it is off. criterion: takes the
-    statistics and the value of the option; returns None, or a reason and a detail for rejection.
-    """
+class Rejection(NamedTuple):
+    """Why the filter of an option rejects a performance."""
 
     option: str
-    suggested: float
-    criterion: Criterion
-
-    @property
-    def flag(self) -> str:
-        """The flag that sets the filter to the suggested value, for example `--min-density 1`."""
-        value = "" if self.option == "expressive" else f" {self.suggested:g}"
-        return f"--{self.option.replace('_', '-')}{value}"
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a filter rejects a performance."""
-
-    filter: Filter
     reason: str
     detail: str
 
 
-def _require_minimum(
-    reason: str, unit: str, measure: Callable[[PerformanceStats], float]
-) -> Criterion:
-    def criterion(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
-        value = measure(stats)
-        detail = f"{value:.4g} {unit}, at least {limit:g} required"
-        return (reason, detail) if value < limit else None
-
-    return criterion
-
-
-def _require_maximum(
-    reason: str, unit: str, measure: Callable[[PerformanceStats], float]
-) -> Criterion:
-    def criterion(stats: PerformanceStats, limit: float) -> tuple[str, str] | None:
-        value = measure(stats)
-        detail = f"{value:.4g} {unit}, at most {limit:g} allowed"
-        return (reason, detail) if value > limit else None
-
-    return criterion
-
-
-def _require_expression(stats: PerformanceStats, _: float) -> tuple[str, str] | None:
-    if stats.is_quantized:
-        return "quantized", f"grid score {stats.grid_score:.2f} of 1"
-    if stats.has_uniform_velocity:
-        return "uniform velocity", f"the same in {stats.top_velocity_share:.0%} of the notes"
-    return None
-
-
-FILTERS = (
-    Filter("min_seconds", 10, _require_minimum("too short", "s", lambda s: s.seconds)),
-    Filter("max_seconds", 3600, _require_maximum("too long", "s", lambda s: s.seconds)),
-    Filter("min_density", 1, _require_minimum("too sparse", "notes/s", lambda s: s.density)),
-    Filter("max_density", 40, _require_maximum("too dense", "notes/s", lambda s: s.density)),
-    Filter(
-        "max_outside",
-        0.05,
-        _require_maximum("outside the piano's range", "of the notes", lambda s: s.outside_share),
-    ),
-    Filter("expressive", 1, _require_expression),
-)
-
-
-def select_filters(options: Mapping[str, Any]) -> dict[str, float]:
-    """Return the values of those options that are filters and are set, by name."""
-    values = {rule.option: options[rule.option] for rule in FILTERS}
+def select_filters(options: PreprocessConfig) -> dict[str, float]:
+    """Return the values of the filters that are on."""
+    values = {option: getattr(options, option) for option in SUGGESTED_LIMITS}
     return {
-        option: float(value)
+        option: value
         for option, value in values.items()
         if value is not None and value is not False
     }
 
 
+def format_flag(option: str) -> str:
+    """Return the flag that sets a filter to its suggested value: `--min-density 1`."""
+    flag = "--" + option.replace("_", "-")
+    return flag if option == "expressive" else f"{flag} {SUGGESTED_LIMITS[option]:g}"
+
+
 def find_rejections(stats: PerformanceStats, limits: Mapping[str, float]) -> Iterator[Rejection]:
-    """Yield the rejections by the filters whose options have a value in `limits`."""
-    for rule in FILTERS:
-        if rule.option in limits:
-            rejection = rule.criterion(stats, limits[rule.option])
-            if rejection:
-                yield Rejection(rule, *rejection)
+    """Yield the rejections by the filters that have a value in `limits`."""
+    ranges = (
+        ("seconds", stats.seconds, "s", "too short", "too long"),
+        ("density", stats.density, "notes/s", "too sparse", "too dense"),
+        ("outside", stats.outside_share, "of the notes", "", "outside the piano's range"),
+    )
+    for name, value, unit, low_reason, high_reason in ranges:
+        low = limits.get(f"min_{name}", -math.inf)
+        high = limits.get(f"max_{name}", math.inf)
+        if value < low:
+            detail = f"{value:.4g} {unit}, at least {low:g} required"
+            yield Rejection(f"min_{name}", low_reason, detail)
+        if value > high:
+            detail = f"{value:.4g} {unit}, at most {high:g} allowed"
+            yield Rejection(f"max_{name}", high_reason, detail)
+    if "expressive" in limits:
+        if stats.is_quantized:
+            yield Rejection("expressive", "quantized", f"grid score {stats.grid_score:.2f} of 1")
+        elif stats.has_uniform_velocity:
+            detail = f"the same in {stats.top_velocity_share:.0%} of the notes"
+            yield Rejection("expressive", "uniform velocity", detail)

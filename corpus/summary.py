@@ -7,14 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from config import SUBSETS
 from corpus.dedup import Fingerprint
-from corpus.filters import FILTERS, PerformanceStats, Rejection, find_rejections
+from corpus.filters import (
+    SUGGESTED_LIMITS,
+    PerformanceStats,
+    Rejection,
+    find_rejections,
+    format_flag,
+)
 from corpus.performance import Performance
-from utils import Array
+from corpus.split import Assignment, DataFolder
 
 CONVERTED = "converted"
 SKIPPED = "skipped"  # unchanged since an earlier run
@@ -29,10 +34,9 @@ MAX_NEAR_DUPLICATES = 20  # lines
 class FileRecord:
     """A MIDI file, and what a run of preprocess.py finds out about it.
 
-    name: path below the MIDI folder; data_path: its `.data` file, whether it exists or not; source:
-    hash of the MIDI file that the `.data` file was made from; notes, events, milliseconds and
-    onset errors (seconds): of the `.data` file; stats: of the MIDI file, if measured; fingerprint,
-    piece (a number) and subset: only if there is a `.data` file and pieces are looked for.
+    name: path below the MIDI folder; data_path: its `.data` file, whether it exists or not; notes,
+    events, milliseconds and onset errors (seconds): of the `.data` file; stats: of the MIDI file,
+    if measured; fingerprint: only if there is a `.data` file and pieces are looked for.
     """
 
     name: str
@@ -42,7 +46,6 @@ class FileRecord:
     reason: str = ""
     detail: str = ""
     duplicate_of: str = ""
-    source: str = ""
     notes: int = 0
     events: int = 0
     milliseconds: int = 0
@@ -50,14 +53,11 @@ class FileRecord:
     onset_error_max: float = 0.0
     stats: PerformanceStats | None = None
     fingerprint: Fingerprint | None = None
-    piece: int | None = None
-    subset: str = ""
 
     def with_performance(self, performance: Performance) -> FileRecord:
         """Return the record with the figures of its `.data` file."""
         return replace(
             self,
-            source=performance.source,
             notes=performance.notes,
             events=len(performance),
             milliseconds=performance.milliseconds,
@@ -66,8 +66,7 @@ class FileRecord:
         )
 
 
-@dataclass(frozen=True)
-class SubsetStats:
+class SubsetStats(NamedTuple):
     """What one subset of a split holds."""
 
     name: str
@@ -76,32 +75,19 @@ class SubsetStats:
     hours: float
 
 
-@dataclass(frozen=True)
-class SplitResult:
-    """How the pieces were split.
-
-    path: of split.json; pinned_pieces: number of pieces that stay in their subset although the
-    present shares would move them; merged_pieces: those, by number, that were in several subsets.
-    """
-
-    shares: str
-    previous_shares: str
-    path: Path
-    pinned_pieces: int
-    merged_pieces: tuple[int, ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Summary:
     """The numbers of a run.
 
-    near_duplicates: two names, and the part of the shorter sketch that they share.
+    pieces: the performances of each piece; near_duplicates: two names, and the part of the shorter
+    sketch that they share; split: the folder and the subsets of the pieces, unless it is flat.
     """
 
     records: Sequence[FileRecord]
     active_filters: Mapping[str, float] = field(default_factory=dict)
+    pieces: Sequence[Sequence[FileRecord]] = ()
     near_duplicates: Sequence[tuple[str, str, float]] = ()
-    split: SplitResult | None = None
+    split: tuple[DataFolder, Assignment] | None = None
 
     def select(self, *outcomes: str) -> list[FileRecord]:
         """Return the records with one of the outcomes."""
@@ -132,63 +118,25 @@ class Summary:
         """Number of notes in the data."""
         return sum(record.notes for record in self.performances)
 
-    @property
-    def events(self) -> int:
-        """Number of events in the data."""
-        return sum(record.events for record in self.performances)
-
-    @property
-    def onset_error_mean(self) -> float:
-        """Mean distance of the encoded onsets from those of the MIDI files, in seconds."""
-        total = sum(record.onset_error_mean * record.notes for record in self.performances)
-        return total / max(1, self.notes)
-
-    @property
-    def onset_error_max(self) -> float:
-        """Largest of these distances."""
-        return max((record.onset_error_max for record in self.performances), default=0.0)
-
-    @cached_property
-    def pitch_counts(self) -> Array:
-        """Notes of the measured MIDI files by pitch, int64 [128]."""
-        return sum((s.pitch_counts for _, s in self.measured), np.zeros(128, np.int64))
-
-    @cached_property
-    def velocity_counts(self) -> Array:
-        """Notes of the measured MIDI files by velocity, int64 [128]."""
-        return sum((s.velocity_counts for _, s in self.measured), np.zeros(128, np.int64))
-
     @cached_property
     def filter_matches(self) -> list[tuple[FileRecord, Rejection]]:
         """What the filters that are off would reject at their suggested values."""
-        limits = {
-            rule.option: rule.suggested
-            for rule in FILTERS
-            if rule.option not in self.active_filters
-        }
+        limits = {o: v for o, v in SUGGESTED_LIMITS.items() if o not in self.active_filters}
         return [
-            (r, match) for r, stats in self.measured for match in find_rejections(stats, limits)
+            (record, rejection)
+            for record, stats in self.measured
+            for rejection in find_rejections(stats, limits)
         ]
 
-    @cached_property
-    def pieces(self) -> list[list[FileRecord]]:
-        """The performances of each piece, by the number of the piece; empty if not looked for."""
-        groups: dict[int, list[FileRecord]] = {}
-        for record in self.records:
-            if record.piece is not None:
-                groups.setdefault(record.piece, []).append(record)
-        return [groups[number] for number in sorted(groups)]
-
-    @cached_property
-    def subsets(self) -> list[SubsetStats]:
+    @property
+    def subsets(self) -> Iterator[SubsetStats]:
         """What the subsets hold; empty for a flat folder."""
-        found = []
+        assigned = self.split[1].subsets if self.split else ()
         for name in SUBSETS if self.split else ():
-            records = [record for record in self.records if record.subset == name]
+            pieces = [p for p, subset in zip(self.pieces, assigned, strict=True) if subset == name]
+            records = [record for piece in pieces for record in piece]
             hours = sum(record.milliseconds for record in records) / 3.6e6
-            pieces = len({record.piece for record in records})
-            found.append(SubsetStats(name, pieces, len(records), hours))
-        return found
+            yield SubsetStats(name, len(pieces), len(records), hours)
 
 
 # ------------------------------------------------------------------------------------ lines
@@ -196,22 +144,19 @@ class Summary:
 
 def format_summary(summary: Summary) -> Iterator[str]:
     """Yield the lines that preprocess.py prints."""
-    yield from _format_rejected(summary)
-    yield from _format_duplicates(summary)
-    yield _format_counts(summary)
+    yield from _format_files(summary)
     yield from _format_totals(summary)
-    yield from _format_pieces(summary)
-    yield from _format_split(summary)
+    if summary.split:
+        yield from _format_split(summary, *summary.split)
 
 
 def format_filter_matches(summary: Summary) -> str:
     """Return how many files each filter that is off would reject, with the flag that sets it."""
-    counts = Counter((match.filter.option, match.reason) for _, match in summary.filter_matches)
-    flags = {match.filter.option: match.filter.flag for _, match in summary.filter_matches}
-    by_flag: dict[str, list[str]] = {}
+    counts = Counter((match.option, match.reason) for _, match in summary.filter_matches)
+    reasons: dict[str, list[str]] = {}
     for (option, reason), count in sorted(counts.items()):
-        by_flag.setdefault(flags[option], []).append(f"{count} {reason}")
-    return ", ".join(f"{', '.join(reasons)} ({flag})" for flag, reasons in by_flag.items())
+        reasons.setdefault(option, []).append(f"{count} {reason}")
+    return ", ".join(f"{', '.join(reasons[option])} ({format_flag(option)})" for option in reasons)
 
 
 def count_reasons(summary: Summary) -> str:
@@ -220,19 +165,18 @@ def count_reasons(summary: Summary) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
-def _format_rejected(summary: Summary) -> Iterator[str]:
+def _format_files(summary: Summary) -> Iterator[str]:
+    """Yield a line for each file that is not used, and for near duplicates."""
     for record in summary.select(REJECTED):
-        detail = f" ({record.detail})" if record.detail else ""
-        yield f"rejected: {record.name}: {record.reason}{detail}"
+        yield f"rejected: {record.name}: {record.reason}{_in_brackets(record.detail)}"
     for record in summary.select(PREVIOUS):
         if record.reason:
             yield f"not in the split: {record.path}: {record.reason}"
-
-
-def _format_duplicates(summary: Summary) -> Iterator[str]:
     for record in summary.select(DUPLICATE):
-        detail = f" ({record.detail})" if record.detail else ""
-        yield f"duplicate: {record.name} has the same notes as {record.duplicate_of}{detail}"
+        yield (
+            f"duplicate: {record.name} has the same notes as {record.duplicate_of}"
+            f"{_in_brackets(record.detail)}"
+        )
     for first, second, part in summary.near_duplicates[:MAX_NEAR_DUPLICATES]:
         yield f"near duplicate: {first} and {second} share {part:.0%} of their note patterns"
     more = len(summary.near_duplicates) - MAX_NEAR_DUPLICATES
@@ -240,34 +184,30 @@ def _format_duplicates(summary: Summary) -> Iterator[str]:
         yield f"near duplicate: {_count(more, 'more pair')}"
 
 
-def _format_counts(summary: Summary) -> str:
-    counts = {name: len(summary.select(name)) for name in (CONVERTED, SKIPPED, DUPLICATE, REJECTED)}
-    reasons = f" ({count_reasons(summary)})" if counts[REJECTED] else ""
-    return (
-        f"files: {counts[CONVERTED]} converted, {counts[SKIPPED]} skipped (unchanged), "
-        f"{_count(counts[DUPLICATE], 'duplicate')}, {counts[REJECTED]} rejected{reasons}"
-    )
-
-
 def _format_totals(summary: Summary) -> Iterator[str]:
+    duplicates, rejected = summary.select(DUPLICATE), summary.select(REJECTED)
+    yield (
+        f"files: {len(summary.select(CONVERTED))} converted, "
+        f"{len(summary.select(SKIPPED))} skipped (unchanged), "
+        f"{_count(len(duplicates), 'duplicate')}, "
+        f"{len(rejected)} rejected{_in_brackets(count_reasons(summary))}"
+    )
     if summary.notes:
+        events = sum(record.events for record in summary.performances)
         yield (
             f"music: {summary.hours:.2f} hours, {summary.notes:,} notes, "
-            f"{summary.events:,} events ({summary.events / summary.notes:.2f} events/note)"
+            f"{events:,} events ({events / summary.notes:.2f} events/note)"
         )
-    if summary.onset_error_max:
-        yield (
-            f"timing: onset error {1000 * summary.onset_error_mean:.2f} ms mean, "
-            f"{1000 * summary.onset_error_max:.2f} ms max"
-        )
-    if summary.measured and len(summary.active_filters) < len(FILTERS):
+    worst = max((record.onset_error_max for record in summary.performances), default=0)
+    if worst:
+        total = sum(record.onset_error_mean * record.notes for record in summary.performances)
+        mean = total / max(1, summary.notes)
+        yield f"timing: onset error {1000 * mean:.2f} ms mean, {1000 * worst:.2f} ms max"
+    if summary.measured and len(summary.active_filters) < len(SUGGESTED_LIMITS):
         names = {record.name for record, _ in summary.filter_matches}
         matches = f": {format_filter_matches(summary)}" if names else ""
         files = _count(len(summary.measured), "file")
         yield f"filters (off) would reject {len(names)} of {files}{matches}"
-
-
-def _format_pieces(summary: Summary) -> Iterator[str]:
     sizes = [len(records) for records in summary.pieces]
     if sizes:
         several = sum(size > 1 for size in sizes)
@@ -277,27 +217,29 @@ def _format_pieces(summary: Summary) -> Iterator[str]:
         )
 
 
-def _format_split(summary: Summary) -> Iterator[str]:
-    split = summary.split
-    if not split:
-        return
-    if split.previous_shares not in ("", split.shares):
-        yield f"split: {split.shares} is for new pieces only; it was {split.previous_shares} before"
-    yield f"split: {split.shares} by piece, listed in {split.path}"
+def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) -> Iterator[str]:
+    if folder.previous_split not in ("", folder.split):
+        previous = folder.previous_split
+        yield f"split: {folder.split} is for new pieces only; it was {previous} before"
+    yield f"split: {folder.split} by piece, listed in {folder.split_file}"
     for subset in summary.subsets:
         yield (
             f"  {subset.name}: {_count(subset.pieces, 'piece')}, "
             f"{_count(subset.performances, 'performance')}, {subset.hours:.2f} hours"
         )
-    if split.pinned_pieces:
-        pieces = _count(split.pinned_pieces, "piece")
-        yield f"split: {pieces} not moved, although {split.shares} would select another subset"
-    for number in split.merged_pieces:
+    if assignment.pinned:
+        pieces = _count(len(assignment.pinned), "piece")
+        yield f"split: {pieces} not moved, although {folder.split} would select another subset"
+    for number in assignment.merged:
         first, *others = summary.pieces[number]
         yield (
             f"split: {first.name} and {len(others)} more are one piece; "
-            f"all are now in {first.subset}"
+            f"all are now in {assignment.subsets[number]}"
         )
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,12 +188,10 @@ def test_file_that_cannot_be_written_is_rejected(
 CONVERT_FILE = preprocess.convert_file
 
 
-def crash_or_convert(
-    job: preprocess.Conversion,
-) -> tuple[FileRecord, Performance | None]:
-    if job.record.name == "crash.mid":
+def crash_or_convert(record: FileRecord, **options: Any) -> tuple[FileRecord, Performance | None]:
+    if record.name == "crash.mid":
         os._exit(7)
-    return CONVERT_FILE(job)
+    return CONVERT_FILE(record, **options)
 
 
 def test_crash_loses_one_file(
@@ -205,9 +204,8 @@ def test_crash_loses_one_file(
     assert len(hash_files(tmp_path / "data")) == 4
 
 
-def hang(_: preprocess.Conversion) -> tuple[FileRecord, Performance | None]:
+def hang(*_: FileRecord, **__: Any) -> None:
     time.sleep(60)
-    raise AssertionError
 
 
 def test_time_limit(tmp_path: Path, capsys: CaptureFixture, monkeypatch: MonkeyPatch) -> None:

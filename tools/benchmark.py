@@ -40,7 +40,7 @@ from model import PerformanceRNN
 from sequence import CURRENT
 from tools.synthetic_data import make_performance, write_midi
 from training.evaluate import evaluate
-from training.trainer import DTYPES, EVAL_EVENTS, learning_rate, pick_precision
+from training.trainer import DTYPES, EVAL_EVENTS, pick_precision
 
 WINDOW, BATCH = 200, 64  # the original's
 SIZES = ModelConfig(gru_layers=3, gru_dropout=0.0)  # the original's, but for its dropout
@@ -61,6 +61,12 @@ def measure_seconds(run: Callable[[], object], repeats: int) -> float:
 # ---------------------------------------------------------------------------- preprocessing
 
 
+def encode_file(path: Path) -> None:
+    """Convert a MIDI file without writing the result."""
+    notes, _ = preprocess.read_notes(path.read_bytes(), CURRENT)
+    preprocess.encode_notes(notes, "", CURRENT)
+
+
 def measure_preprocessing(midi: Path | None) -> Iterator[str]:
     """Yield the speed of the whole command, and of pretty_midi when it only parses the files."""
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +77,7 @@ def measure_preprocessing(midi: Path | None) -> Iterator[str]:
         paths = list(utils.find_files(midi, MIDI_SUFFIXES))
         some = paths[:: max(1, len(paths) // 40)]
         parse = measure_seconds(lambda: [pretty_midi.PrettyMIDI(str(path)) for path in some], 1)
-        encode = measure_seconds(lambda: [preprocess.encode(p.read_bytes(), "") for p in some], 3)
+        encode = measure_seconds(lambda: [encode_file(path) for path in some], 3)
         started = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
             preprocess.main([str(midi), str(Path(folder, "data"))])
@@ -199,13 +205,12 @@ def train_recipe(
         if recipe == LEGACY_RECIPE:
             init_legacy_weights(trainer.model)
         batches = stack.enter_context(train.open_batches(trainer, sampler, options))
+        schedule = train.make_schedule(options)
         elapsed, validated = 0.0, 0.0  # minutes
         while elapsed < minutes:
             started = time.monotonic()
-            trainer.state = replace(trainer.state, seconds=60 * elapsed)
-            limits = (options.max_steps, options.max_minutes)
-            lr = learning_rate(trainer.state, options.learning_rate, options.warm_up, *limits)
-            trainer.step(next(batches), lr)
+            trainer.set_seconds(60 * elapsed)
+            trainer.step(next(batches), schedule.learning_rate(trainer.state))
             elapsed += (time.monotonic() - started) / 60
             if elapsed >= min(minutes, validated + max(1.0, minutes / 8)):
                 validated = elapsed

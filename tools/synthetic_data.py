@@ -14,7 +14,8 @@ import pretty_midi
 
 from config import ModelConfig
 from corpus.performance import Performance
-from preprocess import encode
+from preprocess import encode_notes, read_notes
+from sequence import CURRENT
 
 TINY_MODEL = "hidden_dim=16,gru_layers=2,init_dim=4"
 TINY_SIZES = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2)
@@ -116,7 +117,8 @@ def write_data(folder: Path, count: int = 3, notes: int = 120) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
         content = write_midi(folder / "midi.tmp", notes, seed).read_bytes()
-        (folder / f"{seed}.mid.data").write_bytes(encode(content, str(seed)).to_bytes())
+        performance = encode_notes(read_notes(content, CURRENT)[0], str(seed), CURRENT)
+        (folder / f"{seed}.mid.data").write_bytes(performance.to_bytes())
     (folder / "midi.tmp").unlink()
     return folder
 

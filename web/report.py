@@ -12,10 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 
-from corpus.filters import PerformanceStats
+from corpus.filters import PerformanceStats, format_flag
 from corpus.summary import (
     DUPLICATE,
     REJECTED,
@@ -30,9 +29,6 @@ from utils import Array, import_optional
 
 MAX_ROWS = 500  # of a table
 MAX_BINS = 24  # of a histogram
-PERFORMANCE_COLUMNS = (
-    *("file", "length", "notes/s", "pedal", "notes", "lost", "mean error", "max error"),
-)
 LOST_SHARE = 0.001  # of the notes; more than that is a finding
 # matplotlib draws with the left color, the page shows the CSS variable at the right
 CSS_COLORS = {
@@ -54,10 +50,10 @@ class Chart(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table that is folded, unless `is_open`."""
+    """A table with its column titles; it is folded, unless `is_open`."""
 
     title: str
-    columns: Sequence[str]
+    columns: str
     rows: Sequence[Sequence[str]]
     is_open: bool = False
 
@@ -67,6 +63,8 @@ def render_report(summary: Summary, source: str) -> bytes:
 
     The same summary gives the same bytes.
     """
+    import jinja2  # only for the report: it takes a moment to load
+
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
@@ -77,7 +75,7 @@ def render_report(summary: Summary, source: str) -> bytes:
         tiles=_make_tiles(summary),
         findings=list(_find_problems(summary)),
         charts=_draw_charts(summary) if summary.measured else [],
-        subsets=summary.subsets,
+        subsets=list(summary.subsets),
         tables=_make_tables(summary),
         max_rows=MAX_ROWS,
     )
@@ -140,8 +138,8 @@ def _draw_charts(summary: Summary) -> list[Chart]:
     return [
         _draw_histogram("Length", "performances by minutes", minutes, " min"),
         _draw_histogram("Density", "performances by notes/s", density, " notes/s"),
-        _draw_pitches(summary.pitch_counts),
-        _draw_velocities(summary.velocity_counts),
+        _draw_pitches(np.sum([stats.pitch_counts for _, stats in summary.measured], axis=0)),
+        _draw_velocities(np.sum([stats.velocity_counts for _, stats in summary.measured], axis=0)),
         _draw_histogram("Sustain pedal", "performances by % of time", pedal, "%", 100.0),
         _draw_histogram("Onset error", "performances by mean error in ms", errors, " ms")._replace(
             caption=f"mean {errors.mean():.2f} ms, largest of any note {worst:.2f} ms"
@@ -267,9 +265,7 @@ def _to_svg(figure: Any) -> str:
 
 def _make_tables(summary: Summary) -> list[Table]:
     rejected = sorted(summary.select(REJECTED), key=lambda record: record.reason)
-    matches = sorted(
-        summary.filter_matches, key=lambda pair: (pair[1].filter.option, pair[1].reason)
-    )
+    matches = sorted(summary.filter_matches, key=lambda match: match[1][:2])
     pieces = sorted((group for group in summary.pieces if len(group) > 1), key=len, reverse=True)
     performances = sorted(
         summary.measured, key=lambda pair: (-pair[0].onset_error_mean, pair[0].name)
@@ -277,33 +273,33 @@ def _make_tables(summary: Summary) -> list[Table]:
     return [
         Table(
             "Rejected files",
-            ("reason", "file", "detail"),
+            "reason, file, detail",
             [(record.reason, record.name, record.detail) for record in rejected],
             is_open=True,
         ),
         Table(
             "Files that filters would reject if they were on",
-            ("reason", "file", "detail", "flag"),
-            [(m.reason, record.name, m.detail, m.filter.flag) for record, m in matches],
+            "reason, file, detail, flag",
+            [(m.reason, record.name, m.detail, format_flag(m.option)) for record, m in matches],
         ),
         Table(
             "Duplicates, not used",
-            ("file", "has the same notes as"),
+            "file, has the same notes as",
             [(record.name, record.duplicate_of) for record in summary.select(DUPLICATE)],
         ),
         Table(
             "Nearly the same notes",
-            ("file", "other file", "share of the shorter one"),
+            "file, other file, share of the shorter one",
             [(name, other, f"{share:.0%}") for name, other, share in summary.near_duplicates],
         ),
         Table(
             "Pieces with several performances",
-            ("performances", "files"),
+            "performances, files",
             [(str(len(group)), ", ".join(record.name for record in group)) for group in pieces],
         ),
         Table(
             "Performances, the largest onset error first",
-            PERFORMANCE_COLUMNS,
+            "file, length, notes/s, pedal, notes, lost, mean error, max error",
             [_make_row(record, stats) for record, stats in performances],
         ),
     ]

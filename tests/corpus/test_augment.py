@@ -6,9 +6,8 @@ import pytest
 from corpus.augment import stretch_events, stretch_excerpt
 from corpus.batches import PackedBatch, WindowSampler
 from corpus.performance import Corpus, Performance
-from preprocess import encode
 from sequence import EventSeq
-from tools.synthetic_data import write_midi
+from tools.synthetic_data import write_data
 
 FACTORS = [0.95, 1.0, 1.05, 1.25]
 NOTE_OFF, TIME_SHIFT = 88, 208  # first index of these events
@@ -17,8 +16,8 @@ DENSITIES = np.arange(1, 37, 3)  # the fewest note ons in two seconds at each de
 
 @pytest.fixture(scope="module")
 def piece(tmp_path_factory: pytest.TempPathFactory) -> Performance:
-    path = write_midi(tmp_path_factory.mktemp("midi") / "a.mid", 600, 1)
-    return encode(path.read_bytes(), "")
+    folder = write_data(tmp_path_factory.mktemp("data"), 2, notes=600)
+    return Performance.load(folder / "1.mid.data")
 
 
 @pytest.mark.parametrize("factor", FACTORS)

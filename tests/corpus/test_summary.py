@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from corpus.filters import PerformanceStats
+from corpus.split import Assignment, DataFolder
 from corpus.summary import (
     CONVERTED,
     DUPLICATE,
@@ -15,7 +16,6 @@ from corpus.summary import (
     REJECTED,
     SKIPPED,
     FileRecord,
-    SplitResult,
     Summary,
     format_summary,
 )
@@ -86,16 +86,17 @@ def test_filters_that_are_off_report_what_they_would_reject() -> None:
 
 
 def test_pieces_and_subsets() -> None:
+    a = make_record("a.mid", CONVERTED, milliseconds=3_600_000)
+    b = make_record("b.mid", SKIPPED, milliseconds=3_600_000)
+    c = make_record("c.mid", CONVERTED, milliseconds=1_800_000)
+    old = make_record("old.mid", PREVIOUS, milliseconds=1_800_000)
+    bad = make_record("bad.mid", PREVIOUS, reason="damaged")
+    folder = DataFolder(Path("data"), "80,10,10", "50,25,25")
     summary = Summary(
-        [
-            make_record("a.mid", CONVERTED, milliseconds=3_600_000, piece=0, subset="train"),
-            make_record("b.mid", SKIPPED, milliseconds=3_600_000, piece=1, subset="test"),
-            make_record("c.mid", CONVERTED, milliseconds=1_800_000, piece=0, subset="train"),
-            make_record("old.mid", PREVIOUS, milliseconds=1_800_000, piece=0, subset="train"),
-            make_record("bad.mid", PREVIOUS, reason="damaged"),
-        ],
+        [a, b, c, old, bad],
+        pieces=[[a, c, old], [b]],
         near_duplicates=[("a.mid", "c.mid", 0.951)],
-        split=SplitResult("80,10,10", "50,25,25", Path("split.json"), 1, (0,)),
+        split=(folder, Assignment(("train", "test"), pinned=(1,), merged=(0,))),
     )
     lines = list(format_summary(summary))
     assert lines[:3] == [
@@ -106,7 +107,7 @@ def test_pieces_and_subsets() -> None:
     assert lines[3:] == [
         "pieces: 2 in 4 performances; 1 with several performances, at most 3",
         "split: 80,10,10 is for new pieces only; it was 50,25,25 before",
-        "split: 80,10,10 by piece, listed in split.json",
+        "split: 80,10,10 by piece, listed in data/split.json",
         "  train: 1 piece, 3 performances, 2.00 hours",
         "  validation: 0 pieces, 0 performances, 0.00 hours",
         "  test: 1 piece, 1 performance, 1.00 hours",

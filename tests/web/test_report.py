@@ -77,11 +77,16 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert text in page.text
     assert preprocess.main([*argv, "--report"]) == 0
     assert path.read_bytes() == content, "the same data gives the same bytes"
+    assert "Split" not in page.text
+    assert preprocess.main([*argv, "--report", "--split", "1,0,0"]) == 0
+    assert "3 pieces, 4 performances, 0.0 hours" in ParsedPage(path.read_bytes()).text.replace(
+        "\n", " "
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 10_000])
 def test_any_number_of_files_fits(count: int) -> None:
-    records = [make_record(f"folder/{n}.mid", 1 + n % 7, piece=n) for n in range(count)]
+    records = [make_record(f"folder/{n}.mid", 1 + n % 7) for n in range(count)]
     content = render_report(Summary(records), "midi")
     page = ParsedPage(content)
     assert len(content) < 1_000_000
@@ -100,14 +105,16 @@ def test_summary_without_problems() -> None:
 
 
 def test_names_are_escaped() -> None:
-    records = [make_record(name, piece=0) for name in HOSTILE_NAMES]
+    records = [make_record(name) for name in HOSTILE_NAMES]
+    pieces = [list(records)]
     for name in HOSTILE_NAMES:
         records += [
             make_record(name, outcome=REJECTED, reason="unreadable", detail=name, stats=None),
             make_record(name, outcome=DUPLICATE, duplicate_of=name, stats=None),
         ]
     pairs = [(HOSTILE_NAMES[0], name, 0.95) for name in HOSTILE_NAMES]
-    page = ParsedPage(render_report(Summary(records, near_duplicates=pairs), HOSTILE_NAMES[0]))
+    summary = Summary(records, pieces=pieces, near_duplicates=pairs)
+    page = ParsedPage(render_report(summary, HOSTILE_NAMES[0]))
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not {name for name in page.attribute_names if name.startswith("on")}
     assert not {"src", "href"} & page.attribute_names
