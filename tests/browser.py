@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -21,12 +20,8 @@ FLAGS += "--disable-background-networking --mute-audio --remote-debugging-pipe".
 TIMEOUT = 20.0  # seconds
 
 
-def find_chromium() -> str | None:
-    """Return the path of a Chromium, if one is installed."""
-    return next(filter(None, map(shutil.which, PROGRAMS)), None)
-
-
-needs_browser = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+CHROMIUM = next(filter(None, map(shutil.which, PROGRAMS)), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
 class Browser:
@@ -90,24 +85,17 @@ class Browser:
             f"(({{left, top, width, height}}) => [left, top, width, height])"
             f"({element}.getBoundingClientRect())"
         )
-        position = {
-            "x": left + (width / 2 if x is None else x),
-            "y": top + (height / 2 if y is None else y),
-        }
+        mouse = {"button": "left", "clickCount": 1}
+        mouse["x"] = left + (width / 2 if x is None else x)
+        mouse["y"] = top + (height / 2 if y is None else y)
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **position
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, **mouse)
 
     def press(self, key: str) -> None:
         """Press and release a key."""
         text = {"text": key} if len(key) == 1 else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
-
-    def save_screenshot(self, path: Path) -> None:
-        """Save what is visible as a PNG file."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def find_problems(self) -> list[str]:
         """Return exceptions, console messages, and requests to the network."""
@@ -127,27 +115,19 @@ class Browser:
 @contextlib.contextmanager
 def open_browser(profile: Path, width: int = 1000, height: int = 900) -> Iterator[Browser]:
     """Start a browser with an empty profile in a folder, and close it at the end."""
-    program, shell = find_chromium(), shutil.which("bash")
-    assert program
-    assert shell
     flags = [*FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}"]
     (browser_in, requests), (responses, browser_out) = os.pipe(), os.pipe()
     redirect = f'exec "$@" 3<&{browser_in} 4>&{browser_out}'  # the protocol uses these two
-    process = subprocess.Popen(
-        [shell, "-c", redirect, "bash", program, *flags],
-        pass_fds=(browser_in, browser_out),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(browser_in)
-    os.close(browser_out)
-    try:
-        yield Browser(requests, responses)
-    finally:
-        os.close(requests)
-        os.close(responses)
+    command = [str(shutil.which("bash")), "-c", redirect, "bash", str(CHROMIUM), *flags]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, pass_fds=(browser_in, browser_out), **output) as process:
+        os.close(browser_in)
+        os.close(browser_out)
         try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+            yield Browser(requests, responses)
+        finally:
+            os.close(requests)
+            os.close(responses)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
             process.kill()
-            process.wait()
