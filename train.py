@@ -14,12 +14,12 @@ import functools
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,23 +45,18 @@ from training.sessions import (
     choose_precision,
     continues_windows,
     format_sizes,
-    list_changes,
     load_state,
     lock_sessions,
     open_session,
-    restore,
+    print_changes,
 )
 from training.trainer import (
     ONE_PROCESS,
     NotFiniteError,
+    Schedule,
     StepOptions,
     StepResult,
     Trainer,
-    TrainingError,
-    TrainState,
-    is_finished,
-    learning_rate,
-    not_finite_error,
 )
 from utils import Number, Parser
 
@@ -84,66 +79,29 @@ def prepare(
     """Load the data and open or create the session.
 
     Returns the trainer, the sampler of the training data, and the validation data.
-    Raises TrainingError with what is missing.
+    Raises ValueError with what is missing.
     """
     validation = None if options.validation is None else Path(options.validation)
     train_data, val_data = load_data(Path(options.dataset), validation, options.validation_share)
-    sampler = WindowSampler(
-        train_data,
-        options.window_size,
-        options.stride_size,
-        options.carry,
-        distributed.rank,
-        distributed.world_size,
-        options.stretch,
-    )
+    window = (options.window_size, options.stride_size, options.carry)
+    processes = (distributed.rank, distributed.world_size)
+    sampler = WindowSampler(train_data, *window, *processes, options.stretch)
     check_data(options, sampler, val_data)
 
-    session = open_session(
-        Path(options.session),
-        train_data.encoding,
-        distributed,
-        options.model_params,
-        options.init_from,
-        options.seed,
-    )
-    return build_trainer(options, session, train_data, val_data, distributed), sampler, val_data
-
-
-def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
-    """Raise TrainingError if the data does not suffice for the options."""
-    if options.stretch and sampler.corpus.encoding is not CURRENT:
-        raise TrainingError("--stretch needs data of today's encoding, and this has the original's")
-    if len(sampler) < options.batch_size:
-        raise TrainingError(
-            f"{options.dataset!r} has {len(sampler)} windows of {options.window_size} events in "
-            f"{len(sampler.corpus)} files to train on, and a batch needs {options.batch_size}: "
-            "add data, or use a smaller -b or -w"
-        )
-    has_limit = options.max_steps or options.max_minutes
-    if options.patience and not (len(val_data) or has_limit):
-        raise TrainingError(
-            "without validation data --patience cannot end the training: "
-            "use -v, a second file, or --max-minutes"
-        )
-
-
-def build_trainer(
-    options: TrainConfig,
-    session: Session,
-    train_data: Corpus,
-    val_data: Corpus,
-    distributed: Distributed,
-) -> Trainer:
-    """Return a trainer that continues the session with today's options; print what has changed."""
     path, device = Path(options.session), distributed.select_device(pick_device(options.device))
-    sizes = config.parse_model_params(options.model_params, session.config)  # only dropout may differ
+    params, encoding = options.model_params, train_data.encoding
+    session = open_session(path, encoding, distributed, params, options.init_from, options.seed)
+    sizes = config.parse_model_params(params, session.config)  # only the dropout may differ
     recipe = {name: getattr(options, name) for name in RECIPE}
-    print_changes(options, session, recipe | {"gru_dropout": sizes.gru_dropout})
+    changeable = recipe | {"gru_dropout": sizes.gru_dropout}
+    if options.precision != "auto":
+        changeable["precision"] = options.precision
+    print_changes(session, changeable, options.reset_optimizer)
+
     state = load_state(path, session, val_data)
     facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
     if not distributed.all_equal(facts):
-        raise TrainingError(
+        raise ValueError(
             f"the processes do not read the same files: {path}, {options.dataset} and the "
             "validation data must be in folders that all machines share"
         )
@@ -158,23 +116,39 @@ def build_trainer(
         ),
         state,
         distributed,
-        train_data.encoding,
+        encoding,
         {"train_data": train_data.fingerprint, "options": recipe},
     )
     with_hidden = continues_windows(session, recipe, train_data)
-    restore(trainer, path, session, with_hidden, with_optimizer=not options.reset_optimizer)
-    return trainer
+    trainer.restore(path, session, with_hidden, with_optimizer=not options.reset_optimizer)
+    return trainer, sampler, val_data
 
 
-def print_changes(options: TrainConfig, session: Session, values: dict[str, Any]) -> None:
-    """Print the options that differ from those of the session's last run."""
-    if options.precision != "auto":
-        values = values | {"precision": options.precision}
-    changes = list_changes(session, values)
-    if options.reset_optimizer and session.optimizer_state:
-        changes.append("the state of the optimizer is dropped")
-    if changes:
-        print(f"changed since the last run: {', '.join(changes)}")
+def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
+    """Raise ValueError if the data does not suffice for the options."""
+    if options.stretch and sampler.corpus.encoding is not CURRENT:
+        raise ValueError(
+            "--stretch needs data of the current encoding, and this is of the original's: "
+            "make it again without --legacy"
+        )
+    if len(sampler) < options.batch_size:
+        raise ValueError(
+            f"{options.dataset!r} has {len(sampler)} windows of {options.window_size} events in "
+            f"{len(sampler.corpus)} files to train on, and a batch needs {options.batch_size}: "
+            "add data, or use a smaller -b or -w"
+        )
+    has_limit = options.max_steps or options.max_minutes
+    if options.patience and not (len(val_data) or has_limit):
+        raise ValueError(
+            "without validation data --patience cannot end the training: "
+            "use -v, a second file, or --max-minutes"
+        )
+
+
+def make_schedule(options: TrainConfig) -> Schedule:
+    """Return the learning rate and the limits of the run."""
+    limits = (options.max_steps, options.max_minutes, options.patience)
+    return Schedule(options.learning_rate, options.warm_up, *limits)
 
 
 @contextlib.contextmanager
@@ -182,14 +156,11 @@ def open_batches(
     trainer: Trainer, sampler: WindowSampler, options: TrainConfig
 ) -> Iterator[Iterator[Batch]]:
     """Open an iterator over the batches from the trainer's step on, on its device."""
+    size, seed = options.batch_size, options.seed
 
     def load(step: int) -> Batch:
         packed = sampler.sample_batch(
-            options.batch_size,
-            options.seed,
-            step,
-            options.control_ratio,
-            options.use_transposition,
+            size, seed, step, options.control_ratio, options.use_transposition
         )
         return packed.to_device(trainer.model.device, trainer.encoding)
 
@@ -200,49 +171,25 @@ def open_batches(
 # ---------------------------------------------------------------------------------- training
 
 
-class StopSignal:
-    """Catches Ctrl-C and SIGTERM, so that training can save and end; a second one ends at once."""
+@contextlib.contextmanager
+def catch_signals() -> Iterator[threading.Event]:
+    """Open an event that Ctrl-C and SIGTERM set, so that training can save; a second one ends."""
+    stop = threading.Event()
 
-    def __init__(self) -> None:
-        self.is_set = False
+    def catch(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        restore_handlers()
 
-    def __enter__(self) -> StopSignal:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._handlers = {number: signal.signal(number, self._catch) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
+    def restore_handlers() -> None:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        self.is_set = True
-        self.__exit__()
-
-
-class SpeedMeter:
-    """The speed since the first step that it has measured."""
-
-    def __init__(self) -> None:
-        self.start: tuple[float, TrainState] | None = None
-
-    def measure(self, state: TrainState) -> tuple[float, float]:
-        """Return events per second and steps per second up to `state`."""
-        now = time.monotonic()
-        self.start = self.start or (now, state)
-        started, first = self.start
-        seconds = max(1e-9, now - started)
-        return (state.events - first.events) / seconds, (state.step - first.step) / seconds
-
-
-def seconds_left(options: TrainConfig, state: TrainState, steps_per_second: float) -> float | None:
-    """Return the time until the first limit is reached, or None without one."""
-    left = []
-    if options.max_minutes:
-        left.append(60 * options.max_minutes - state.seconds)
-    if options.max_steps and steps_per_second:
-        left.append((options.max_steps - state.step) / steps_per_second)
-    return max(0.0, min(left)) if left else None
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, catch) for number in numbers}
+    try:
+        yield stop
+    finally:
+        restore_handlers()
 
 
 def train(
@@ -250,11 +197,11 @@ def train(
     batches: Iterator[Batch],
     val_data: Corpus,
     logger: Logger,
-    stop: StopSignal,
+    stop: threading.Event,
     options: TrainConfig,
 ) -> None:
     """Train until a limit or a signal; save at intervals, at the end and after an error."""
-    path, distributed, speed = Path(options.session), trainer.distributed, SpeedMeter()
+    path, schedule, distributed = Path(options.session), make_schedule(options), trainer.distributed
     started = validated = saved = time.monotonic()
     seconds_before = trainer.state.seconds
     unread: list[StepResult] = []  # a result is read after the next step has started on the GPU
@@ -268,7 +215,7 @@ def train(
                 now - saved > options.saving_interval,
             ]
             clock = [distributed.is_main * value for value in clock]
-            sums = distributed.sum(np.array([*clock, stop.is_set])).tolist()
+            sums = distributed.sum(np.array([*clock, stop.is_set()])).tolist()
             seconds, needs_validation, needs_saving, is_stopped = sums
             trainer.set_seconds(seconds)
             if is_stopped:
@@ -279,22 +226,15 @@ def train(
             if needs_validation or needs_saving:
                 trainer.save(path)
                 saved = time.monotonic()
-            if is_run_finished(trainer.state, options):
+            if schedule.is_finished(trainer.state):
                 break
 
-            batch = next(batches)
-            lr = learning_rate(
-                trainer.state,
-                options.learning_rate,
-                options.warm_up,
-                options.max_steps,
-                options.max_minutes,
-            )
-            unread.append(trainer.step(batch, lr))
+            lr = schedule.learning_rate(trainer.state)
+            unread.append(trainer.step(next(batches), lr))
             if len(unread) > 1:
-                log_step(unread.pop(0), logger, speed, options)
+                log_step(unread.pop(0), logger, path)
         for result in unread:
-            log_step(result, logger, speed, options)
+            log_step(result, logger, path)
     trainer.save(path)
     if not is_stopped:
         validate(trainer, val_data, logger, options)
@@ -313,19 +253,12 @@ def save_on_error(trainer: Trainer, path: Path) -> Iterator[None]:
         raise
 
 
-def is_run_finished(state: TrainState, options: TrainConfig) -> bool:
-    """Return whether --max-steps, --max-minutes or --patience is reached."""
-    return is_finished(state, options.max_steps, options.max_minutes, options.patience)
-
-
-def log_step(result: StepResult, logger: Logger, speed: SpeedMeter, options: TrainConfig) -> None:
+def log_step(result: StepResult, logger: Logger, path: Path) -> None:
     """Wait for a step and log it; NotFiniteError if the network is destroyed."""
     loss, grad_norm = float(result.loss), float(result.grad_norm)
     if not math.isfinite(loss + grad_norm):
-        raise not_finite_error(Path(options.session), result.state)
-    events_per_second, steps_per_second = speed.measure(result.state)
-    left = seconds_left(options, result.state, steps_per_second)
-    logger.log_step(result.state, loss, grad_norm, result.lr, events_per_second, left)
+        raise NotFiniteError(path, result.state.step)
+    logger.log_step(result.state, loss, grad_norm, result.lr)
 
 
 def validate(trainer: Trainer, val_data: Corpus, logger: Logger, options: TrainConfig) -> None:
@@ -358,16 +291,15 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
         f"{trainer.model.device}, {trainer.options.precision}",
         flush=True,
     )
-    path = Path(options.session)
-    if is_run_finished(trainer.state, options):
+    path, schedule = Path(options.session), make_schedule(options)
+    if schedule.is_finished(trainer.state):
         print(f"{path}: training is finished: use a larger --max-... or --patience to continue")
         return
+    logs = log_dir(path) if options.enable_logging else None
     with (
         open_batches(trainer, sampler, options) as batches,
-        Logger(
-            log_dir(path) if options.enable_logging else None, not distributed.is_main
-        ) as logger,
-        StopSignal() as stop,
+        Logger(schedule, logs, is_silent=not distributed.is_main) as logger,
+        catch_signals() as stop,
     ):
         train(trainer, batches, val_data, logger, stop, options)
     state = trainer.state
@@ -397,7 +329,7 @@ def run_training(options: TrainConfig) -> int:
             raise
         except RuntimeError as error:
             if distributed.world_size > 1:
-                raise TrainingError(f"lost another process of the training ({error})") from error
+                raise ValueError(f"lost another process of the training ({error})") from error
             raise
     return 0
 

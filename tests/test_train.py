@@ -23,7 +23,7 @@ from tests.processes import start_process
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data
 from training import logger
 from training.evaluate import EvalResult, evaluate
-from training.trainer import StepResult, Trainer, TrainState
+from training.trainer import StepResult, Trainer
 
 
 @pytest.fixture(scope="module")
@@ -364,8 +364,8 @@ def test_logs_contain_curves_and_a_picture(folder: Path, data: Path) -> None:
 def test_full_disk_stops_the_logs_only(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(logger._LogFiles, "_strip", lambda *_: "/dev/full")
-    monkeypatch.setattr(os, "makedirs", lambda *_, **__: None)
+    open_file = logger._LogFile
+    monkeypatch.setattr(logger, "_LogFile", lambda path: open_file("/dev/full"))
     assert run(data, "-L", "--validation-share", "0", "--max-steps", "60") == 0
     assert capsys.readouterr().out.count("logging stopped: No space left on device") == 1
     assert training()["step"] == 60
@@ -387,19 +387,6 @@ def test_exported_session_has_the_averaged_weights_in_half_precision(
         level = weight.abs().amax(dim=1, keepdim=True) / 127 if is_rounded else torch.zeros(1)
         assert (error <= level / 2 + 1e-3 * weight.abs() + 1e-6).all()
         assert bool((error > 2e-3 * weight.abs() + 1e-6).any()) == is_rounded
-
-
-def test_time_left_comes_from_the_speed_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("train.time.monotonic", lambda: now)
-    options = train.parse_args(["--max-steps", "1012", "--device", "cpu"])
-    speed = train.SpeedMeter()
-    for step in (1001, 1002):
-        now += 40
-        state = TrainState(step, seconds=1e6, events=400 * step)
-        events_per_second, steps_per_second = speed.measure(state)
-    assert events_per_second == 10
-    assert train.seconds_left(options, state, steps_per_second) == 400
 
 
 # ----------------------------------------------------------------------------------- errors

@@ -12,16 +12,15 @@ from typing import TypeVar
 import utils
 from config import DATA_SUFFIX, FETCH_COMMAND, SPLIT_FILE, SUBSETS
 from corpus.performance import Corpus, hold_out
-from training.trainer import TrainingError
 
 T = TypeVar("T")
 
 
 def find_data_files(folder: Path) -> list[Path]:
-    """Return the .data files of a folder and its subfolders; TrainingError if there are none."""
+    """Return the .data files of a folder and its subfolders; ValueError if there are none."""
     paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if folder.is_dir() else []
     if not paths:
-        raise TrainingError(
+        raise ValueError(
             f"no {DATA_SUFFIX} files in {str(folder)!r}: preprocess.py makes them from MIDI files, "
             f"and this downloads some: {FETCH_COMMAND}"
         )
@@ -35,11 +34,11 @@ def load_data(dataset: Path, validation: Path | None, share: float) -> tuple[Cor
     """
     if (dataset / SPLIT_FILE).exists():
         train, val = (str(dataset / subset) for subset in SUBSETS[:2])
-        raise TrainingError(
+        raise ValueError(
             f"{str(dataset)!r} is split into subsets, and training on all of it would include the "
             f"test data: use -d {train} -v {val}"
         )
-    train_paths, val_paths = find_data_files(dataset), []
+    train_paths = find_data_files(dataset)
     if validation is not None:
         val_paths = find_data_files(validation)
     else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -27,23 +28,17 @@ class Distributed:
     world_size: int = 1
 
     @staticmethod
-    def join() -> Distributed:
+    @contextlib.contextmanager
+    def join() -> Iterator[Distributed]:
         """Connect to the processes that torchrun's environment variables describe."""
         if _environment_world_size() == 1:
-            return Distributed()
+            yield Distributed()
+            return
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        return Distributed(dist.get_rank(), dist.get_world_size())
-
-    def close(self) -> None:
-        """Leave the other processes."""
-        if self.world_size > 1:
+        try:
+            yield Distributed(dist.get_rank(), dist.get_world_size())
+        finally:
             dist.destroy_process_group()
-
-    def __enter__(self) -> Distributed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def is_main(self) -> bool:

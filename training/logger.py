@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -16,7 +17,7 @@ import progress
 
 import utils
 from training.evaluate import EvalResult, format_table
-from training.trainer import MAX_GRAD_NORM, TrainState
+from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
 
 LOG_DIR = Path("runs")
 INTERVAL = 30.0  # seconds between progress lines where there is no terminal
@@ -29,10 +30,14 @@ class Logger:
     A context manager; leaving it closes the log.
     """
 
-    def __init__(self, log_dir: Path | None = None, is_silent: bool = False) -> None:
+    def __init__(
+        self, schedule: Schedule, log_dir: Path | None = None, is_silent: bool = False
+    ) -> None:
+        self.schedule = schedule
         self.line = progress.Infinite(file=io.StringIO() if is_silent else sys.stderr)
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.grad_norms: deque[float] = deque(maxlen=WINDOW)
+        self.first: tuple[float, TrainState] | None = None  # when the first step was logged
         self.printed = time.monotonic()
         self.writer: Any = None
         if log_dir is not None and not is_silent:
@@ -49,18 +54,15 @@ class Logger:
         if self.writer:
             self.writer.close()
 
-    def log_step(
-        self,
-        state: TrainState,
-        loss: float,
-        grad_norm: float,
-        lr: float,
-        events_per_second: float,
-        seconds_left: float | None,
-    ) -> None:
-        """Display an optimizer step; `seconds_left` is None in a run without an end."""
+    def log_step(self, state: TrainState, loss: float, grad_norm: float, lr: float) -> None:
+        """Display an optimizer step."""
         self.losses.append(loss)
         self.grad_norms.append(grad_norm)
+        now = time.monotonic()
+        self.first = self.first or (now, state)
+        started, first = self.first
+        seconds = max(1e-9, now - started)
+        events_per_second = (state.events - first.events) / seconds
         if self.writer:
             clipped = sum(norm > MAX_GRAD_NORM for norm in self.grad_norms) / len(self.grad_norms)
             self._add_scalars(
@@ -73,17 +75,18 @@ class Logger:
                     "speed/events_per_second": events_per_second,
                 },
             )
-        now = time.monotonic()
         if self.line.is_tty() or now - self.printed > INTERVAL:
             self.printed = now
+            left = self.schedule.seconds_left(state, (state.step - first.step) / seconds)
+            time_left = (
+                f"{format_time(state.seconds)} elapsed"
+                if left is None
+                else f"{format_time(left)} left"
+            )
             text = (
                 f"step {state.step} | loss {sum(self.losses) / len(self.losses):.3f} | "
-                f"lr {lr:.1e} | {events_per_second:,.0f} events/s | "
+                f"lr {lr:.1e} | {events_per_second:,.0f} events/s | {time_left}"
             )
-            if seconds_left is None:
-                text += f"{format_time(state.seconds)} elapsed"
-            else:
-                text += f"{format_time(seconds_left)} left"
             self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
 
     def log_validation(
@@ -145,41 +148,28 @@ class _LogFiles:
 
     def directory_check(self, path: str) -> None:
         """Create the folder."""
-        os.makedirs(self._strip(path), exist_ok=True)
+        os.makedirs(path.removeprefix(f"{self.SCHEME}:"), exist_ok=True)
 
     def open(self, path: str) -> _LogFile:
         """Open a new file."""
-        return _LogFile(self._strip(path))
-
-    def _strip(self, path: str) -> str:
-        return path.removeprefix(f"{self.SCHEME}:")
+        return _LogFile(path.removeprefix(f"{self.SCHEME}:"))
 
 
 class _LogFile:
-    """A file that prints a message and stays closed after the first error in writing."""
+    """A file that prints its first error, and then drops what is written to it."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
         self._file = open(path, "wb")
+        self.write = functools.partial(self._call, self._file.write)
+        self.flush = functools.partial(self._call, self._file.flush)
+        self.close = functools.partial(self._call, self._file.close)
 
-    def write(self, content: bytes) -> None:
-        """Append `content`."""
-        self._try(lambda: self._file.write(content))
-
-    def flush(self) -> None:
-        """Hand buffered content over to the system."""
-        self._try(self._file.flush)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._try(self._file.close)
-
-    def _try(self, act: Callable[[], object]) -> None:
+    def _call(self, method: Callable[..., object], *arguments: object) -> None:
         if self._file.closed:
             return
         try:
-            act()
+            method(*arguments)
         except OSError as error:
-            print(f"{self.path}: logging stopped: {error.strerror}", flush=True)
+            print(f"{self._file.name}: logging stopped: {error.strerror}", flush=True)
             with contextlib.suppress(OSError):
                 self._file.close()  # closing writes the buffer, which fails again

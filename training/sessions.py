@@ -19,7 +19,7 @@ from corpus.performance import Corpus
 from model import PerformanceRNN, Session
 from sequence import CURRENT, ENCODINGS, Encoding
 from training.distributed import Distributed
-from training.trainer import DTYPES, Trainer, TrainingError, TrainState, pick_precision
+from training.trainer import DTYPES, TrainState, pick_precision
 
 # options that decide which windows follow one another in the columns of the batches
 WINDOW_OPTIONS = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
@@ -34,7 +34,7 @@ def best_path(path: Path) -> Path:
 def lock_sessions(*paths: Path) -> Iterator[None]:
     """Keep other processes of this project from writing session files meanwhile.
 
-    Raises TrainingError if another process has locked one.
+    Raises ValueError if another process has locked one.
     """
     with contextlib.ExitStack() as locks:
         for path in paths:
@@ -42,7 +42,7 @@ def lock_sessions(*paths: Path) -> Iterator[None]:
             try:
                 is_locked = locks.enter_context(utils.lock_file(path))
             except BlockingIOError as error:
-                raise TrainingError(
+                raise ValueError(
                     f"{path}: another process is writing it: wait until it ends, or use another -s"
                 ) from error
             if not is_locked:
@@ -61,7 +61,7 @@ def open_session(
     """Load the session for data of `encoding`; create the file if it is missing.
 
     The main process opens it first, so that only that one creates it.
-    Raises TrainingError if the session does not fit `model_params` or the data.
+    Raises ValueError if the session does not fit `model_params` or the data.
     """
     if not distributed.is_main:
         distributed.broadcast([0])
@@ -72,7 +72,7 @@ def open_session(
         print(f"resuming {path} at step {step} ({format_sizes(session.config)})")
     else:
         if best_path(path).exists():
-            raise TrainingError(
+            raise ValueError(
                 f"{path} is missing, and a new one would overwrite {best_path(path)}: "
                 "move that file, or use another -s"
             )
@@ -98,7 +98,7 @@ def _create_session(encoding: Encoding, model_params: str, init_from: str, seed:
 
 
 def _load_checked(path: Path, encoding: Encoding, model_params: str) -> Session:
-    """Load a session; TrainingError if its sizes are not those of `model_params`, but for dropout.
+    """Load a session; ValueError if its sizes are not those of `model_params`, but for dropout.
 
     Its own dropout is returned, so that a change of it can be reported.
     """
@@ -106,18 +106,16 @@ def _load_checked(path: Path, encoding: Encoding, model_params: str) -> Session:
     check_encoding(path, session, encoding)
     sizes = config.parse_model_params(model_params, session.config)
     if replace(sizes, gru_dropout=session.config.gru_dropout) != session.config:
-        raise TrainingError(
-            f"argument -p/--model-params: {path} has {format_sizes(session.config)}"
-        )
+        raise ValueError(f"argument -p/--model-params: {path} has {format_sizes(session.config)}")
     return session
 
 
 def check_encoding(path: Path, session: Session, encoding: Encoding) -> None:
-    """Raise TrainingError unless the session is for data of `encoding`."""
+    """Raise ValueError unless the session is for data of `encoding`."""
     if session.encoding != encoding.version:
         is_legacy = ENCODINGS.get(session.encoding, CURRENT).is_legacy
-        command = f"preprocess.py{' --original' if is_legacy else ''}"
-        raise TrainingError(
+        command = "preprocess.py --legacy" if is_legacy else "preprocess.py"
+        raise ValueError(
             f"{path} needs data of encoding {session.encoding}, and this is of encoding "
             f"{encoding.version}: make it with {command}"
         )
@@ -135,7 +133,7 @@ def load_state(path: Path, session: Session, val_data: Corpus) -> TrainState:
         value = session.training.get(name, default)
         if type(value) is not type(default):
             shown = tensorfile.format_value(value)
-            raise TrainingError(f"{path}: {name} in training is {shown}")
+            raise ValueError(f"{path}: {name} in training is {shown}")
         state = replace(state, **{name: value})
     if state.val_data == val_data.fingerprint:
         return state
@@ -144,18 +142,22 @@ def load_state(path: Path, session: Session, val_data: Corpus) -> TrainState:
     return replace(state, best=math.inf, stale_validations=0, val_data=val_data.fingerprint)
 
 
-def list_changes(session: Session, recipe: dict[str, Any]) -> list[str]:
-    """Return "NAME OLD -> NEW" for each entry of `recipe` that the last run had otherwise."""
+def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool) -> None:
+    """Print the options that differ from those of the session's last run."""
     before = {
         **session.training.get("options", {}),
         "precision": session.training.get("precision"),
         "gru_dropout": session.config.gru_dropout,
     }
-    return [
+    changes = [
         f"{name.replace('_', ' ')} {before[name]} -> {value}"
-        for name, value in recipe.items()
+        for name, value in values.items()
         if before.get(name) not in (None, value)
     ]
+    if drop_optimizer and session.optimizer_state:
+        changes.append("the state of the optimizer is dropped")
+    if changes:
+        print(f"changed since the last run: {', '.join(changes)}")
 
 
 def continues_windows(session: Session, recipe: dict[str, Any], train_data: Corpus) -> bool:
@@ -179,25 +181,3 @@ def choose_precision(
     names = list(DTYPES)
     (number,) = distributed.broadcast([names.index(precision)])
     return names[int(number)]
-
-
-def restore(
-    trainer: Trainer, path: Path, session: Session, with_hidden: bool, with_optimizer: bool
-) -> None:
-    """Give a trainer of the session's network the rest of its state."""
-    if session.ema_state:
-        trainer.ema.load_state_dict(session.ema_state)
-    if with_hidden and session.hidden_state is not None:
-        trainer.hidden = trainer.distributed.shard(session.hidden_state).to(trainer.model.device)
-    try:
-        if trainer.scaler.is_enabled() and "scaler" in session.training:
-            scaler = session.training["scaler"]
-            trainer.scaler.load_state_dict({k: scaler[k] for k in trainer.scaler.state_dict()})
-        if with_optimizer and session.optimizer_state:
-            trainer.restore_optimizer(session.optimizer_state)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise TrainingError(
-            f"{path}: the state of the optimizer does not fit the network ({reason}): "
-            "drop it with -r"
-        ) from error

@@ -30,12 +30,14 @@ BF16_SPEEDUP = 1.5  # "auto" takes bf16 if its matrix products are so many times
 ONE_PROCESS = Distributed()
 
 
-class TrainingError(ValueError):
-    """Something that the user can put right; the message is one sentence."""
-
-
-class NotFiniteError(TrainingError):
+class NotFiniteError(ValueError):
     """The loss or the weights are not finite; the session file must not be overwritten."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__(
+            f"the loss or the weights are no longer finite at step {step}; "
+            f"{path} holds the last good state: try a lower -l, or -r"
+        )
 
 
 @dataclass(frozen=True)
@@ -50,36 +52,46 @@ class TrainState:
     stale_validations: int = 0  # in a row without a new best
 
 
-def learning_rate(
-    state: TrainState,
-    peak: float,
-    warm_up: int,
-    max_steps: int | None = None,
-    max_minutes: float | None = None,
-) -> float:
-    """Return the learning rate of the next step.
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate during a run, and the limits of the run; None is no limit."""
 
-    It rises in a line over `warm_up` steps, but over a tenth of the run at most. If the run has
-    an end, it also falls in a line, from the peak at the start to zero at the end.
-    """
-    done = 0.0  # share of the run
-    if max_steps:
-        done = state.step / max_steps
-    if max_minutes:
-        done = max(done, state.seconds / 60 / max_minutes)
-    rise = min(1.0, max((state.step + 1) / (warm_up + 1), 10 * done))
-    return peak * rise * max(0.0, 1 - done)
+    peak: float  # highest learning rate
+    warm_up: int = 0  # steps
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    patience: int | None = None  # validations in a row without a new best
 
+    def learning_rate(self, state: TrainState) -> float:
+        """Return the learning rate of the next step.
 
-def is_finished(
-    state: TrainState, max_steps: int | None, max_minutes: float | None, patience: int | None
-) -> bool:
-    """Return whether one of the limits is reached; None is no limit."""
-    return (
-        (max_steps is not None and state.step >= max_steps)
-        or (max_minutes is not None and state.seconds >= 60 * max_minutes)
-        or (patience is not None and state.stale_validations >= patience)
-    )
+        It rises in a line over `warm_up` steps, but over a tenth of the run at most. If the run
+        has an end, it also falls in a line, from the peak at the start to zero at the end.
+        """
+        done = 0.0  # share of the run
+        if self.max_steps:
+            done = state.step / self.max_steps
+        if self.max_minutes:
+            done = max(done, state.seconds / 60 / self.max_minutes)
+        rise = min(1.0, max((state.step + 1) / (self.warm_up + 1), 10 * done))
+        return self.peak * rise * max(0.0, 1 - done)
+
+    def is_finished(self, state: TrainState) -> bool:
+        """Return whether one of the limits is reached."""
+        return (
+            (self.max_steps is not None and state.step >= self.max_steps)
+            or (self.max_minutes is not None and state.seconds >= 60 * self.max_minutes)
+            or (self.patience is not None and state.stale_validations >= self.patience)
+        )
+
+    def seconds_left(self, state: TrainState, steps_per_second: float) -> float | None:
+        """Return the time until the first limit is reached, or None without one."""
+        left = []
+        if self.max_minutes:
+            left.append(60 * self.max_minutes - state.seconds)
+        if self.max_steps and steps_per_second:
+            left.append((self.max_steps - state.step) / steps_per_second)
+        return max(0.0, min(left)) if left else None
 
 
 @dataclass(frozen=True)
@@ -205,16 +217,14 @@ class Trainer:
         init = torch.randn(count, self.model.config.init_dim, device=self.model.device)
         if not self.distributed.is_main:  # each process has its own dropout
             torch.manual_seed(utils.derive_seed(*seed, self.distributed.rank))
-        with self._autocast():
+        autocast: Any = contextlib.nullcontext()
+        if self.options.precision != "fp32":
+            autocast = torch.autocast(self.model.device.type, DTYPES[self.options.precision])
+        with autocast:
             loss, hidden = self._batch_loss(
                 batch, self.hidden, init, self.options.teacher_forcing_ratio
             )
             return loss, hidden
-
-    def _autocast(self) -> Any:
-        if self.options.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.model.device.type, DTYPES[self.options.precision])
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -242,13 +252,11 @@ class Trainer:
     def update_best(self, result: EvalResult) -> bool:
         """Record a validation in the state; return whether it is the best so far."""
         self.validated_step = self.state.step
-        loss = result.nats_per_event
-        is_best = loss < self.state.best
-        if is_best:
-            self.state = replace(self.state, best=loss, stale_validations=0)
-        else:
-            stale = self.state.stale_validations + 1
-            self.state = replace(self.state, stale_validations=stale)
+        state, loss = self.state, result.nats_per_event
+        is_best = loss < state.best
+        stale_validations = 0 if is_best else state.stale_validations + 1
+        best = loss if is_best else state.best
+        self.state = replace(state, best=best, stale_validations=stale_validations)
         return is_best
 
     # -------------------------------------------------------------------- saving, resuming
@@ -260,7 +268,7 @@ class Trainer:
         Raises NotFiniteError, and writes nothing, if a weight is not finite.
         """
         if not all(bool(weight.isfinite().all()) for weight in self.weights):
-            raise not_finite_error(path, self.state)
+            raise NotFiniteError(path, self.state.step)
         hidden = self.hidden
         if hidden is not None:
             can_gather = collective or self.distributed.world_size == 1
@@ -285,10 +293,33 @@ class Trainer:
             training["scaler"] = self.scaler.state_dict()
         return Session(model.config, model.state_dict(), self.encoding.version, training=training)
 
-    def restore_optimizer(self, saved: dict[str, Any]) -> None:
-        """Set the moments of Adam; raises an exception of some kind if they do not fit.
+    def restore(
+        self, path: Path, session: Session, with_hidden: bool, with_optimizer: bool
+    ) -> None:
+        """Continue the session of this network, which was read from `path`."""
+        if session.ema_state:
+            self.ema.load_state_dict(session.ema_state)
+        if with_hidden and session.hidden_state is not None:
+            self.hidden = self.distributed.shard(session.hidden_state).to(self.model.device)
+        try:
+            if self.scaler.is_enabled() and "scaler" in session.training:
+                saved = session.training["scaler"]
+                self.scaler.load_state_dict(
+                    {name: saved[name] for name in self.scaler.state_dict()}
+                )
+            if with_optimizer and session.optimizer_state:
+                self._restore_optimizer(session.optimizer_state)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).split("\n")[0][:200]
+            raise ValueError(
+                f"{path}: the state of the optimizer does not fit the network ({reason}): "
+                "drop it with -r"
+            ) from error
 
-        Its settings stay those of today, because files of an old torch do not have all of them.
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        """Set the moments of Adam.
+
+        Its settings stay the current ones, because files of an old torch do not have all of them.
         """
         (group,) = saved["param_groups"]
         if not isinstance(saved["state"], dict):
@@ -298,14 +329,6 @@ class Trainer:
             if key in saved["state"]:  # otherwise the weight has never been updated
                 moments[number] = _parse_moments(number, weight, saved["state"][key])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-
-
-def not_finite_error(path: Path, state: TrainState) -> NotFiniteError:
-    """Return the error for a loss or weights that are not finite."""
-    return NotFiniteError(
-        f"the loss or the weights are no longer finite at step {state.step}; "
-        f"{path} holds the last good state: try a lower -l, or -r"
-    )
 
 
 def _parse_moments(number: int, weight: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:

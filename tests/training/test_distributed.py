@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -151,9 +152,6 @@ class SecondProcess(Distributed):
         """Return the sum with zeros of the first process."""
         return values
 
-    def close(self) -> None:
-        """Do nothing."""
-
 
 @pytest.mark.parametrize(
     ("message", "error"), [(None, "lost another process"), ((7.0,), "the same files")]
@@ -166,7 +164,7 @@ def test_second_process_without_its_main_process_ends_with_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     train.prepare(train.parse_args(arguments("two.sess", 2)))
-    monkeypatch.setattr(Distributed, "join", lambda: SecondProcess(1, 2, message))
+    monkeypatch.setattr(Distributed, "join", lambda: nullcontext(SecondProcess(1, 2, message)))
     assert train.main(arguments("two.sess", 2)) == 1
     assert error in capsys.readouterr().err
 
@@ -181,10 +179,10 @@ def test_torchrun_starts_the_processes(folder: Path) -> None:
 
 
 def test_one_process_is_the_main_one() -> None:
-    single = Distributed.join()
-    assert (single.rank, single.world_size, single.is_main) == (0, 1, True)
-    assert single.broadcast([1.5, 2]) == [1.5, 2]
-    assert single.all_equal([1.5, 2])
+    with Distributed.join() as single:
+        assert (single.rank, single.world_size, single.is_main) == (0, 1, True)
+        assert single.broadcast([1.5, 2]) == [1.5, 2]
+        assert single.all_equal([1.5, 2])
 
 
 @pytest.mark.parametrize(("world_size", "calls"), [("2", ["_exit 3"]), ("1", [])])

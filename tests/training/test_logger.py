@@ -1,7 +1,9 @@
 """Progress lines in the terminal."""
 
 import io
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from sequence import CURRENT
 from training.evaluate import EvalResult
 from training.logger import Logger, format_time, log_dir
-from training.trainer import TrainState
+from training.trainer import Schedule, TrainState
 
 RESULT = EvalResult(np.ones(240), np.ones(240), np.full(240, 2.5), CURRENT)
 
@@ -23,14 +25,32 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_terminal_has_one_moving_line_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Set the clock; each item is a step, 10 s after the one before."""
+    seconds = [0]
+    monkeypatch.setattr("training.logger.time.monotonic", lambda: seconds[0])
+
+    def tick() -> Iterator[int]:
+        for number in itertools.count(1):
+            seconds[0] += 10
+            yield number
+
+    return tick()
+
+
+def test_terminal_has_one_moving_line_and_lines_that_stay(
+    clock: Iterator[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Logger() as logger:
-        for step in range(1, 6):
-            logger.log_step(TrainState(step), 2.0 + step, 0.5, 0.0036, 9210.0, 760.0)
-        logger.log_validation(TrainState(5), RESULT, is_best=True)
+    with Logger(Schedule(1.0, max_steps=81)) as logger:
+        for step in itertools.islice(clock, 5):
+            # the speed is that of this run, whatever the session has behind it
+            state = TrainState(step, seconds=1e6, events=92_100 * step)
+            logger.log_step(state, 2.0 + step, 0.5, 0.0036)
+        logger.log_validation(state, RESULT, is_best=True)
     lines = terminal.getvalue().split("\n")
     moving = next(line for line in lines if "step 5 | loss" in line)
     assert moving.count("\r") >= 5
@@ -42,14 +62,11 @@ def test_terminal_has_one_moving_line_and_lines_that_stay(monkeypatch: pytest.Mo
 
 
 def test_file_has_one_line_per_interval(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: Iterator[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr("training.logger.time.monotonic", lambda: now)
-    with Logger() as logger:
-        for step in range(1, 8):
-            now += 10.0
-            logger.log_step(TrainState(step, seconds=now), 2.0, 0.5, 0.001, 100.0, None)
+    with Logger(Schedule(1.0)) as logger:
+        for step in itertools.islice(clock, 7):
+            logger.log_step(TrainState(step, 10.0 * step, 1000 * step), 2.0, 0.5, 0.001)
         logger.log_validation(TrainState(7, best=2.25), RESULT, is_best=False)
     assert capsys.readouterr().out.splitlines() == [
         "step 4 | loss 2.000 | lr 1.0e-03 | 100 events/s | 0:40 elapsed",

@@ -13,14 +13,7 @@ from corpus.performance import Corpus
 from model import PerformanceRNN
 from tools.synthetic_data import TINY_SIZES, make_performance
 from training import trainer as trainer_module
-from training.trainer import (
-    StepOptions,
-    Trainer,
-    TrainState,
-    is_finished,
-    learning_rate,
-    pick_precision,
-)
+from training.trainer import Schedule, StepOptions, Trainer, TrainState, pick_precision
 
 CPU = torch.device("cpu")
 SEED = 5
@@ -45,7 +38,8 @@ def copy_weights(trainer: Trainer) -> list[torch.Tensor]:
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
-    rates = [learning_rate(TrainState(step), 1.0, 10, max_steps=100) for step in range(101)]
+    schedule = Schedule(1.0, warm_up=10, max_steps=100)
+    rates = [schedule.learning_rate(TrainState(step)) for step in range(101)]
     assert rates[0] < 0.1
     assert max(rates) == rates[10] == pytest.approx(0.9)
     assert rates[100] == 0
@@ -53,21 +47,22 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 
 def test_warm_up_is_a_tenth_of_the_run_at_most() -> None:
-    assert learning_rate(TrainState(10), 1.0, 1000, max_steps=100) == pytest.approx(0.9)
-    assert learning_rate(TrainState(10, 60.0), 1.0, 1000, max_minutes=10) == pytest.approx(0.9)
+    state = TrainState(step=10, seconds=60.0)
+    for schedule in (Schedule(1.0, 1000, max_steps=100), Schedule(1.0, 1000, max_minutes=10)):
+        assert schedule.learning_rate(state) == pytest.approx(0.9)
 
 
 def test_learning_rate_of_an_endless_run_stays() -> None:
-    assert learning_rate(TrainState(10**6), 1.0, 0) == 1.0
+    assert Schedule(1.0).learning_rate(TrainState(10**6)) == 1.0
 
 
 def test_run_is_finished_at_each_limit() -> None:
     state = TrainState(step=10, seconds=120.0, stale_validations=3)
-    assert is_finished(state, 10, None, None)
-    assert is_finished(state, None, 2.0, None)
-    assert is_finished(state, None, None, 3)
-    assert not is_finished(state, 11, 2.1, 4)
-    assert not is_finished(state, None, None, None)
+    assert Schedule(1.0, max_steps=10).is_finished(state)
+    assert Schedule(1.0, max_minutes=2.0).is_finished(state)
+    assert Schedule(1.0, patience=3).is_finished(state)
+    assert not Schedule(1.0, 0, 11, 2.1, 4).is_finished(state)
+    assert not Schedule(1.0).is_finished(state)
 
 
 def test_carried_hidden_state_equals_one_long_window() -> None:
