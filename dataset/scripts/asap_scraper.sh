@@ -19,5 +19,5 @@ BASE_URL="${BASE_URL:-https://github.com/fosfrancesco/asap-dataset/archive/refs/
 echo "ASAP (Foscarin et al., ISMIR 2020): 1,067 piano performances of 15 composers, 92 hours."
 echo "License: CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
 echo "Size: an archive of roughly 50 to 100 MB (the site does not say), and 45 MB unpacked."
-download archive --name asap-dataset-master.zip --check zip --max-mb 1000 \
+download --archive asap-dataset-master.zip --max-mb 1000 \
     --table metadata.csv --column midi_performance "$DIR" "$BASE_URL/master.zip"

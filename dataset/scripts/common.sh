@@ -48,9 +48,7 @@ begin() {
     command -v python3 >/dev/null || fail "python3 is needed"
 }
 
-# download archive|pages ...: see download.py; without the user's own settings of Python.
+# download ...: see download.py; without the user's own settings of Python.
 download() {
-    local command="$1"
-    shift
-    exec python3 -E -s -S -B -X utf8 "$HERE/download.py" "$command" "$@"
+    exec python3 -E -s -S -B -X utf8 "$HERE/download.py" "$@"
 }

@@ -1,144 +1,156 @@
 """Download collections of MIDI files; the *_scraper.sh scripts call it. Standard library only.
 
-    download.py archive [options] DIR URL
-    download.py pages [options] DIR [URL...]
+    download.py --archive NAME [options] DIR URL
+    download.py [options] DIR [URL...]
 
-`archive` downloads a zip archive and unpacks the MIDI files that a table in it names. `pages`
-downloads the MIDI files that pages link to; a URL may be a page, a MIDI file, or the name of a text
-file with one URL a line. Whole files in DIR are kept, FILE.part is continued, and no file that the
-script did not write is changed or deleted.
+With --archive, the URL is a zip archive; the MIDI files that a table in it names are unpacked.
+Otherwise the MIDI files that pages link to are downloaded; a URL may be a page, a MIDI file, or the
+name of a text file with one URL a line. Whole files in DIR are kept, FILE.part is continued, and no
+file that the script did not write is changed or deleted.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import hashlib
-import http.client
 import io
 import os
 import re
 import signal
-import stat
 import sys
+import tempfile
 import time
 import unicodedata
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
-SUBSETS = ("train", "validation", "test")
-MAX_MIDI_BYTES = 64 << 20  # of a file in an archive
+MAX_MEMBER_BYTES = 64 << 20  # of a file in an archive
 MAX_NAME_BYTES = 120
 MAX_WAIT = 120.0  # seconds before another try
-MAX_FAILURES = 3  # of a host in a row; then it is not asked again
+MAX_FAILURES = 3  # of a host in a row; after that there are no more requests to it
 TIMEOUT = 30.0  # seconds without an answer
+SAFE = "/%:@!$&'()*+,;=~-._"  # characters of an address that are not quoted
+Check = Callable[[bytes], None]  # raises ContentError
 FORMAT_0 = re.compile(r"_format0(?=\.mid$)", re.IGNORECASE)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 USER_AGENT = "Mozilla/5.0 (compatible; MIDI downloader)"
 
 
-class LinkError(Exception):
-    """A file that cannot be had from its address."""
+class DownloadError(Exception):
+    """A file or a page is not available."""
 
 
-class SiteError(Exception):
-    """A site that does not answer as it should; trying again later may help."""
+class SiteError(DownloadError):
+    """A site is in trouble, and may want to be left alone for `seconds`."""
+
+    def __init__(self, reason: str, seconds: float = 0) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
-class Truncated(Exception):
-    """A file that is cut short."""
+class ContentError(DownloadError):
+    """A file is not what it should be."""
 
 
-# ------------------------------------------------------------------------------ checks
-
-
-def check_midi(content: bytes) -> None:
-    """Raise LinkError or Truncated unless the bytes have all tracks that the header announces."""
-    if content[:4] == b"RIFF" and content[8:12] == b"RMID":
-        content = content[20:]
-    if not content or not content.startswith(b"MThd"[: len(content)]):
-        is_page = content.lstrip()[:1] == b"<"
-        raise LinkError("not a MIDI file" + (" but a page" if is_page else ""))
-    if len(content) < 14:
-        raise Truncated("cut short")
-    position = 8 + int.from_bytes(content[4:8], "big")
-    tracks = int.from_bytes(content[10:12], "big")
-    if position < 14 or tracks < 1:
-        raise LinkError("not a MIDI file: no tracks")
-    while tracks:
-        if position + 8 > len(content):
-            raise Truncated(f"cut short: {tracks} tracks are missing")
-        tracks -= content[position : position + 4] == b"MTrk"
-        position += 8 + int.from_bytes(content[position + 4 : position + 8], "big")
-    if position > len(content):
-        raise Truncated("cut short in its last track")
-
-
-def check_midi_file(path: Path) -> None:
-    """Raise LinkError or Truncated unless the file is a whole MIDI file."""
-    check_midi(path.read_bytes())
-
-
-def check_page(path: Path) -> None:
-    """Raise LinkError if the file is empty."""
-    if not path.stat().st_size:
-        raise LinkError("an empty page")
-
-
-def check_zip(path: Path) -> None:
-    """Raise LinkError or Truncated unless the file is a zip archive that can be read to its end."""
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            raise LinkError("not a zip archive")
-    if not zipfile.is_zipfile(path):
-        raise Truncated("the archive is cut short")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except ZIP_ERRORS as error:
-        damaged = str(error)
-    if damaged:
-        raise LinkError(f"the archive is damaged ({damaged})")
-
-
-def make_sha256_check(digest: str) -> Callable[[Path], None]:
-    """Return a check that the file is the zip archive with this SHA-256."""
-
-    def check(path: Path) -> None:
-        actual = hashlib.sha256(path.read_bytes()).hexdigest()
-        if actual != digest.lower():
-            check_zip(path)
-            raise LinkError(f"not the expected archive (its SHA-256 is {actual})")
-
-    return check
-
-
-# ---------------------------------------------------------------------------- requests
-
-
-def read_setting(name: str, default: int, whole: bool = False) -> float:
-    """Return a number from the environment; SystemExit if it is not one."""
-    text = os.environ.get(name) or str(default)
-    if not re.fullmatch(r"[1-9]\d*" if whole else r"\d+\.?\d*|\.\d+", text):
-        kind = "a whole number, 1 or more" if whole else "a number of seconds"
-        stop(f"{name} is {text!r}, it must be {kind}", 2)
-    return float(text)
+class TruncatedError(ContentError):
+    """A file ends too early."""
 
 
 def stop(message: str, status: int = 1) -> NoReturn:
     """Print an error and exit."""
     sys.stderr.write(f"{os.environ.get('SCRIPT', 'download.py')}: error: {message}\n")
     sys.exit(status)
+
+
+# ---------------------------------------------------------------------------- checks
+
+
+def check_midi(content: bytes) -> None:
+    """Raise ContentError unless the bytes have all tracks that the header announces."""
+    if content[:4] == b"RIFF" and content[8:12] == b"RMID":
+        content = content[20:]
+    if not content.startswith(b"MThd"):
+        is_page = content.lstrip().startswith(b"<")
+        raise ContentError("not a MIDI file" + (" but a page" if is_page else ""))
+    if len(content) < 14:
+        raise TruncatedError("cut short")
+    position = 8 + int.from_bytes(content[4:8], "big")
+    tracks = int.from_bytes(content[10:12], "big")
+    if position < 14 or not tracks:
+        raise ContentError("not a MIDI file: no tracks")
+    while tracks and position < len(content):
+        tracks -= content[position : position + 4] == b"MTrk"
+        position += 8 + int.from_bytes(content[position + 4 : position + 8], "big")
+    if tracks or position > len(content):
+        raise TruncatedError("cut short")
+
+
+def check_zip(content: bytes, sha256: str = "") -> None:
+    """Raise ContentError unless it is a whole zip archive, with this SHA-256 if it is given."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == sha256.lower():
+        return
+    if not content.startswith(b"PK"):
+        raise ContentError("not a zip archive")
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise TruncatedError("the archive is cut short")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+    except ZIP_ERRORS as error:
+        damaged = str(error)
+    if damaged:
+        raise ContentError(f"the archive is damaged ({damaged})")
+    if sha256:
+        raise ContentError(f"not the expected archive (its SHA-256 is {digest})")
+
+
+def is_present(path: Path, check: Check) -> bool:
+    """Return whether a file is there; raise DownloadError if something else has its name."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        if not path.is_file():
+            raise ContentError("not a file")
+        check(path.read_bytes())
+    except ContentError as error:
+        reason = f"is there already, but {error}; move it away to download it"
+        raise DownloadError(reason) from error
+    return True
+
+
+def make_part(target: Path) -> Path:
+    """Return the name for a part of a file, in its folder, which is made if necessary."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DownloadError("its folder cannot be made") from error
+    return target.with_name(target.name + ".part")
+
+
+# ---------------------------------------------------------------------------- requests
+
+
+def read_setting(name: str, default: int, whole: bool = False) -> float:
+    """Return a number from the environment; exit if it is not one."""
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch(r"[1-9]\d*" if whole else r"\d+\.?\d*|\.\d+", text):
+        kind = "a whole number, 1 or more" if whole else "a number of seconds"
+        stop(f"{name} is {text!r}, it must be {kind}", 2)
+    return float(text)
 
 
 class Client:
@@ -149,7 +161,7 @@ class Client:
         self.tries = int(read_setting("TRIES", 5, whole=True))
         self.backoff = read_setting("BACKOFF", 2)
         self.max_mb = int(read_setting("MAX_MB", max_mb, whole=True))
-        self._requests = 0
+        self._has_requested = False
         self._opener = urllib.request.OpenerDirector()  # HTTP only: no file:, no ftp:
         for handler in (
             urllib.request.ProxyHandler,
@@ -162,140 +174,99 @@ class Client:
         ):
             self._opener.add_handler(handler())
 
-    def download(self, url: str, target: Path, check: Callable[[Path], None]) -> str:
+    def download(self, url: str, target: Path, check: Check) -> str:
         """Download a file by way of TARGET.part, which is continued; return the final address.
 
-        Raises LinkError if the address has no such file, SiteError if the site is in trouble.
+        Raises SiteError if another run may succeed, another DownloadError if not.
         """
-        part = target.with_name(target.name + ".part")
-        if part.exists() and is_whole(part, check):
-            return rename(part, target, url)
-        truncated_size = None
+        part = make_part(target)
+        try:
+            check(part.read_bytes())
+        except (FileNotFoundError, ContentError):
+            url = self._complete(url, part, check)
+        if os.path.lexists(target):
+            raise DownloadError(f"{target} is in the way")
+        part.rename(target)
+        return url
+
+    def _complete(self, url: str, part: Path, check: Check) -> str:
         wait, reason = 0.0, ""
+        truncated_size = None
         for attempt in range(self.tries):
-            if attempt and wait:
-                time.sleep(min(MAX_WAIT, max(wait, self.backoff * 2 ** (attempt - 1))))
-            resumed = part.exists() and part.stat().st_size > 0
+            if wait:
+                time.sleep(min(MAX_WAIT, wait))
+            start = part.stat().st_size if part.exists() else 0
             try:
-                url = self._request(url, part)
-                check(part)
-                return rename(part, target, url)
-            except Truncated as error:
-                reason, wait = str(error), 0.0
+                url = self._request(url, part, start)
+                check(part.read_bytes())
+                return url
+            except SiteError as error:
+                wait, reason = max(error.seconds, self.backoff * 2**attempt), str(error)
+            except TruncatedError as error:
+                wait, reason = 0.0, str(error)
                 size = part.stat().st_size
-                if not resumed and size == truncated_size:
+                if size == truncated_size:  # that is all the site has
                     part.unlink()
-                    raise LinkError(reason) from error
-                truncated_size = truncated_size if resumed else size
-            except LinkError as error:
-                keep = isinstance(error, _NotFound)
-                if not keep or not part.stat().st_size:
-                    part.unlink(missing_ok=True)
-                if keep or not resumed:
                     raise
-                reason, wait = str(error), 0.0  # the part was of another file
-            except _Retry as error:
-                reason, wait = str(error), error.seconds
-        if part.exists() and not part.stat().st_size:
-            part.unlink()
+                truncated_size = size
+            except ContentError as error:
+                wait, reason = 0.0, str(error)
+                part.unlink()
+                if not start:
+                    raise
         raise SiteError(reason)
 
-    def _request(self, url: str, part: Path) -> str:
-        """Append what the site sends to the part, once; return the final address."""
-        if self._requests:
+    def _request(self, url: str, part: Path, start: int) -> str:
+        """Append what the site sends from byte `start` on to the part; return the final address."""
+        if self._has_requested:
             time.sleep(self.delay)
-        self._requests += 1
-        start = part.stat().st_size if part.exists() else 0
+        self._has_requested = True
         request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})  # noqa: S310
         if start:
             request.add_header("Range", f"bytes={start}-")
-        part.touch()
         try:
             with self._opener.open(request, timeout=TIMEOUT) as response:
                 self._save(response, part, start if response.status == 206 else 0)
                 return str(response.geturl())
-        except urllib.error.HTTPError as error:
-            raise _from_status(error, start) from error
-        except (TimeoutError, urllib.error.URLError, http.client.HTTPException) as error:
-            raise _Retry(f"no answer ({getattr(error, 'reason', error)})") from error
-        except ConnectionError as error:
-            raise _Retry(f"the connection broke ({error})") from error
+        except HTTPError as error:
+            reason = f"HTTP {error.code}"
+            if error.code == 416 and start:  # no such range: the part is of another file
+                raise ContentError(reason) from error
+            if error.code in (408, 425, 429) or error.code >= 500:
+                seconds = error.headers.get("Retry-After", "")
+                raise SiteError(reason, float(seconds) if seconds.isdecimal() else 0) from error
+            raise DownloadError(reason) from error
+        except (TimeoutError, ConnectionError, URLError, HTTPException) as error:
+            raise SiteError(f"no answer ({getattr(error, 'reason', error)})") from error
 
-    def _save(self, response: http.client.HTTPResponse, part: Path, start: int) -> None:
+    def _save(self, response: HTTPResponse, part: Path, start: int) -> None:
         size, limit = start, self.max_mb << 20
-        length = response.getheader("Content-Length")
-        if start + int(length or 0) > limit:
-            raise LinkError(f"larger than {self.max_mb} MB")
-        with part.open("r+b") as file:
-            file.truncate(start)
-            file.seek(start)
-            while block := response.read1(1 << 16):
-                size += len(block)
-                if size > limit:
-                    raise LinkError(f"larger than {self.max_mb} MB")
+        expected = start + (response.length or 0)  # if a length is announced
+        with part.open("ab" if start else "wb") as file:
+            while max(size, expected) <= limit and (block := response.read1(1 << 16)):
                 file.write(block)
-        if length is not None and size - start < int(length):
-            raise _Retry("the connection broke")
-
-
-class _Retry(Exception):
-    """A request that may succeed later; `seconds` is how long the site asks to wait."""
-
-    def __init__(self, reason: str, seconds: float = 0.001) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
-
-
-class _NotFound(LinkError):
-    """An address without a file; a part of an earlier download is kept."""
-
-
-def _from_status(error: urllib.error.HTTPError, start: int) -> Exception:
-    reason = f"HTTP {error.code}"
-    if error.code == 416 and start:
-        return LinkError(reason)  # no such range: the part is of another file
-    if error.code in (408, 425, 429) or error.code >= 500:
-        seconds = error.headers.get("Retry-After", "")
-        return _Retry(reason, float(seconds) if seconds.isdecimal() else 0.001)
-    return _NotFound(reason)
-
-
-def is_whole(path: Path, check: Callable[[Path], None]) -> bool:
-    """Return whether a file passes a check."""
-    try:
-        check(path)
-    except (LinkError, Truncated):
-        return False
-    return True
-
-
-def rename(part: Path, target: Path, url: str) -> str:
-    """Give a whole part its name, and return `url`; LinkError if something has that name."""
-    if os.path.lexists(target):
-        raise _NotFound(f"{target} is in the way")
-    part.rename(target)
-    return url
+                size += len(block)
+        if max(size, expected) > limit:
+            raise ContentError(f"larger than {self.max_mb} MB")
+        if size < expected:
+            raise SiteError("the connection broke")
+        if not size:
+            raise ContentError("empty")
 
 
 # ------------------------------------------------------------------------------- links
 
 
-class _LinkParser(HTMLParser):
-    """Collects the base and all href and src values of a page."""
+class LinkParser(HTMLParser):
+    """Collects the tags with addresses of a page, and the addresses."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.base = ""
-        self.links: list[str] = []
+        self.links: list[tuple[str, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take the addresses of a tag."""
-        for key, value in attrs:
-            if key in ("href", "src") and value:
-                if tag == "base":
-                    self.base = self.base or value
-                else:
-                    self.links.append(value)
+        self.links += [(tag, value) for key, value in attrs if key in ("href", "src") and value]
 
 
 def decode_text(content: bytes) -> str:
@@ -309,44 +280,32 @@ def decode_text(content: bytes) -> str:
 def find_links(content: bytes, url: str) -> list[str]:
     """Return the absolute addresses that a page at `url` links to; for a plain list, its lines."""
     text = decode_text(content)
-    parser = _LinkParser()
+    parser = LinkParser()
     parser.feed(text)
     parser.close()
-    links = parser.links
-    if not links:
-        links = [line for line in text.splitlines() if re.match(r"\s*https?://\S", line)]
-    base = urljoin(url, parser.base)
+    base = urljoin(url, next((link for tag, link in parser.links if tag == "base"), ""))
+    links = [link for tag, link in parser.links if tag != "base"]
+    links = links or [line for line in text.splitlines() if re.match(r"\s*https?://\S", line)]
     return list(dict.fromkeys(filter(None, (make_absolute(base, link) for link in links))))
 
 
 def make_absolute(base: str, link: str) -> str | None:
     """Return the address as a browser would request it, or None if it is not HTTP."""
     try:
-        parts = urlsplit(urldefrag(urljoin(base, "".join(link.strip().splitlines())))[0])
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = urlsplit(urldefrag(urljoin(base, link.strip())).url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             return None
-        host = parts.hostname.encode("idna").decode()
-        place = (f"[{host}]" if ":" in host else host) + (f":{parts.port}" if parts.port else "")
+        host = parts.netloc.rpartition("@")[2].lower().encode("idna").decode()
     except ValueError:
         return None
-    path = quote(parts.path.replace("\\", "/"), safe="/%:@!$&'()*+,;=~-._")
-    query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
-    return urlunsplit((parts.scheme, place, path or "/", query, ""))
+    path = quote(parts.path.replace("\\", "/"), safe=SAFE)
+    return urlunsplit((parts.scheme, host, path or "/", quote(parts.query, safe=SAFE + "?"), ""))
 
 
 def is_midi_url(url: str) -> bool:
     """Return whether an address ends like a MIDI file, in its path or in its query."""
     parts = urlsplit(url)
-    path, query = unquote(parts.path).lower(), parts.query.lower()
-    return path.endswith(MIDI_SUFFIXES) or query.endswith(MIDI_SUFFIXES)
-
-
-def is_sibling_page(url: str, page: str) -> bool:
-    """Return whether an address is an HTML page in the same folder as another page."""
-    here, there = urlsplit(page), urlsplit(url)
-    same_folder = there.path.rpartition("/")[0] == here.path.rpartition("/")[0]
-    is_page = there.path.lower().endswith((".htm", ".html")) and not there.query
-    return same_folder and is_page and there.netloc == here.netloc
+    return any(unquote(text).lower().endswith(MIDI_SUFFIXES) for text in (parts.path, parts.query))
 
 
 # ------------------------------------------------------------------------------- names
@@ -425,105 +384,87 @@ class Report:
         print(f"music is in {folder}; now run: python3 preprocess.py")
 
 
-class PageReader:
-    """Collects the links to MIDI files from pages."""
+def read_page(
+    client: Client, url: str, folder: Path, report: Report, has_music: bool = False
+) -> tuple[str, list[str]]:
+    """Return the final address of a page and all its links; none if it cannot be read.
 
-    def __init__(self, client: Client, folder: Path, report: Report) -> None:
-        self.client, self.report = client, report
-        self.folder = folder
-        self.midi_urls: dict[str, None] = {}
-
-    def read(self, url: str, optional: bool = False) -> list[str]:
-        """Read a page and return all its links; an optional page may have none to MIDI files."""
-        print(f"reading {url}", flush=True)
-        page = self.folder / f".page-{os.getpid()}.html"
+    has_music: it is an error if none of the links is to a MIDI file.
+    """
+    print(f"reading {url}", flush=True)
+    with tempfile.TemporaryDirectory(prefix=".page-", dir=folder) as temporary:
+        page = Path(temporary, "page.html")
         try:
-            final_url = self.client.download(url, page, check_page)
+            final_url = client.download(url, page, check=lambda _: None)
             links = find_links(page.read_bytes(), final_url)
-            midi_urls = [link for link in links if is_midi_url(link)]
-            if not midi_urls and not optional:
-                raise LinkError("no links to MIDI files")
-            self.midi_urls |= dict.fromkeys(midi_urls)
-            return [
-                link for link in links if is_sibling_page(link, final_url) and link != final_url
-            ]
-        except LinkError as error:
-            self.report.fail(url, error)
-            if not optional:
-                self._set_incomplete(f"{url} has changed, or the address is wrong ({error})")
-        except SiteError as error:
-            self.report.fail(url, error)
-            self._set_incomplete(f"could not read {url} ({error}); run it again to go on")
-        finally:
-            for leftover in (page, page.with_name(page.name + ".part")):
-                leftover.unlink(missing_ok=True)
-        return []
+            if has_music and not any(map(is_midi_url, links)):
+                raise DownloadError("no links to MIDI files")
+            return final_url, links
+        except DownloadError as error:
+            report.fail(url, error)
+            if isinstance(error, SiteError):
+                report.incomplete = f"could not read {url} ({error}); run it again to go on"
+            elif has_music:
+                report.incomplete = f"{url} has changed, or the address is wrong ({error})"
+    return url, []
 
-    def read_index(self, url: str) -> None:
-        """Read an index page and the pages beside it that it links to."""
-        siblings = self.read(url, optional=True)
-        if not siblings:
-            self._set_incomplete(f"{url} has changed: no links to pages beside it")
+
+def read_pages(
+    client: Client, index: str, sources: Sequence[str], folder: Path, report: Report
+) -> list[str]:
+    """Return the addresses of MIDI files among the sources, and those that the pages link to."""
+    urls: list[str] = []
+    if index:
+        index_url, links = read_page(client, index, folder, report)
+        sibling = re.compile(re.escape(urljoin(index_url, ".")) + r"[^/?]+\.html?", re.IGNORECASE)
+        siblings = [link for link in links if sibling.fullmatch(link) and link != index_url]
+        if not siblings and not report.incomplete:
+            report.incomplete = f"{index} has changed: no links to pages beside it"
         for page in siblings:
-            self.read(page, optional=True)
-
-    def _set_incomplete(self, reason: str) -> None:
-        self.report.incomplete = reason
-
-
-def drop_second_formats(urls: Sequence[str]) -> list[str]:
-    """Return the addresses without those of a piece's second format."""
-    known = set(urls)
-    return [u for u in urls if FORMAT_0.sub("", u) == u or FORMAT_0.sub("", u) not in known]
+            links += read_page(client, page, folder, report)[1]
+        urls += links
+    for source in sources:
+        url = make_absolute("", source)
+        if url is None:
+            report.fail(source, "not http:// or https://")
+        elif is_midi_url(url):
+            urls.append(url)
+        else:
+            urls += read_page(client, url, folder, report, has_music=True)[1]
+    midi_urls = dict.fromkeys(filter(is_midi_url, urls))  # each once, in order
+    # of a piece in two formats, the one called NAME_format0.mid is not needed
+    return [
+        url
+        for url in midi_urls
+        if not FORMAT_0.search(url) or FORMAT_0.sub("", url) not in midi_urls
+    ]
 
 
 def download_links(
     client: Client, urls: Sequence[str], folder: Path, home: str, report: Report
 ) -> None:
     """Download MIDI files to their paths below a folder."""
-    failures: Counter[str] = Counter()  # of each host, in a row
     paths = make_paths(urls, home)
     print(f"{len(paths)} files to have in {folder}, at most one request in {client.delay:g} s")
+    failures: Counter[str] = Counter()  # of each host, in a row
     for number, (url, name) in enumerate(paths.items(), 1):
         host, target = urlsplit(url).netloc, folder / name
         try:
-            if os.path.lexists(target):
-                check_existing(target)
+            if is_present(target, check_midi):
                 report.existing += 1
                 continue
             if failures[host] >= MAX_FAILURES:
-                raise LinkError(f"{host} did not answer before")
-            make_parent(target)
-            client.download(url, target, check_midi_file)
+                raise DownloadError(f"{host} did not answer before")
+            client.download(url, target, check_midi)
             failures[host] = 0
             report.new += 1
             print(f"{number}/{len(paths)} {name}", flush=True)
-        except SiteError as error:
-            failures[host] += 1
-            report.fail(name, f"{error} ({url})")
-        except LinkError as error:
+        except DownloadError as error:
+            failures[host] += isinstance(error, SiteError)
             report.fail(name, f"{error} ({url})")
     silent = [host for host, count in failures.items() if count >= MAX_FAILURES]
     if silent:
         report.incomplete = f"no answer from {', '.join(silent)}; run it again to go on"
-
-
-def check_existing(path: Path) -> None:
-    """Raise LinkError unless the file is a whole MIDI file."""
-    try:
-        if not path.is_file():
-            raise LinkError("not a file")
-        check_midi_file(path)
-    except (LinkError, Truncated) as error:
-        raise LinkError(f"is there already, but {error}; move it away to download it") from error
-
-
-def make_parent(path: Path) -> None:
-    """Make the folder of a file; LinkError if that is not possible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise LinkError("its folder cannot be made") from error
 
 
 def read_addresses(source: str) -> list[str]:
@@ -538,25 +479,14 @@ def read_addresses(source: str) -> list[str]:
 
 def download_pages(options: argparse.Namespace, client: Client) -> None:
     """Download what pages link to."""
-    report, folder = Report(), options.folder
-    addresses = [address for source in options.urls for address in read_addresses(source)]
-    if not addresses and not options.index:
+    sources = [address for source in options.urls for address in read_addresses(source)]
+    if not sources and not options.index:
         stop("give a page to download from; -h says more", 2)
+    report, folder = Report(), options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    reader = PageReader(client, folder, report)
-    if options.index:
-        reader.read_index(options.index)
-    for address in addresses:
-        url = quote(urldefrag(address)[0], safe="%/:=&?~+!$,;'@()*[]{}|")
-        if make_absolute("", url) is None:
-            report.fail(address, "not http:// or https://")
-        elif is_midi_url(url):
-            reader.midi_urls[url] = None
-        else:
-            reader.read(url)
-    urls = drop_second_formats(list(reader.midi_urls))
+    urls = read_pages(client, options.index, sources, folder, report)
     if urls:
-        download_links(client, urls, folder, make_host_name(options.home or ""), report)
+        download_links(client, urls, folder, make_host_name(options.home), report)
     elif not report.incomplete:
         report.incomplete = "there are no links to MIDI files"
     report.finish(folder)
@@ -565,134 +495,110 @@ def download_pages(options: argparse.Namespace, client: Client) -> None:
 # ----------------------------------------------------------------------------- archives
 
 
-class Archive:
-    """A zip archive with a table of the MIDI files in it."""
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return the bytes of a member; raise DownloadError if it is missing, damaged or too large."""
+    try:
+        if archive.getinfo(name).file_size > MAX_MEMBER_BYTES:
+            raise DownloadError("too large")
+        return archive.read(name)
+    except KeyError as error:
+        raise DownloadError("in the table, but not in the archive") from error
+    except ZIP_ERRORS as error:
+        raise DownloadError(f"damaged ({error})") from error
 
-    def __init__(self, path: Path, table: str) -> None:
-        self.file = zipfile.ZipFile(path)
-        self.members = {info.filename: info for info in self.file.infolist()}
-        tables = [name for name in self.members if PurePosixPath(name).name == table]
-        if not tables:
-            stop(f"the archive has changed: there is no {table} in it")
-        self.table = min(tables, key=lambda name: name.count("/"))
-        self.root = self.table[: -len(table)]
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a member; raises one of ZIP_ERRORS if it is damaged or too large."""
-        info = self.members[name]
-        if info.file_size > MAX_MIDI_BYTES or stat.S_ISLNK(info.external_attr >> 16):
-            raise RuntimeError("too large, or not a plain file")
-        return self.file.read(info)
-
-    def find_documents(self) -> Iterator[str]:
-        """Yield the table, and the license and README beside it."""
-        for name in self.members:
-            relative = name.removeprefix(self.root)
-            if name == self.table or re.fullmatch(r"(LICENSE|README)(\.\w+)?", relative):
-                yield name
-
-    def find_midi_files(self, column: str, split: str) -> dict[str, str]:
-        """Return the target of each MIDI file that the table names; exit if it is malformed."""
-        rows = list(csv.DictReader(io.StringIO(decode_text(self.read(self.table)), newline="")))
-        if not rows or not {column, split or column} <= set(rows[0]):
-            stop(f"the archive has changed: {self.table} lacks {column}{split and ' or '}{split}")
-        targets = {}
-        for row in rows:
-            name = row[column] or ""
-            if not name:
-                continue
-            if not is_safe_name(name) or not name.lower().endswith(MIDI_SUFFIXES):
-                stop(f"nothing was unpacked: {self.table} names {name!r}")
-            if split and row[split] not in SUBSETS:
-                stop(f"the archive has changed: {name} has the split {row[split]!r}")
-            targets[self.root + name] = f"{row[split]}/{name}" if split else name
-        if not targets:
-            stop(f"the archive has changed: {self.table} names no MIDI files")
-        return targets
+def read_table(content: bytes, column: str, split: str) -> dict[str, str]:
+    """Return the target of each MIDI file that a table names; exit if it is malformed."""
+    targets = {}
+    for row in csv.DictReader(io.StringIO(decode_text(content), newline="")):
+        if not {column, split or column} <= row.keys():
+            stop(f"the archive has changed: its table lacks {column}{split and ' or '}{split}")
+        name = row[column]
+        if not name:
+            continue
+        target = f"{row[split]}/{name}" if split else name
+        if not is_safe_name(target) or not target.lower().endswith(MIDI_SUFFIXES):
+            stop(f"nothing was unpacked: the table names {target!r}")
+        targets[name] = target
+    return targets
 
 
 def is_safe_name(name: str) -> bool:
-    """Return whether a member's name stays below the target folder on any system."""
+    """Return whether a name stays below the target folder on any system."""
     parts = name.split("/")
     return not any(part in ("", ".", "..") for part in parts) and not re.search(r"[\\:\x00]", name)
 
 
 def write_new(content: bytes, target: Path) -> bool:
-    """Write a file by way of TARGET.part; False if it is there already, LinkError if another is."""
+    """Write a file by way of TARGET.part; return False if it is there, fail if another one is."""
     if os.path.lexists(target):
         if target.is_file() and target.read_bytes() == content:
             return False
-        raise LinkError(f"{target} is there already, but different; move it away to unpack it")
-    make_parent(target)
-    part = target.with_name(target.name + ".part")
+        raise DownloadError(f"{target} is there already, but different; move it away to unpack it")
+    part = make_part(target)
     part.write_bytes(content)
     part.replace(target)
     return True
 
 
-def unpack(archive: Archive, folder: Path, column: str, split: str) -> Report:
-    """Write the MIDI files that the table names below a folder."""
+def unpack(archive: zipfile.ZipFile, folder: Path, options: argparse.Namespace) -> Report:
+    """Write the MIDI files that the table names, and the table, license and README beside it."""
+    tables = [name for name in archive.namelist() if PurePosixPath(name).name == options.table]
+    if not tables:
+        stop(f"the archive has changed: there is no {options.table} in it")
+    table = min(tables, key=lambda name: name.count("/"))
+    root = table.removesuffix(options.table)
+    targets = read_table(read_member(archive, table), options.column, options.split)
+    names = [name.removeprefix(root) for name in archive.namelist()]
+    documents = [name for name in names if re.fullmatch(r"(LICENSE|README)(\.\w+)?", name)]
     report = Report()
-    targets = archive.find_midi_files(column, split)
-    documents = {name: name.removeprefix(archive.root) for name in archive.find_documents()}
-    for name, target in (documents | targets).items():
-        is_midi = name.lower().endswith(MIDI_SUFFIXES)
+    for name in (options.table, *documents, *targets):
+        target = targets.get(name, name)
         try:
-            content = archive.read(name)
-            if is_midi:
+            content = read_member(archive, root + name)
+            if name in targets:
                 check_midi(content)
             is_new = write_new(content, folder / target)
-            report.new += is_midi and is_new
-            report.existing += is_midi and not is_new
-        except KeyError:
-            report.fail(target, "in the table, but not in the archive")
-        except (LinkError, Truncated, *ZIP_ERRORS) as error:
+            report.new += is_new and name in targets
+            report.existing += not is_new and name in targets
+        except DownloadError as error:
             report.fail(target, error)
     return report
 
 
 def download_archive(options: argparse.Namespace, client: Client) -> None:
     """Download an archive and unpack it."""
-    folder = options.folder
-    check = check_zip if options.check == "zip" else make_sha256_check(options.check)
-    target = folder / (options.name or PurePosixPath(urlsplit(options.url).path).name)
-    folder.mkdir(parents=True, exist_ok=True)
+    (url,) = options.urls
+    target = options.folder / options.archive
+    check = functools.partial(check_zip, sha256=options.sha256)
+    options.folder.mkdir(parents=True, exist_ok=True)
     try:
-        if os.path.lexists(target):
-            check(target)
+        if is_present(target, check):
             print(f"{target} is here already")
         else:
-            print(f"downloading {options.url} to {target}.part", flush=True)
-            client.download(options.url, target, check)
-    except (LinkError, Truncated) as error:
-        if target.exists():
-            stop(f"{target} is there already, but {error}; move it away to download it")
-        stop(f"could not download {options.url}: {error}; has the address or the file changed?")
-    except SiteError as error:
-        stop(f"could not download {options.url}: {error}; run it again to go on")
-    unpack(Archive(target, options.table), folder, options.column, options.split).finish(folder)
+            print(f"downloading {url} to {target}.part", flush=True)
+            client.download(url, target, check)
+    except DownloadError as error:
+        if os.path.lexists(target):
+            stop(f"{target} {error}")
+        is_temporary = isinstance(error, SiteError)
+        hint = "run it again to go on" if is_temporary else "has the address or the file changed?"
+        stop(f"could not download {url}: {error}; {hint}")
+    with zipfile.ZipFile(target) as archive:
+        report = unpack(archive, options.folder, options)
+    report.finish(options.folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    archive = commands.add_parser("archive")
-    archive.add_argument("folder", type=Path)
-    archive.add_argument("url")
-    for flag in ("--check", "--table", "--column"):
-        archive.add_argument(flag, required=True)
-    archive.add_argument("--split", default="")
-    archive.add_argument("--name", default="")
-    pages = commands.add_parser("pages")
-    pages.add_argument("folder", type=Path)
-    pages.add_argument("urls", nargs="*")
-    pages.add_argument("--home")
-    pages.add_argument("--index")
-    for command in (archive, pages):
-        command.add_argument("--max-mb", type=int, required=True)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("urls", nargs="*")
+    parser.add_argument("--max-mb", type=int, default=16)
+    for flag in ("archive", "sha256", "table", "column", "split", "home", "index"):
+        parser.add_argument(f"--{flag}", default="")
     options = parser.parse_args(argv)
-    run = download_archive if options.command == "archive" else download_pages
+    run = download_archive if options.archive else download_pages
     run(options, Client(options.max_mb))
 
 

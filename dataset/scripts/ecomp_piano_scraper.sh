@@ -20,4 +20,4 @@ echo "License: none is stated; the files are offered to listen to, all rights st
 echo "Size: roughly 1,500 to 3,000 files of about 50 kB, 150 MB at most."
 years="2002 2004 2006 2008 2009 2011 2013 2014 2015 2017 2018"
 # shellcheck disable=SC2046  # one word a year
-download pages --home "$BASE_URL" --max-mb 16 "$DIR" $(printf "$BASE_URL/midi_%s.asp " $years)
+download --home "$BASE_URL" "$DIR" $(printf "$BASE_URL/midi_%s.asp " $years)

@@ -20,5 +20,6 @@ SHA256="${SHA256:-70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde1
 echo "MAESTRO v3.0.0 (Hawthorne et al., 2019): 1,276 piano performances, 199 hours."
 echo "License: CC BY-NC-SA 4.0, https://creativecommons.org/licenses/by-nc-sa/4.0/"
 echo "Size: an archive of 56 MB, and about 80 MB unpacked."
-download archive --check "$SHA256" --max-mb 500 --table maestro-v3.0.0.csv \
-    --column midi_filename --split split "$DIR" "$BASE_URL/maestro-v3.0.0-midi.zip"
+ARCHIVE=maestro-v3.0.0-midi.zip
+download --archive "$ARCHIVE" --sha256 "$SHA256" --max-mb 500 --table maestro-v3.0.0.csv \
+    --column midi_filename --split split "$DIR" "$BASE_URL/$ARCHIVE"

@@ -23,4 +23,4 @@ shift
 echo "MIDI files from: $*"
 echo "License: as their sites say; look there before you use or share them."
 echo "Size: not known in advance; no more than ${MAX_MB:-16} MB a file."
-download pages --max-mb 16 "$DIR" "$@"
+download "$DIR" "$@"
