@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 from bisect import bisect_right
@@ -162,7 +161,7 @@ def test_new_note_does_not_cut_other_pitches(read: Reader) -> None:
 
 @pytest.mark.parametrize(
     ("programs", "pitches"),
-    [([0], [60]), ([5], [61]), ([0, 5], [60, 61]), (range(8), [60, 61]), (iter([5, 0]), [60, 61])],
+    [([0], [60]), ([5], [61]), ([5, 0], [60, 61]), (range(8), [60, 61])],
 )
 def test_programs_select_instruments(
     programs: Iterable[int], pitches: list[int], tmp_path: Path
@@ -172,13 +171,11 @@ def test_programs_select_instruments(
         program(5, channel=1) + note(61, 0, 500, channel=1),
         program(40, channel=2) + note(62, 0, 500, channel=2),
     )
-    selected = list(programs)
     path = tmp_path / "three.mid"
     path.write_bytes(content)
     midi = pretty_midi.PrettyMIDI(io.BytesIO(content))
-    assert NoteSeq.from_midi(midi, iter(selected)).pitches.tolist() == pitches
-    assert NoteSeq.from_midi_bytes(content, iter(selected)).pitches.tolist() == pitches
-    assert NoteSeq.from_midi_file(path, iter(selected)).pitches.tolist() == pitches
+    assert NoteSeq.from_midi(midi, iter(programs)).pitches.tolist() == pitches
+    assert NoteSeq.from_midi_file(path, iter(programs)).pitches.tolist() == pitches
 
 
 # ------------------------------------------------------------------------------------------- pedal
@@ -324,8 +321,8 @@ def test_random_messages_match_a_plain_loop(messages: list[Timed]) -> None:
 
 
 def test_tempo_changes_apply_from_their_tick(read: Reader) -> None:
-    slower = [tempo(0, 500_000), tempo(960, 1_000_000), tempo(1440, 250_000)]
-    content = midi_bytes(slower, note(60, 480, 1200) + note(61, 1440, 1920), ticks=480)
+    tempos = [tempo(0, 500_000), tempo(960, 1_000_000), tempo(1440, 250_000)]
+    content = midi_bytes(tempos, note(60, 480, 1200) + note(61, 1440, 1920), ticks=480)
     assert spans(read(content)) == [(60, 500, 1500), (61, 2000, 2250)]
 
 
@@ -338,30 +335,18 @@ def test_tempo_changes_of_other_tracks_apply() -> None:
 @pytest.mark.parametrize("ticks", [24, 480, 10_000])
 def test_random_tempo_changes_match_pretty_midi(ticks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    tempos = [
-        tempo(int(t), int(us))
-        for t, us in zip(
-            np.sort(rng.integers(0, 50 * ticks, 40)),
-            rng.integers(50_000, 3_000_000, 40),
-            strict=True,
-        )
-    ]
-    starts = np.sort(rng.choice(60 * ticks, 60, replace=False)).tolist()
-    content = midi_bytes(
-        tempos,
-        [
-            m
-            for i, t in enumerate(starts)
-            for m in note(30 + i, t, t + int(rng.integers(1, 5 * ticks)))
-        ],
-        ticks=ticks,
-    )
+    times, lengths = rng.integers(0, 50 * ticks, 40), rng.integers(50_000, 3_000_000, 40)
+    tempos = [tempo(*row) for row in zip(times.tolist(), lengths.tolist(), strict=True)]
+    starts = np.sort(rng.choice(60 * ticks, 60, replace=False))
+    ends = starts + rng.integers(1, 5 * ticks, 60)
+    messages = []
+    for pitch, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True), 30):
+        messages += note(pitch, start, end)
+    content = midi_bytes(tempos, messages, ticks=ticks)
     notes = NoteSeq.from_midi_bytes(content)
-    expected = pretty_midi.PrettyMIDI(io.BytesIO(content)).instruments[0].notes
-    assert len(notes) == 60
-    by_pitch = sorted(expected, key=lambda n: n.pitch)
-    np.testing.assert_allclose(notes.starts, [n.start for n in by_pitch], atol=1e-6, rtol=0)
-    np.testing.assert_allclose(notes.ends, [n.end for n in by_pitch], atol=1e-6, rtol=0)
+    (piano,) = pretty_midi.PrettyMIDI(io.BytesIO(content)).instruments
+    expected = [(n.start, n.end) for n in sorted(piano.notes, key=lambda n: n.pitch)]
+    np.testing.assert_allclose(np.stack([notes.starts, notes.ends], 1), expected, atol=1e-6, rtol=0)
 
 
 # ------------------------------------------------------------------------------- invalid files
@@ -369,11 +354,7 @@ def test_random_tempo_changes_match_pretty_midi(ticks: int, seed: int) -> None:
 
 WHOLE = midi_bytes([m for i in range(40) for m in note(60, 100 * i, 100 * i + 50)])
 BROKEN = {
-    "empty": b"",
     "text": b"This is not a MIDI file.\n" * 20,
-    "header cut": WHOLE[:9],
-    "track cut": WHOLE[: len(WHOLE) // 2],
-    "last byte missing": WHOLE[:-1],
     "no ticks": WHOLE[:12] + b"\0\0" + WHOLE[14:],
     "film frames for ticks": WHOLE[:12] + b"\xe7\x28" + WHOLE[14:],
     "zeros after the magic": b"MThd" + bytes(40),
@@ -393,9 +374,6 @@ def test_missing_file_raises_oserror(tmp_path: Path) -> None:
         NoteSeq.from_midi_file(tmp_path / "missing.mid")
 
 
-HEADER = 14  # bytes before the first track
-
-
 def test_truncated_file_is_rejected() -> None:
     for size in range(len(WHOLE)):
         with pytest.raises(ValueError, match=r"MIDI|cut short"):
@@ -406,8 +384,9 @@ def test_truncated_file_is_rejected() -> None:
 def test_file_with_missing_tracks_is_rejected(tracks: int) -> None:
     first = midi_bytes(note(60, 0, 500))
     both = midi_bytes(note(60, 0, 500), note(61, 0, 500))
+    header = 14  # bytes before the first track
     with pytest.raises(ValueError, match="cut short"):
-        NoteSeq.from_midi_bytes(both[: len(first) if tracks else HEADER])
+        NoteSeq.from_midi_bytes(both[: len(first) if tracks else header])
 
 
 @given(st.lists(st.tuples(st.integers(0, 299), st.integers(0, 255)), min_size=1, max_size=4))
@@ -425,18 +404,9 @@ def test_damaged_bytes_are_read_or_rejected(changes: list[tuple[int, int]]) -> N
 # ---------------------------------------------------------------------------------- sample files
 
 
-@functools.cache
-def open_midi(path: Path) -> pretty_midi.PrettyMIDI:
-    return pretty_midi.PrettyMIDI(str(path))
-
-
 def table(notes: Iterable[Row]) -> np.ndarray:
     """Return sorted notes as a table [notes, 4]."""
     return np.array(sort_rows(notes))
-
-
-def table_of(notes: NoteSeq) -> np.ndarray:
-    return table(zip(*(column.tolist() for column in notes.columns), strict=True))
 
 
 def read_plainly_from(midi: pretty_midi.PrettyMIDI) -> list[Row]:
@@ -449,113 +419,58 @@ def read_plainly_from(midi: pretty_midi.PrettyMIDI) -> list[Row]:
     return cut(extended)
 
 
-def test_onsets_of_sample_files_match_pretty_midi(midi_path: Path) -> None:
-    instruments = (i for i in open_midi(midi_path).instruments if not i.is_drum)
-    notes = [(n.start, n.end, n.pitch, n.velocity) for i in instruments for n in i.notes]
-    found = table_of(NoteSeq.from_midi_file(midi_path))
-    np.testing.assert_allclose(found[:, 0], table(notes)[:, 0], atol=1e-4, rtol=0)
-    np.testing.assert_array_equal(found[:, 2:], table(notes)[:, 2:])
-
-
-def test_ends_of_sample_files_match_a_plain_loop(midi_path: Path) -> None:
-    expected = table(read_plainly_from(open_midi(midi_path)))
-    found = table_of(NoteSeq.from_midi_file(midi_path))
-    np.testing.assert_allclose(found[:, 1], expected[:, 1], atol=1e-4, rtol=0)
-
-
-def test_pretty_midi_objects_of_sample_files_match_a_plain_loop(midi_path: Path) -> None:
-    midi = open_midi(midi_path)
+def test_notes_of_sample_files_match_a_plain_loop(midi_path: Path) -> None:
+    midi = pretty_midi.PrettyMIDI(str(midi_path))
     expected = table(read_plainly_from(midi))
-    np.testing.assert_allclose(table_of(NoteSeq.from_midi(midi)), expected, atol=1e-9, rtol=0)
+    seqs = {1e-9: NoteSeq.from_midi(midi), 1e-4: NoteSeq.from_midi_file(midi_path)}
+    for tolerance, notes in seqs.items():
+        found = table(zip(*(column.tolist() for column in notes.columns), strict=True))
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
 
 
 # -------------------------------------------------------------------------------------- writing
 
 
 def many_notes(seed: int = 0) -> list[Row]:
-    """Return notes of 2 ms to 3 s on all keys of a piano; those of one key do not overlap."""
+    """Return notes of up to 3 s in ten minutes, by pitch; those of one key do not overlap."""
     rng = np.random.default_rng(seed)
     found = []
     for pitch in range(21, 109):
-        now = 0.0
+        now = 7.0 * (pitch - 21)
         for _ in range(10):
             start = now + float(rng.choice([0, rng.uniform(0, 5)]))
-            now = start + float(rng.choice([rng.uniform(0.002, 0.01), rng.uniform(0, 3) + 0.002]))
-            found.append((start, now, pitch, int(rng.integers(1, 128))))
+            end = start + float(rng.choice([0, rng.uniform(0.002, 0.01), rng.uniform(0.002, 3)]))
+            found.append((start, end, pitch, int(rng.integers(1, 128))))
+            now = max(end, start + 0.002)
     return found
 
 
-def test_written_file_is_read_back_by_pretty_midi(tmp_path: Path) -> None:
-    expected = table(many_notes())
-    NoteSeq(*expected.T).to_midi_file(tmp_path / "notes.mid")
-    (piano,) = pretty_midi.PrettyMIDI(str(tmp_path / "notes.mid")).instruments
-    assert (piano.program, piano.is_drum) == (0, False)
-    found = np.array([(n.start, n.end, n.pitch, n.velocity) for n in piano.notes])
-
-    def by_key(notes: np.ndarray) -> np.ndarray:
-        return notes[np.lexsort((notes[:, 0], notes[:, 2]))]
-
-    np.testing.assert_allclose(by_key(found)[:, :2], by_key(expected)[:, :2], atol=6e-4, rtol=0)
-    np.testing.assert_array_equal(by_key(found)[:, 2:], by_key(expected)[:, 2:])
-
-
-@pytest.mark.parametrize("bpm", [30.0, 60.0, 90.0, 120.0, 137.0, 240.0])
-def test_times_are_exact_to_a_millisecond_at_any_tempo(bpm: float) -> None:
-    content = io.BytesIO()
-    NoteSeq([0.0, 61.001], [0.5, 61.002], [60, 61], [1, 2]).to_midi(tempo=bpm).write(content)
+@pytest.mark.parametrize("bpm", [30.0, 90.0, 120.0, 137.0, 240.0])
+def test_notes_are_written_to_a_millisecond(bpm: float) -> None:
+    content, expected = io.BytesIO(), np.array(many_notes())
+    NoteSeq(*expected.T).to_midi(tempo=bpm).write(content)
     content.seek(0)
-    first, second = pretty_midi.PrettyMIDI(content).instruments[0].notes
-    assert [first.start, first.end] == pytest.approx([0, 0.5], abs=6e-4)
-    assert [second.start, second.end] == pytest.approx([61.001, 61.002], abs=1.1e-3)
-
-
-@pytest.mark.parametrize("number", [0, 1, 127])
-def test_program_is_written(number: int, tmp_path: Path) -> None:
-    notes = NoteSeq([0], [1], [60], [64])
-    assert notes.to_midi(program=number).instruments[0].program == number
-    notes.to_midi_file(tmp_path / "a.mid", program=number)
-    programs = [m.program for m in mido.MidiFile(tmp_path / "a.mid") if m.type == "program_change"]
-    assert programs == [number]
+    (piano,) = pretty_midi.PrettyMIDI(content).instruments
+    assert (piano.program, piano.is_drum) == (0, False)
+    notes = sorted(piano.notes, key=lambda n: (n.pitch, n.start))
+    found = np.array([(n.start, n.end, n.pitch, n.velocity) for n in notes])
+    np.testing.assert_array_equal(found[:, 2:], expected[:, 2:])
+    expected[:, 1] = np.maximum(expected[:, 1], expected[:, 0] + 0.001)  # at least a tick long
+    rtol = 1.1e-6 if 60e6 % bpm else 0  # a file has whole microseconds per quarter note
+    np.testing.assert_allclose(found[:, :2], expected[:, :2], atol=6e-4, rtol=rtol)
 
 
 def test_writing_replaces_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.mid"
     path.write_bytes(b"old")
-    NoteSeq([0], [1], [60], [64]).to_midi_file(path)
-    assert spans(NoteSeq.from_midi_file(path)) == [(60, 0, 1000)]
+    NoteSeq([0], [1], [60], [64]).to_midi_file(path, program=127)
+    assert spans(NoteSeq.from_midi_file(path, [127])) == [(60, 0, 1000)]
+    content = path.read_bytes()
+    NoteSeq([0], [1], [60], [64]).to_midi_file(path, program=127)
+    assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_empty_sequence_is_written(tmp_path: Path) -> None:
-    NoteSeq().to_midi_file(tmp_path / "a.mid")
-    assert len(NoteSeq.from_midi_file(tmp_path / "a.mid")) == 0
-
-
-def short_notes() -> NoteSeq:
-    """Return notes of 0 to 2 ms on one key, at least 1 ms apart."""
-    rng = np.random.default_rng(0)
-    lengths = rng.uniform(0, 0.002, 2000) * rng.integers(0, 2, 2000)
-    starts = np.cumsum(lengths + rng.choice([0.00101, 0.7], 2000))
-    return NoteSeq(starts, starts + lengths, np.full(2000, 60), np.full(2000, 64))
-
-
-def test_shortest_note_is_one_tick(tmp_path: Path) -> None:
-    short_notes().to_midi_file(tmp_path / "a.mid")
-    (piano,) = pretty_midi.PrettyMIDI(str(tmp_path / "a.mid")).instruments
-    onsets, ends = np.array([(n.start, n.end) for n in piano.notes]).T
-    np.testing.assert_allclose(onsets, short_notes().starts, atol=6e-4, rtol=0)
-    assert 0.0009 < (ends - onsets).min() <= (ends - onsets).max() < 0.0031
-
-
-@pytest.mark.parametrize("bpm", [60.0, 90.0, 137.0, 200.0])
-def test_shortest_note_is_one_tick_at_any_tempo(bpm: float) -> None:
-    starts = 6.0003 * np.arange(800)
-    content = io.BytesIO()
-    NoteSeq(starts, starts, np.full(800, 60), np.full(800, 64)).to_midi(tempo=bpm).write(content)
-    content.seek(0)
-    found = pretty_midi.PrettyMIDI(content).instruments[0].notes
-    assert len(found) == 800
-    assert max(n.end - n.start for n in found) < 0.0031
+    NoteSeq().to_midi_file(path)
+    assert len(NoteSeq.from_midi_file(path)) == 0
 
 
 @pytest.mark.parametrize("bpm", [0.0, -120.0, 1.0, 1e6, float("nan"), float("inf")])
@@ -580,21 +495,11 @@ def test_text_events_are_read_back_by_other_libraries(tmp_path: Path) -> None:
     CHORD.to_midi_file(plain)
     first, *_ = mido.MidiFile(path, charset="utf-8").tracks
     assert [message.text for message in first if message.type == "text"] == TEXTS
-    read = pretty_midi.PrettyMIDI(str(path)).text_events
-    assert [(event.text, event.time) for event in read if event.text.isascii()] == [
-        (content, 0.0) for content in TEXTS if content.isascii()
-    ]
     assert symusic.Score(str(path)).note_num() == len(CHORD)
     assert NoteSeq.from_midi_file(path) == NoteSeq.from_midi_file(plain) == CHORD
     assert read_with_pretty_midi(path.read_bytes()) == CHORD
     assert read_midi_texts(path.read_bytes()) == TEXTS
     assert read_midi_texts(plain.read_bytes()) == []
-
-
-def test_writing_is_deterministic(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        CHORD.to_midi_file(tmp_path / name, texts=iter(TEXTS))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_invalid_unicode_is_escaped_in_text_events(tmp_path: Path) -> None:
@@ -604,10 +509,8 @@ def test_invalid_unicode_is_escaped_in_text_events(tmp_path: Path) -> None:
 
 def test_only_texts_at_the_start_are_read() -> None:
     named = (0, mido.MetaMessage("track_name", name="n"))
-    assert read_midi_texts(midi_bytes([named, text(0, "a"), tempo(0, 9), text(0, "b")])) == [
-        "a",
-        "b",
-    ]
+    both = midi_bytes([named, text(0, "a"), tempo(0, 9), text(0, "b")])
+    assert read_midi_texts(both) == ["a", "b"]
     assert read_midi_texts(midi_bytes([text(0, "a"), text(9, "late")])) == ["a"]
     assert read_midi_texts(midi_bytes([note_on(0, 60), text(0, "after a note")])) == []
 
