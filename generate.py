@@ -13,7 +13,6 @@ import math
 import os
 import secrets
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -32,10 +31,11 @@ from generation.pipeline import (
     GenerationJob,
     Primer,
     SampleBuffer,
+    decode_sample,
     generate_events,
     load_primer,
 )
-from generation.writer import decode_job_sample, output_paths, write_sample
+from generation.writer import output_paths, write_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN, Session, pick_device
@@ -57,14 +57,8 @@ SAMPLING_OPTIONS = (  # which beam search does not have
 
 def build_parser() -> Parser:
     """Return the parser of the command line."""
-    width = max(len(text) for text, _ in EXAMPLES)
-    rows = (f"  {text:{width}}  {meaning}" for text, meaning in EXAMPLES)
-    examples = "\n".join(
-        textwrap.fill(row, 80, subsequent_indent=" " * (width + 4)) for row in rows
-    )
-    parser = Parser(
-        "generate.py", __doc__ or "", GenerateConfig(), epilog=f"examples of -c:\n{examples}"
-    )
+    epilog = f"examples of -c:\n{EXAMPLES}"
+    parser = Parser("generate.py", __doc__ or "", GenerateConfig(), epilog=epilog)
     share, positive = Number(float, 0, 1), Number(float, above=0)
 
     add = parser.add_argument_group("input").add_argument
@@ -269,18 +263,12 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
     if options.primer is not None:
         start, seconds = options.primer_start, options.primer_seconds
         primer = load_primer(options.primer, start, seconds, encoding)
-    return GenerationJob(
-        model, encoding, options, seed, count_steps(options, control), control, primer
-    )
-
-
-def count_steps(options: GenerateConfig, control: ControlSchedule | None) -> int:
-    """Return the number of events to generate, with --seconds the largest number."""
+    steps = options.max_length or DEFAULT_LENGTH
     if options.seconds is not None:
-        return math.ceil((options.seconds + MARGIN) * MAX_EVENT_RATE)
-    if control is not None and control.events is not None and not options.max_length:
-        return control.events
-    return DEFAULT_LENGTH if options.max_length is None else options.max_length
+        steps = math.ceil((options.seconds + MARGIN) * MAX_EVENT_RATE)
+    elif control is not None and control.events is not None and not options.max_length:
+        steps = control.events
+    return GenerationJob(model, encoding, options, seed, steps, control, primer)
 
 
 def check_output(options: GenerateConfig) -> None:
@@ -313,43 +301,42 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
 
     def write_stream() -> None:
         for number, path in enumerate(stream_paths):
-            events = EventSeq.from_array(samples.get(number), job.encoding)
-            decode_job_sample(job, events).to_midi_file(path)
+            decode_sample(job, samples.get(number)).to_midi_file(path)
 
     try:
-        fill_samples(job, samples, write_stream if options.stream else None)
+        fill_samples(job, samples, write_stream)
     except KeyboardInterrupt:
         write_stream()  # keep what there is
         raise
     for number, path in enumerate(stream_paths or islice(all_paths, options.batch_size)):
-        events = EventSeq.from_array(samples.get(number), job.encoding)
         argv = reproduction_argv(options, job.seed, number)
-        yield from write_sample(path, job, number, events, argv)
+        yield from write_sample(path, job, number, samples.get(number), argv)
     if options.html:
         yield from write_player(Path(options.output_dir))
 
 
 def fill_samples(
-    job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None] | None
+    job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None]
 ) -> None:
     """Generate events until all samples are long enough, with a progress bar."""
-    milliseconds = None
-    bar = progress.bar.Bar("generating", suffix="%(index)d/%(max)d events  %(eta_td)s")
-    bar.max = job.steps
+    total, unit, milliseconds = job.steps, "events", math.inf
     if job.options.seconds is not None:
         milliseconds = 1000 * (job.options.seconds + MARGIN)
-        bar.max, bar.suffix = round(milliseconds / 1000), "%(index)d/%(max)d s  %(eta_td)s"
+        total, unit = round(milliseconds / 1000), "s"
+    bar = progress.bar.Bar("generating", max=total, suffix=f"%(index)d/%(max)d {unit}  %(eta_td)s")
     last_write = time.monotonic()
     for step, events in enumerate(generate_events(job)):
         samples.add(events)
-        if step % 50 == 0:
-            bar.goto(step if milliseconds is None else int(samples.elapsed.min() / 1000))
-            if milliseconds is not None and samples.elapsed.min() >= milliseconds:
-                break
-            if write_stream and time.monotonic() - last_write > STREAM_INTERVAL:
-                write_stream()
-                last_write = time.monotonic()
-    bar.goto(bar.max)
+        if step % 50:
+            continue
+        elapsed = samples.elapsed.min()
+        bar.goto(int(elapsed / 1000) if unit == "s" else step)
+        if elapsed >= milliseconds:
+            break
+        if time.monotonic() - last_write > STREAM_INTERVAL:
+            write_stream()
+            last_write = time.monotonic()
+    bar.goto(total)
     bar.finish()
 
 

@@ -7,23 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from generation.engine import Context, ControlTable, Engine
-from generation.sampling import EventRules, apply_temperature
+from generation.engine import Engine, GenerationInputs
+from generation.sampling import apply_temperature
 
 
 @torch.inference_mode()
 def beam_search(
     engine: Engine,
-    init: Tensor,
+    inputs: GenerationInputs,
     steps: int,
-    controls: ControlTable,
-    generators: Sequence[torch.Generator],
-    *,
     beam_size: int,
     stochastic: bool = False,
     temperature: float = 1.0,
-    rules: EventRules | None = None,
-    context: Context | None = None,
 ) -> Tensor:
     """Return the best sequence of the beam for each start vector, int64 [steps, batch].
 
@@ -31,12 +26,13 @@ def beam_search(
     beam is a sample without replacement, ranked by perturbed log-probability (Kool, van Hoof and
     Welling 2019, algorithm 1).
     """
-    batch = len(init)
+    batch = len(inputs.init)
     sequences = torch.arange(batch, device=engine.device)
-    state, event, mask = engine.prime(init, controls, rules, context)
+    state, event, mask = engine.prime(inputs)
     rows = sequences.repeat_interleave(beam_size)
     state, event = state.select(rows), event[rows]
     mask.select(rows)
+    dtype = torch.float32 if engine.device.type == "mps" else torch.float64  # the widest one
     # at the first step the candidates of a beam are equal: only one of them may be continued
     log_probs = torch.full((batch, beam_size), -torch.inf, device=engine.device)
     log_probs[:, 0] = 0.0
@@ -44,9 +40,9 @@ def beam_search(
     events, parents = [], []
     for _ in range(steps):
         logits = mask.apply(engine.step(state, event))
-        step_log_probs = _log_softmax(logits, temperature).view(batch, beam_size, -1)
-        totals = step_log_probs + log_probs[..., None]  # [batch, beam, events]
-        ranked = _perturb(totals, scores, generators) if stochastic else totals
+        step_log_probs = apply_temperature(logits.to(dtype), temperature).log_softmax(dim=-1)
+        totals = step_log_probs.view(batch, beam_size, -1) + log_probs[..., None]
+        ranked = _perturb(totals, scores, inputs.generators) if stochastic else totals
         scores, best = ranked.flatten(1).topk(beam_size)  # [batch, beam]
         log_probs = totals.flatten(1).gather(1, best)
         parent, event = best // logits.shape[-1], (best % logits.shape[-1]).flatten()
@@ -57,12 +53,6 @@ def beam_search(
         mask.select(rows)
         mask.update(event)
     return _trace_best(events, parents)
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Return log-probabilities in the widest type of the device."""
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    return apply_temperature(logits.to(dtype), temperature).log_softmax(dim=-1)
 
 
 def _perturb(log_probs: Tensor, parent: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -13,24 +13,24 @@ import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES
 from corpus.performance import Performance
 from midi.control_schedule import WINDOW, Control, ControlSchedule, find_density_level
-from sequence import CURRENT, ControlSeq, Encoding, EventSeq, NoteSeq
+from sequence import CURRENT, MAX_SECONDS, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
 TIME_STEP = 0.1  # seconds from row to row of a written schedule
 DEFAULT_DENSITY = 3
 MAX_RATE = 60  # notes/s
-MAX_SECONDS = 24 * 3600
 EXAMPLE = "C major;3 | A minor;6 @20"
-EXAMPLES = (
-    ("1,0,1,0,1,1,0,1,0,1,0,1;3", "weights of C, C#, ... B, then the density"),
-    (";3", "all pitch classes alike, at density 3"),
-    ("C major;3", "a scale or chord by name"),
-    ("G7;8/s", "eight notes a second"),
-    ("C major;3 | A minor;6 @20 | G7 @30", "from second 20 on, then from 30 on"),
-    ("C major;1 | ~ F# dorian;9 @40", "a gradual change that ends at second 40"),
-    ("song.mid", "the controls of a MIDI file, event by event"),
-    ("dataset/processed", "those of a .data file, or of one in the folder, chosen by the seed"),
-)
+EXAMPLES = """\
+  1,0,1,0,1,1,0,1,0,1,0,1;3           weights of C, C#, ... B, then the density
+  ;3                                  all pitch classes alike, at density 3
+  C major;3                           a scale or chord by name
+  G7;8/s                              eight notes a second
+  C major;3 | A minor;6 @20 | G7 @30  from second 20 on, then from 30 on
+  C major;1 | ~ F# dorian;9 @40       a gradual change that ends at second 40
+  song.mid                            the controls of a MIDI file, event by
+                                      event
+  dataset/processed                   those of a .data file, or of one in the
+                                      folder, chosen by the seed"""
 
 NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 ACCIDENTALS = {"#": 1, "♯": 1, "b": -1, "♭": -1}
@@ -73,8 +73,6 @@ SCALES = {
     "sus2": (0, 2, 7),
     "sus4": (0, 5, 7),
 }
-# weights of the root and the fifth, the rest has 1: this tells C major from A minor
-ROOT_WEIGHT, FIFTH_WEIGHT = 2.0, 1.5
 
 
 # ----------------------------------------------------------------------------------- files
@@ -94,26 +92,20 @@ def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlS
         file = files[int(np.random.default_rng(seed).integers(len(files)))]
     if not file.is_file():
         raise ValueError(f"{file}: not a file")
-    controls = _load_controls(file, encoding)
-    density, histogram = (controls[:, columns] for columns in ControlSeq.feat_ranges().values())
-    return ControlSchedule(density.argmax(axis=1), histogram, text=str(file))
-
-
-def _load_controls(path: Path, encoding: Encoding) -> Array:
-    """Return the control of each event of a file, float32 [events, 24]."""
-    if path.name.lower().endswith(MIDI_SUFFIXES):
-        notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
+    if file.name.lower().endswith(MIDI_SUFFIXES):
+        notes = NoteSeq.from_midi_file(file, sustain=not encoding.is_legacy)
         events = EventSeq.from_note_seq(notes.trim_start(), encoding)
         controls = ControlSeq.from_event_seq(events).to_array()
     else:
-        performance = Performance.load(path)
+        performance = Performance.load(file)
         try:
             controls = performance.convert_controls(encoding)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{file}: {error}") from error
     if not len(controls):
-        raise ValueError(f"{path}: no notes, so there is no control in it")
-    return controls
+        raise ValueError(f"{file}: no notes, so there is no control in it")
+    density, histogram = (controls[:, columns] for columns in ControlSeq.feat_ranges().values())
+    return ControlSchedule(density.argmax(axis=1), histogram, text=str(file))
 
 
 # --------------------------------------------------------------------------------- grammar
@@ -140,10 +132,6 @@ def parse_control(text: str) -> ControlSchedule:
     """
     if text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX)) or "/" in text.partition(";")[0]:
         raise ValueError(f"no such file or folder: {_quote(text)}")
-    return build_schedule(_parse_parts(text))
-
-
-def _parse_parts(text: str) -> list[Part]:
     parts: list[Part] = []
     texts = text.split("|")
     for number, part in enumerate(texts, 1):
@@ -152,7 +140,25 @@ def _parse_parts(text: str) -> list[Part]:
         except ValueError as error:
             where = f"part {number}, {_quote(part)}: " if len(texts) > 1 else ""
             raise ValueError(f"{where}{error} (a right example: '{EXAMPLE}')") from error
-    return parts
+    return _build_schedule(parts)
+
+
+def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
+    """Return a schedule with a row every 0.1 s; gradual changes are interpolated linearly."""
+    starts = np.array([part.start for part in parts])
+    is_gradual = np.array([part.is_gradual for part in parts])
+    values = np.array([(p.control.note_density, *p.control.pitch_histogram) for p in parts])
+    times = np.arange(round(starts[-1] / TIME_STEP) + 1) * TIME_STEP
+    current = np.searchsorted(starts, times + TIME_STEP / 2, "right") - 1
+    following = np.minimum(current + 1, len(parts) - 1)
+    length = np.maximum(starts[following] - starts[current], TIME_STEP)
+    # the first row of a part may come up to half a step before the part starts
+    share = np.where(is_gradual[following], (times - starts[current]) / length, 0.0)
+    share = share.clip(0, 1)[:, None]
+    rows = (1 - share) * values[current] + share * values[following]  # [rows, 1 + 12]
+    texts = tuple((part.start, part.text) for part in parts)
+    written = " | ".join(part.text for part in parts)
+    return ControlSchedule(np.rint(rows[:, 0]).astype(int), rows[:, 1:], times, written, texts)
 
 
 def _quote(text: str) -> str:
@@ -171,18 +177,29 @@ def _parse_part(text: str, previous: Part | None) -> Part:
     if is_gradual and not previous:
         raise ValueError("the first part cannot be a gradual change (~)")
     pitches, semicolon, density = control.removeprefix("~").partition(";")
-    histogram = _parse_histogram(pitches, may_be_empty=bool(semicolon))
+    if "," in pitches:
+        histogram = np.array([_parse_float(weight, "a number") for weight in pitches.split(",")])
+    elif pitches.strip():
+        histogram = parse_scale_or_chord(pitches)
+    elif semicolon:
+        histogram = np.zeros(12)
+    else:
+        raise ValueError("it is empty")
     level = previous.control.note_density if previous else DEFAULT_DENSITY
     if semicolon:
         level = _parse_density(density)
     return Part(Control(histogram, level), start, is_gradual, text.strip())
 
 
-def _parse_start(text: str, previous: Part | None) -> float:
+def _parse_float(text: str, meaning: str) -> float:
     try:
-        start = float(text)
+        return float(text)
     except ValueError:
-        raise ValueError(f"{_quote(text)} after '@' is not a number of seconds") from None
+        raise ValueError(f"{_quote(text)} is not {meaning}") from None
+
+
+def _parse_start(text: str, previous: Part | None) -> float:
+    start = _parse_float(text, "a number of seconds")
     if previous is None and start != 0:
         raise ValueError(
             f"it starts at second {start:g}, but the first part must start at second 0"
@@ -196,35 +213,16 @@ def _parse_start(text: str, previous: Part | None) -> float:
 
 def _parse_density(text: str) -> int:
     """Return the density level of '3', or of notes per second, '8/s'."""
+    if re.fullmatch(r"\s*\d+\s*", text):
+        return int(text)
     rate = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*s\s*", text)
-    if rate:
-        notes = float(rate[1]) * WINDOW
-        if notes > MAX_RATE * WINDOW:
-            raise ValueError(f"{rate[1]} notes/s is more than {MAX_RATE}")
-        return int(find_density_level(notes))
-    if not re.fullmatch(r"\s*\d+\s*", text):
+    if not rate:
         raise ValueError(
             f"density {_quote(text)} is neither a whole number 0-11 nor notes per second ('8/s')"
         )
-    return int(text)
-
-
-def _parse_histogram(text: str, may_be_empty: bool) -> Array:
-    """Return the 12 weights of '1,0,1,...', of a scale or chord, or of an empty text (zeros)."""
-    if "," in text:
-        return np.array([_parse_weight(weight) for weight in text.split(",")])
-    if text.strip():
-        return parse_scale_or_chord(text)
-    if not may_be_empty:
-        raise ValueError("it is empty")
-    return np.zeros(12)
-
-
-def _parse_weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{_quote(text)} is not a number") from None
+    if float(rate[1]) > MAX_RATE:
+        raise ValueError(f"{rate[1]} notes/s is more than {MAX_RATE}")
+    return int(find_density_level(float(rate[1]) * WINDOW))
 
 
 def parse_scale_or_chord(text: str) -> Array:
@@ -245,28 +243,6 @@ def parse_scale_or_chord(text: str) -> Array:
         raise ValueError(f"unknown scale or chord {_quote(kind)} in {_quote(text)}, use {names}")
     weights = np.zeros(12)
     weights[list(SCALES[kind])] = 1
-    weights[0] = ROOT_WEIGHT
-    weights[7] *= FIFTH_WEIGHT
+    weights[0] = 2  # this and the fifth tell C major from A minor
+    weights[7] *= 1.5
     return np.roll(weights, NATURALS[natural.upper()] + ACCIDENTALS.get(accidental, 0))
-
-
-def build_schedule(parts: Sequence[Part]) -> ControlSchedule:
-    """Return the schedule of parts, with a row every 0.1 s.
-
-    In a gradual change the histogram is interpolated linearly, and the density level in whole
-    steps.
-    """
-    starts = np.array([part.start for part in parts])
-    is_gradual = np.array([part.is_gradual for part in parts])
-    values = np.array([(p.control.note_density, *p.control.pitch_histogram) for p in parts])
-    times = np.arange(round(starts[-1] / TIME_STEP) + 1) * TIME_STEP
-    current = np.searchsorted(starts, times + TIME_STEP / 2, "right") - 1
-    following = np.minimum(current + 1, len(parts) - 1)
-    length = np.maximum(starts[following] - starts[current], TIME_STEP)
-    # the first row of a part may come up to half a step before the part starts
-    share = np.where(is_gradual[following], (times - starts[current]) / length, 0.0).clip(0, 1)
-    share = share[:, None]
-    rows = (1 - share) * values[current] + share * values[following]  # [rows, 1 + 12]
-    texts = tuple((part.start, part.text) for part in parts)
-    written = " | ".join(part.text for part in parts)
-    return ControlSchedule(np.rint(rows[:, 0]).astype(int), rows[:, 1:], times, written, texts)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from generation.control import parse_scale_or_chord
-from generation.engine import ControlTable, Engine, make_generators
+from generation.engine import ControlTable, Engine, GenerationInputs, draw_init
 from generation.sampling import EventRules
 from midi.control_schedule import WINDOW, ControlSchedule, format_density, middle_notes
 from model import PerformanceRNN
@@ -55,41 +55,27 @@ def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlM
     )
 
 
-@dataclass(frozen=True)
-class Section:
-    """A section of a sample: its name, the average requested density level, the metrics."""
-
-    name: str
-    level: float
-    metrics: ControlMetrics
-
-
-def measure_sections(events: EventSeq, control: ControlSchedule) -> list[Section]:
-    """Compare each section of a sample that has notes with the requested control."""
+def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
+    """Return a line for each section of a sample that has notes, or if there are many, averages."""
     numbers = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
     onsets = events.times[numbers] / events.encoding.ticks_per_second
     pitches = events.to_array()[numbers].astype(np.int64) + PITCHES.start
     rows = control.find_rows(onsets, numbers)
-    sections = []
+    lines, similarities, errors = [], [], []
     for start, end, name in control.split_sections(events.total_ms / 1000):
         inside = (onsets >= start) & (onsets < end)
         if inside.any():
             level = float(control.density[rows[inside]].mean())
             histogram = control.histogram[rows[inside]].mean(axis=0)
             metrics = measure_control(pitches[inside], onsets[inside], histogram)
-            sections.append(Section(name, level, metrics))
-    return sections
-
-
-def format_sections(sections: Sequence[Section], control: ControlSchedule) -> list[str]:
-    """Return a line for each section, or if there are many one with averages."""
-    if len(sections) <= MAX_LINES:
-        return [f"{s.name}: {s.metrics} (requested {format_density(s.level)})" for s in sections]
-    similarity = np.mean([section.metrics.similarity for section in sections])
-    errors = [abs(s.metrics.density - middle_notes(s.level)) for s in sections]
+            lines.append(f"{name}: {metrics} (requested {format_density(level)})")
+            similarities.append(metrics.similarity)
+            errors.append(abs(metrics.density - middle_notes(level)))
+    if len(lines) <= MAX_LINES:
+        return lines
     return [
-        f"{control.text}: histogram similarity {similarity:.3f}, density error "
-        f"{np.mean(errors):.1f} notes per 2 s (average of {len(sections)} sections)"
+        f"{control.text}: histogram similarity {np.mean(similarities):.3f}, density error "
+        f"{np.mean(errors):.1f} notes per 2 s (average of {len(lines)} sections)"
     ]
 
 
@@ -97,17 +83,12 @@ def generate_samples(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
     """Generate a sample of `steps` events for each control."""
-    generators = make_generators(seed, len(controls))
-    init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
+    rules = EventRules(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
     rows = np.stack([control.to_array() for control in controls])[None]  # [1, batch, control]
-    events = Engine(model).generate(
-        init.to(model.device),
-        steps,
-        ControlTable(torch.from_numpy(rows).to(model.device)),
-        generators,
-        rules=EventRules(*EventSeq.playable_events(), EventSeq.event_durations(encoding)),
-    )
-    samples = torch.stack(list(events), dim=1).cpu().numpy()  # [batch, steps]
+    table = ControlTable(torch.from_numpy(rows).to(model.device))
+    inputs = GenerationInputs(*draw_init(model, seed, len(controls)), rules, table)
+    events = list(Engine(model).generate(inputs, steps))
+    samples = torch.stack(events, dim=1).cpu().numpy()  # [batch, steps]
     return [EventSeq.from_array(sample, encoding).to_note_seq() for sample in samples]
 
 

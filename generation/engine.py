@@ -16,13 +16,13 @@ from torch.nn import functional
 
 import utils
 from generation.density import DensityController, DensityTarget
-from generation.sampling import EventMask, EventRules, GumbelNoise, Sampler
+from generation.sampling import EventMask, EventRules, Sampler, gumbel_noise
 from model import PerformanceRNN
 
 MAX_CONTROLS = 64  # distinct controls up to which the input gates are computed beforehand
 INPUT_SCALE, INPUT_ZERO = 2 / 255, 128  # 8-bit levels of inputs between -1 and 1
 
-DEFAULT_SAMPLER = Sampler()
+DEFAULT_SAMPLER, NO_CONTEXT = Sampler(), torch.empty(0, dtype=torch.long)
 Linear = Callable[[Tensor], Tensor]  # [batch, inputs] -> [batch, outputs]
 
 
@@ -50,11 +50,20 @@ NO_CONTROL = ControlTable()
 
 
 @dataclass(frozen=True)
-class Context:
-    """Events that come before the first generated one, int64 [steps], and their controls."""
+class GenerationInputs:
+    """What a batch of sequences is generated from.
 
-    events: Tensor
-    controls: ControlTable
+    init: start vectors [batch, init]; generators: a CPU generator for each sequence, so that a
+    sequence does not depend on the others in its batch; controls: those after the context;
+    context: the events before the first generated one, int64 [steps].
+    """
+
+    init: Tensor
+    generators: Sequence[torch.Generator]
+    rules: EventRules
+    controls: ControlTable = NO_CONTROL
+    context: Tensor = NO_CONTEXT
+    context_controls: ControlTable = NO_CONTROL
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,15 @@ class State:
         )
 
 
-def make_generators(seed: int, count: int) -> list[torch.Generator]:
-    """Return a CPU generator for each sample; that of sample k depends on seed and k only."""
-    return [torch.Generator().manual_seed(utils.derive_seed(seed, k)) for k in range(count)]
+def draw_init(model: PerformanceRNN, seed: int, batch: int) -> tuple[Tensor, list[torch.Generator]]:
+    """Return random start vectors [batch, init], and the generators that they are drawn from.
+
+    Those of sequence k depend on the seed and k only.
+    """
+    seeds = [utils.derive_seed(seed, k) for k in range(batch)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
+    return init.to(model.device), generators
 
 
 class Engine:
@@ -143,45 +158,41 @@ class Engine:
     def _gru_linear(self, name: str, bounded: bool = True) -> Linear:
         """Return the product with GRU weights; bounded: its inputs are between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
-        if self.exact or not bounded:
-            return _float_linear(weight, bias)
-        return _int8_linear(weight, bias)
+        return (_int8_linear if bounded and not self.exact else _float_linear)(weight, bias)
 
     @torch.inference_mode()
-    def prepare(self, init: Tensor, controls: ControlTable) -> State:
-        """Return the state before the first event, from start vectors [batch, init]."""
-        hidden = list(self.model.init_hidden_each(init))
-        column = torch.arange(len(init), device=self.device)
-        return self._make_state(hidden, column, controls, self._start_event(len(init)))
-
-    def _start_event(self, batch: int) -> Tensor:
-        """Return the input of the first step [batch]."""
-        return torch.full((batch,), self.model.primary_event, device=self.device)
-
-    @torch.inference_mode()
-    def switch_controls(self, state: State, controls: ControlTable, event: Tensor) -> State:
-        """Return the state with other controls, which begin after the last event [batch]."""
-        unconditional = None if state.unconditional is None else state.unconditional.hidden
-        return self._make_state(state.hidden, state.column, controls, event, unconditional)
+    def prime(self, inputs: GenerationInputs) -> tuple[State, Tensor, EventMask]:
+        """Return the state after the context, the next step's input [batch], and the mask."""
+        batch = len(inputs.init)
+        mask = EventMask(inputs.rules, batch, self.device)
+        event = torch.full((batch,), self.model.primary_event, device=self.device)
+        hidden = list(self.model.init_hidden_each(inputs.init))
+        state = self._make_state(hidden, hidden, inputs.context_controls, event)
+        for following in inputs.context.to(self.device):
+            self.step(state, event)
+            event = following.expand(batch)
+            mask.update(event)
+        unconditional = state if state.unconditional is None else state.unconditional
+        state = self._make_state(state.hidden, unconditional.hidden, inputs.controls, event)
+        return state, event, mask
 
     def _make_state(
         self,
         hidden: list[Tensor],
-        column: Tensor,
+        unconditional_hidden: list[Tensor],
         controls: ControlTable,
         event: Tensor,
-        unconditional_hidden: list[Tensor] | None = None,
     ) -> State:
         """Return a state at time 0; event [batch] is the next step's input, and not counted."""
         compiled = self._compile(controls)
         time = -controls.get_durations(event) if len(compiled.index) > 1 else None
-        error = None
+        column = torch.arange(len(event), device=self.device)
+        state = State(list(hidden), compiled, time, column)
         if compiled.controller is not None:
-            error = compiled.controller.reset(compiled.find(time, column), event)
-        state = State(list(hidden), compiled, time, column, error)
+            state.density_error = compiled.controller.reset(compiled.find(time, column), event)
         if self.guidance != 1 and controls.controls is not None:
-            hidden = unconditional_hidden or hidden
-            state.unconditional = self._make_state(hidden, column, NO_CONTROL, event)
+            hidden = unconditional_hidden
+            state.unconditional = self._make_state(hidden, hidden, NO_CONTROL, event)
         return state
 
     def _compile(self, table: ControlTable) -> _CompiledControls:
@@ -190,11 +201,8 @@ class Engine:
             index = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             projections = self.model.project_controls(None, None)[None]
         else:
-            # equal rows become one control, and a table that never changes one row
             distinct, index = table.controls.flatten(0, 1).unique(dim=0, return_inverse=True)
             index = index.view(table.controls.shape[:2])
-            if bool((index == index[:1]).all()):
-                index = index[:1]
             if table.target is not None:
                 controller = DensityController(table.target, distinct)
                 distinct = controller.controls
@@ -247,51 +255,17 @@ class Engine:
 
     @torch.inference_mode()
     def generate(
-        self,
-        init: Tensor,
-        steps: int,
-        controls: ControlTable,
-        generators: Sequence[torch.Generator],
-        *,
-        sampler: Sampler = DEFAULT_SAMPLER,
-        rules: EventRules | None = None,
-        context: Context | None = None,
+        self, inputs: GenerationInputs, steps: int, sampler: Sampler = DEFAULT_SAMPLER
     ) -> Iterator[Tensor]:
-        """Yield sampled events, int64 [batch], one step after another.
-
-        init: [batch, init]; generators: a CPU generator for each sequence, so that a sequence
-        does not depend on the others in its batch. The controls begin after the context.
-        """
-        state, event, mask = self.prime(init, controls, rules, context)
+        """Yield sampled events, int64 [batch], one step after another."""
+        state, event, mask = self.prime(inputs)
         events = self.model.config.event_dim
-        noise = GumbelNoise(generators, events, sampler.greedy_ratio, self.device)
+        noise = gumbel_noise(inputs.generators, events, sampler.greedy_ratio, self.device)
         for _ in range(steps):
             logits = mask.apply(self.step(state, event))
-            event = sampler.sample(logits, noise.next())
+            event = sampler.sample(logits, next(noise))
             mask.update(event)
             yield event
-
-    @torch.inference_mode()
-    def prime(
-        self,
-        init: Tensor,
-        controls: ControlTable,
-        rules: EventRules | None = None,
-        context: Context | None = None,
-    ) -> tuple[State, Tensor, EventMask]:
-        """Return the state after the context, the next step's input [batch], and the mask."""
-        batch = len(init)
-        rules = rules or EventRules.unrestricted(self.model.config.event_dim)
-        mask = EventMask(rules, batch, self.device)
-        event = self._start_event(batch)
-        if context is None or not len(context.events):
-            return self.prepare(init, controls), event, mask
-        state = self.prepare(init, context.controls)
-        for following in context.events.to(self.device):
-            self.step(state, event)
-            event = following.expand(batch)
-            mask.update(event)
-        return self.switch_controls(state, controls, event), event, mask
 
 
 # ------------------------------------------------------------------------- 8-bit products

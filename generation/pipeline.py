@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,14 @@ from config import GenerateConfig
 from generation.beam_search import beam_search
 from generation.control import TIME_STEP
 from generation.density import DensityTarget
-from generation.engine import NO_CONTROL, Context, ControlTable, Engine, make_generators
+from generation.engine import (
+    NO_CONTEXT,
+    NO_CONTROL,
+    ControlTable,
+    Engine,
+    GenerationInputs,
+    draw_init,
+)
 from generation.sampling import EventRules, Sampler
 from midi.control_schedule import DENSITY_LEVELS, WINDOW, ControlSchedule, middle_notes
 from model import PerformanceRNN
@@ -22,7 +29,6 @@ from utils import Array
 MAX_NOTE_SECONDS = 5.0  # a note that the network does not end is cut after this time
 MARGIN = 2.0  # seconds by which a sample may differ from --seconds
 MAX_EVENT_RATE = 400  # events/s; a limit for --seconds
-EVENT_KINDS = list(EventSeq.feat_dims())
 
 
 # ---------------------------------------------------------------------------------- primer
@@ -73,74 +79,6 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
 # ----------------------------------------------------------------------------------- inputs
 
 
-def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
-    """Return the rules for what can be played."""
-    durations = EventSeq.event_durations(encoding)
-    max_silence = 1000 * options.silence  # milliseconds
-    events = EventSeq.playable_events()
-    rules = EventRules(*events, durations, options.repeats, max_silence)
-    return rules.without_mask() if options.free else rules
-
-
-def build_sampler(options: GenerateConfig) -> Sampler:
-    """Return the sampler with its temperatures and filters."""
-    temperatures = {
-        EVENT_KINDS.index("note_on"): options.pitch_temperature,
-        EVENT_KINDS.index("velocity"): options.velocity_temperature,
-        EVENT_KINDS.index("time_shift"): options.time_temperature,
-    }
-    return Sampler(
-        options.temperature,
-        options.greedy_ratio,
-        options.top_k,
-        options.top_p,
-        options.min_p,
-        {group: value for group, value in temperatures.items() if value is not None},
-        EventSeq.event_kinds(),
-    )
-
-
-def build_density_target(encoding: Encoding) -> DensityTarget:
-    """Return the middle of each density level as a target; the last level has no upper end."""
-    notes = middle_notes(np.arange(DENSITY_LEVELS))
-    notes[-1] = np.inf
-    rates = notes / WINDOW
-    is_note_on = EventSeq.event_kinds() == EVENT_KINDS.index("note_on")
-    seconds = EventSeq.event_durations(encoding) / 1000
-    column = ControlSeq.feat_ranges()["note_density"].start
-    rows = (torch.as_tensor(row, dtype=torch.float32) for row in (rates, is_note_on, seconds))
-    return DensityTarget(column, *rows)
-
-
-def build_control_table(
-    control: ControlSchedule | None,
-    encoding: Encoding,
-    device: torch.device,
-    steering: bool = True,
-) -> ControlTable:
-    """Return a schedule as tensors, with the durations of events in milliseconds."""
-    if control is None:
-        return NO_CONTROL
-    controls = torch.from_numpy(control.to_array()).to(device)[:, None]  # [rows, 1, control]
-    target = build_density_target(encoding) if steering else None
-    if control.times is None:  # a row for each event
-        return ControlTable(controls, target=target)
-    durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
-    return ControlTable(controls, durations, round(1000 * TIME_STEP), target)
-
-
-def build_context(primer: Primer, control: ControlSchedule | None, device: torch.device) -> Context:
-    """Return the primer as tensors, without its controls if nothing else has any."""
-    events = torch.from_numpy(primer.events.to_array().astype(np.int64))
-    if control is None:
-        return Context(events, NO_CONTROL)
-    controls = torch.from_numpy(primer.controls).to(device)
-    return Context(events, ControlTable(controls[:, None]))
-
-
-# ------------------------------------------------------------------------------- generation
-
-
 @dataclass(frozen=True, eq=False)
 class GenerationJob:
     """A model, and what it is to generate: `options.batch_size` samples of `steps` events.
@@ -157,39 +95,96 @@ class GenerationJob:
     primer: Primer | None = None
 
 
+def build_inputs(job: GenerationJob) -> GenerationInputs:
+    """Return the job as tensors; the primer has its controls if the rest has any."""
+    options, device = job.options, job.model.device
+    init, generators = draw_init(job.model, job.seed, options.batch_size)
+    if options.init_zero:
+        init = torch.zeros_like(init)
+    context, context_controls = NO_CONTEXT, NO_CONTROL
+    if job.primer is not None:
+        context = torch.from_numpy(job.primer.events.to_array().astype(np.int64))
+        if job.control is not None:
+            controls = torch.from_numpy(job.primer.controls).to(device)
+            context_controls = ControlTable(controls[:, None])
+    return GenerationInputs(
+        init,
+        generators,
+        build_event_rules(options, job.encoding),
+        build_control_table(job.control, job.encoding, device, options.steering),
+        context,
+        context_controls,
+    )
+
+
+def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
+    """Return the rules for what can be played; with --free, repeats and silence only."""
+    durations = EventSeq.event_durations(encoding)
+    max_silence = 1000 * options.silence  # milliseconds
+    events = EventSeq.playable_events()
+    rules = EventRules(*events, durations, options.repeats, max_silence)
+    if options.free:
+        none = np.zeros_like(rules.enables)
+        rules = replace(rules, allowed_at_start=~none[0], enables=none, disables=none)
+    return rules
+
+
+def build_sampler(options: GenerateConfig) -> Sampler:
+    """Return the sampler with its temperatures and filters."""
+    ranges = EventSeq.feat_ranges()
+    temperatures = {
+        ranges["note_on"]: options.pitch_temperature,
+        ranges["velocity"]: options.velocity_temperature,
+        ranges["time_shift"]: options.time_temperature,
+    }
+    return Sampler(
+        options.temperature,
+        options.greedy_ratio,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        {events: value for events, value in temperatures.items() if value is not None},
+    )
+
+
+def build_control_table(
+    control: ControlSchedule | None, encoding: Encoding, device: torch.device, steering: bool
+) -> ControlTable:
+    """Return a schedule as tensors, with the durations of events in milliseconds."""
+    if control is None:
+        return NO_CONTROL
+    controls = torch.from_numpy(control.to_array()).to(device)[:, None]  # [rows, 1, control]
+    target = build_density_target(encoding) if steering else None
+    if control.times is None:  # a row for each event
+        return ControlTable(controls, target=target)
+    durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
+    return ControlTable(controls, durations, round(1000 * TIME_STEP), target)
+
+
+def build_density_target(encoding: Encoding) -> DensityTarget:
+    """Return the middle of each density level as a target; the last level has no upper end."""
+    notes = middle_notes(np.arange(DENSITY_LEVELS))
+    notes[-1] = np.inf
+    is_note_on = np.isin(np.arange(EventSeq.dim()), EventSeq.feat_ranges()["note_on"])
+    seconds = EventSeq.event_durations(encoding) / 1000
+    column = ControlSeq.feat_ranges()["note_density"].start
+    rows = (notes / WINDOW, is_note_on, seconds)
+    return DensityTarget(column, *(torch.as_tensor(row, dtype=torch.float32) for row in rows))
+
+
+# ------------------------------------------------------------------------------- generation
+
+
 def generate_events(job: GenerationJob) -> Iterator[Array]:
     """Yield event indices [batch] after the primer, one step after another."""
-    model, options = job.model, job.options
-    generators = make_generators(job.seed, options.batch_size)
-    init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
-    init = (torch.zeros_like(init) if options.init_zero else init).to(model.device)
-    engine = Engine(model, options.exact, options.guidance)
-    controls = build_control_table(job.control, job.encoding, model.device, options.steering)
-    rules = build_event_rules(options, job.encoding)
-    context = None
-    if job.primer is not None:
-        context = build_context(job.primer, job.control, model.device)
-    steps: Iterator[torch.Tensor]
+    options, inputs = job.options, build_inputs(job)
+    engine = Engine(job.model, options.exact, options.guidance)
+    steps: Iterable[torch.Tensor]
     if options.beam_size:
-        steps = iter(
-            beam_search(
-                engine,
-                init,
-                job.steps,
-                controls,
-                generators,
-                beam_size=options.beam_size,
-                stochastic=options.stochastic_beam_search,
-                temperature=options.temperature,
-                rules=rules,
-                context=context,
-            )
-        )
+        stochastic, temperature = options.stochastic_beam_search, options.temperature
+        steps = beam_search(engine, inputs, job.steps, options.beam_size, stochastic, temperature)
     else:
-        sampler = build_sampler(options)
-        steps = engine.generate(
-            init, job.steps, controls, generators, sampler=sampler, rules=rules, context=context
-        )
+        steps = engine.generate(inputs, job.steps, build_sampler(options))
     for events in steps:
         yield events.cpu().numpy()
 
@@ -202,6 +197,7 @@ class SampleBuffer:
     """
 
     def __init__(self, batch: int, encoding: Encoding, has_primer: bool = False) -> None:
+        self._encoding = encoding
         self._events, self._count = np.empty((1024, batch), np.uint8), 0
         self._durations = EventSeq.event_durations(encoding)
         self.elapsed = np.zeros(batch, np.int64)
@@ -216,34 +212,29 @@ class SampleBuffer:
         self._has_notes |= events < EventSeq.feat_ranges()["note_on"].stop
         self.elapsed += self._durations[events] * self._has_notes
 
-    def get(self, number: int) -> Array:
+    def get(self, number: int) -> EventSeq:
         """Return the events of one sample so far."""
-        return self._events[: self._count, number]
+        return EventSeq(self._events[: self._count, number], self._encoding)
 
 
 # --------------------------------------------------------------------------------- decoding
 
 
-def decode_sample(
-    events: Array,
-    encoding: Encoding,
-    primer: Primer | None = None,
-    seconds: float | None = None,
-    continuation_only: bool = False,
-) -> NoteSeq:
-    """Return the notes of a sample [events] from its first note.
+def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
+    """Return the notes of a sample from its first note, as they are written.
 
-    They begin with the primer, unless `continuation_only`, and end about `seconds` after it.
+    events: without the primer. The notes begin with the primer unless --continuation-only, and
+    end about --seconds after it.
     """
-    start = 0.0
-    if primer is not None:
-        start = primer.seconds
-        events = np.concatenate([primer.events.to_array(), events])
-    notes = EventSeq.from_array(events, encoding).to_note_seq()
-    notes = notes.limit_durations(MAX_NOTE_SECONDS, start).trim_start()
-    if seconds is not None:
-        notes = end_at_boundary(notes, start + seconds, start)
-    if primer is not None and continuation_only:
+    start, options = 0.0, job.options
+    if job.primer is not None:
+        start = job.primer.seconds
+        whole = np.concatenate([job.primer.events.to_array(), events.to_array()])
+        events = EventSeq(whole, job.encoding)
+    notes = events.to_note_seq().limit_durations(MAX_NOTE_SECONDS, start).trim_start()
+    if options.seconds is not None:
+        notes = end_at_boundary(notes, start + options.seconds, start)
+    if options.continuation_only:
         is_new = notes.starts >= start
         notes = NoteSeq(*(column[is_new] for column in notes.columns))
     return notes.trim_start()

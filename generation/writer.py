@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from config import GenerateConfig
-from generation.control_metrics import format_sections, measure_sections
+from generation.control_metrics import compare_sections
 from generation.pipeline import GenerationJob, decode_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
@@ -49,43 +48,27 @@ def write_sample(
 
     events: without the primer; argv: the arguments that generate the sample again.
     """
-    notes = decode_job_sample(job, events)
+    options, notes = job.options, decode_sample(job, events)
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
-    metadata = make_metadata(job.options, job.seed, number, argv)
-    notes.to_midi_file(path, texts=encode_metadata(metadata, requested))
-    if job.options.png:
-        title = f"{path.stem}   {format_title(metadata)}"
-        summary = summarize_sample(notes, requested)
-        picture = draw_piano_roll(notes, title, requested, summary, metadata["made with"])
-        utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
-    if job.options.wav:
-        synth.render_audio(path, path.with_suffix(".wav"), job.options.soundfont)
-    yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
-    if job.control is not None:
-        for line in format_sections(measure_sections(events, job.control), job.control):
-            yield f"  {line}"
-
-
-def decode_job_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
-    """Return the notes that are written of generated events."""
-    options = job.options
-    return decode_sample(
-        events.to_array(), job.encoding, job.primer, options.seconds, options.continuation_only
-    )
-
-
-def make_metadata(
-    options: GenerateConfig, seed: int, number: int, argv: Sequence[str]
-) -> dict[str, str]:
-    """Return the text events of a MIDI file; the keys are part of the file format."""
-    return {
+    metadata = {  # the keys are part of the file format
         "session": Path(options.session).name,
-        "seed": str(seed),
+        "seed": str(job.seed),
         "piece": str(number),
         "control": options.control or "none",
         "made with": format_command(argv, several=number > 0),
     }
+    notes.to_midi_file(path, texts=encode_metadata(metadata, requested))
+    if options.png:
+        title = f"{path.stem}   {format_title(metadata)}"
+        summary = summarize_sample(notes, requested)
+        picture = draw_piano_roll(notes, title, requested, summary, metadata["made with"])
+        utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
+    if options.wav:
+        synth.render_audio(path, path.with_suffix(".wav"), options.soundfont)
+    yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
+    if job.control is not None:
+        yield from (f"  {line}" for line in compare_sections(events, job.control))
 
 
 def find_start(job: GenerationJob, events: EventSeq) -> float:

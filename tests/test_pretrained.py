@@ -10,8 +10,8 @@ import torch
 import generate
 from config import GenerateConfig, ModelConfig
 from generation.control import parse_control
-from generation.engine import ControlTable, Engine, has_int8_linear, make_generators
-from generation.pipeline import GenerationJob, SampleBuffer, generate_events
+from generation.engine import Engine, has_int8_linear
+from generation.pipeline import GenerationJob, SampleBuffer, build_inputs, generate_events
 from midi.metadata import decode_metadata
 from midi.notes import read_midi_texts
 from model import PerformanceRNN, Session
@@ -57,7 +57,7 @@ def measure_density_error(model: PerformanceRNN, steering: bool) -> float:
     buffer = SampleBuffer(8, CURRENT)
     for events in generate_events(job):
         buffer.add(events)
-    notes = np.array([(buffer.get(number) < 88).sum() for number in range(8)])
+    notes = np.array([buffer.get(number).note_ons for number in range(8)])
     return float(np.abs(2000 * notes / buffer.elapsed - 29).max())
 
 
@@ -68,14 +68,14 @@ def test_steering_keeps_the_density(model: PerformanceRNN) -> None:
 
 @pytest.mark.skipif(not has_int8_linear(CPU), reason="torch has no 8-bit products on this CPU")
 def test_int8_distribution_is_close_to_float32(model: PerformanceRNN) -> None:
-    init, steps = torch.zeros(4, model.config.init_dim), 150
-    controls = ControlTable(torch.from_numpy(parse_control("C major;3").to_array())[:, None])
-    engines = Engine(model, exact=True), Engine(model)
-    events = list(engines[0].generate(init, steps, controls, make_generators(0, 4)))
+    options = GenerateConfig(batch_size=4)
+    job = GenerationJob(model, CURRENT, options, 0, 150, parse_control("C major;3"))
+    engines, inputs = (Engine(model, exact=True), Engine(model)), build_inputs(job)
+    events = list(engines[0].generate(inputs, job.steps))
     probabilities = []
     with torch.inference_mode():
         for engine in engines:
-            state = engine.prepare(init, controls)
+            state, _, _ = engine.prime(inputs)
             logits = torch.stack([engine.step(state, event) for event in events])
             probabilities.append(logits.softmax(dim=-1))
     variation = (probabilities[0] - probabilities[1]).abs().sum(dim=-1) / 2

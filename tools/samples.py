@@ -12,7 +12,7 @@ import torch
 import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES, GenerateConfig
 from corpus.performance import Performance
-from generation.engine import NO_CONTROL, ControlTable, Engine, make_generators
+from generation.engine import NO_CONTROL, ControlTable, Engine, GenerationInputs, draw_init
 from generation.pipeline import (
     MAX_NOTE_SECONDS,
     SampleBuffer,
@@ -147,8 +147,6 @@ def generate_samples(
     more events than there are controls, or more than MAX_EVENTS, ends early.
     """
     options = GenerateConfig(**sampling)
-    generators = make_generators(seed, count)
-    init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
     table, steps = NO_CONTROL, round(MAX_EVENTS * seconds)
     if controls is not None:
         target = build_density_target(encoding) if options.steering else None
@@ -156,21 +154,13 @@ def generate_samples(
         steps = len(controls) if len(controls) > 1 else steps
     buffer = SampleBuffer(count, encoding)
     engine = Engine(model, options.exact, options.guidance)
-    for events in engine.generate(
-        init,
-        steps,
-        table,
-        generators,
-        sampler=build_sampler(options),
-        rules=build_event_rules(options, encoding),
-    ):
+    rules = build_event_rules(options, encoding)
+    inputs = GenerationInputs(*draw_init(model, seed, count), rules, table)
+    for events in engine.generate(inputs, steps, build_sampler(options)):
         buffer.add(events.numpy())
         if buffer.elapsed.min() >= 1000 * seconds:
             break
-    return [
-        decode(EventSeq.from_array(buffer.get(number), encoding), seconds)
-        for number in range(count)
-    ]
+    return [decode(buffer.get(number), seconds) for number in range(count)]
 
 
 def decode(events: EventSeq, seconds: float) -> NoteSeq:

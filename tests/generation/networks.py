@@ -1,11 +1,19 @@
 """Small networks for the tests of generation, and their logits by the plain forward pass."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from config import ModelConfig
-from generation.engine import ControlTable, Engine
+from config import GenerateConfig, ModelConfig
+from generation.control import parse_control
+from generation.engine import NO_CONTROL, ControlTable, Engine, GenerationInputs
+from generation.pipeline import GenerationJob, Primer
+from generation.sampling import EventRules
+from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN
+from sequence import CURRENT, ControlSeq, EventSeq
+from tests import reference_network
 
 INIT_DIM = 4
 SIZES = ModelConfig(init_dim=INIT_DIM, hidden_dim=32, gru_layers=2)
@@ -13,24 +21,30 @@ SIZES = ModelConfig(init_dim=INIT_DIM, hidden_dim=32, gru_layers=2)
 
 def make_model(sizes: ModelConfig = SIZES) -> PerformanceRNN:
     """Return a network with random weights, and distributions far from uniform."""
-    torch.manual_seed(0)
-    model = PerformanceRNN(sizes).init_weights().eval()
-    with torch.no_grad():
-        model.output_fc.weight *= 4
-        model.concat_input_fc.weight[:, sizes.event_dim :] *= 3  # of the control
-    return model
+    return reference_network.make_model(sizes, 3.0)
 
 
-def make_rng(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def make_rngs(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(1000 * seed + row) for row in range(count)]
 
 
-def make_rngs(count: int) -> list[torch.Generator]:
-    return [make_rng(seed) for seed in range(count)]
+def unrestricted(events: int = SIZES.event_dim) -> EventRules:
+    """Return rules that allow everything."""
+    none = np.zeros((events, events), bool)
+    return EventRules(~none[0], none, none, none[0], np.zeros(events))
+
+
+def make_inputs(
+    init: torch.Tensor, controls: ControlTable = NO_CONTROL, seed: int = 0, **fields: Any
+) -> GenerationInputs:
+    """Return the inputs of some start vectors [batch, init], by default without event rules."""
+    rules = fields.pop("rules", unrestricted())
+    return GenerationInputs(init, make_rngs(len(init), seed), rules, controls, **fields)
 
 
 def random_events(steps: int, batch: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, SIZES.event_dim, (steps, batch), generator=make_rng(seed))
+    (rng,) = make_rngs(1, seed)
+    return torch.randint(0, SIZES.event_dim, (steps, batch), generator=rng)
 
 
 def random_controls(rows: int, batch: int) -> torch.Tensor:
@@ -53,5 +67,18 @@ def forward_logits(
 @torch.inference_mode()
 def step_logits(engine: Engine, inputs: torch.Tensor, controls: ControlTable) -> torch.Tensor:
     """Return the logits of the engine, step by step over inputs [steps, batch]."""
-    state = engine.prepare(torch.zeros(inputs.shape[1], INIT_DIM), controls)
+    state, _, _ = engine.prime(make_inputs(torch.zeros(inputs.shape[1], INIT_DIM), controls))
     return torch.stack([engine.step(state, row) for row in inputs])
+
+
+def make_job(
+    control: str | ControlSchedule | None = None, primer: list[int] | None = None, **options: Any
+) -> GenerationJob:
+    """Return a job of 20 events by a written control, with a primer of these events."""
+    schedule = parse_control(control) if isinstance(control, str) else control
+    loaded = None
+    if primer is not None:
+        events = EventSeq(primer)
+        loaded = Primer(events, ControlSeq.from_event_seq(events).to_array(), 0)
+    config = GenerateConfig(**options)
+    return GenerationJob(make_model(), CURRENT, config, 5, 20, schedule, loaded)

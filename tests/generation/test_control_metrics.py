@@ -7,10 +7,9 @@ from generation.control import parse_control
 from generation.control_metrics import (
     MAX_LINES,
     ControlMetrics,
+    compare_sections,
     evaluate_controls,
-    format_sections,
     measure_control,
-    measure_sections,
 )
 from sequence import CURRENT, EventSeq, NoteSeq
 from tests.generation.networks import make_model
@@ -49,13 +48,8 @@ def events() -> EventSeq:
     return EventSeq.from_note_seq(NoteSeq(starts, starts + 0.1, pitches, [64] * len(starts)))
 
 
-def format_lines(events: EventSeq, text: str) -> list[str]:
-    control = parse_control(text)
-    return format_sections(measure_sections(events, control), control)
-
-
 def test_each_section_has_a_line(events: EventSeq) -> None:
-    first, second = format_lines(events, "C;1 | F#;2 @10")
+    first, second = compare_sections(events, parse_control("C;1 | F#;2 @10"))
     assert first.startswith("C;1: histogram similarity 0.")
     assert first.endswith(
         "100.0% of notes in requested pitch classes, 4.0 notes per 2 s (requested 4-6)"
@@ -65,7 +59,7 @@ def test_each_section_has_a_line(events: EventSeq) -> None:
 
 
 def test_wrong_notes_are_counted(events: EventSeq) -> None:
-    (line,) = format_lines(events, "C;11")
+    (line,) = compare_sections(events, parse_control("C;11"))
     assert "33.3% of notes in requested pitch classes" in line
     assert "(requested 34 or more)" in line
 
@@ -73,7 +67,7 @@ def test_wrong_notes_are_counted(events: EventSeq) -> None:
 def test_many_sections_are_averaged(events: EventSeq) -> None:
     count = MAX_LINES + 1
     text = "C;1" + "".join(f" | C;1 @{second}" for second in range(1, count))
-    (line,) = format_lines(events, text)
+    (line,) = compare_sections(events, parse_control(text))
     assert line.startswith(f"{text}: histogram similarity ")
     assert line.endswith(f"notes per 2 s (average of {count} sections)")
 

@@ -17,7 +17,6 @@ from generation.engine import ControlTable, Engine
 from generation.pipeline import build_density_target
 from sequence import CURRENT, ControlSeq, EventSeq
 from tests.generation.networks import (
-    INIT_DIM,
     forward_logits,
     make_model,
     random_controls,
@@ -94,10 +93,6 @@ def test_level_without_maximum_is_not_corrected() -> None:
     assert float(controller.controls[controller.select(error, open_ended)][0, 3]) == 1
 
 
-def test_equal_corrected_controls_are_shared() -> None:
-    assert len(DensityController(TARGET, CONTROLS).controls) == 4
-
-
 @pytest.mark.parametrize("rows", [1, 3, 9])  # with and without precomputed input gates
 def test_network_is_given_the_corrected_level(rows: int) -> None:
     columns, target, model = slice(0, 12), build_density_target(CURRENT), make_model()
@@ -114,21 +109,6 @@ def test_network_is_given_the_corrected_level(rows: int) -> None:
     logits = step_logits(Engine(model, exact=True), inputs, ControlTable(controls, target=target))
     expected_logits = forward_logits(model, inputs, corrected)
     torch.testing.assert_close(logits, expected_logits, atol=3e-5, rtol=0)
-
-
-def test_selected_sequences_keep_their_error() -> None:
-    engine, rows = Engine(make_model(), exact=True), torch.tensor([2, 0, 0])
-    inputs = random_events(60, 3, seed=2)
-    controls = ControlTable(random_controls(1, 1), target=build_density_target(CURRENT))
-    with torch.inference_mode():
-        state = engine.prepare(torch.zeros(3, INIT_DIM), controls)
-        for row in inputs[:30]:
-            engine.step(state, row)
-        selected = state.select(rows)
-        for row in inputs[30:]:
-            expected = engine.step(state, row)[rows]
-            logits = engine.step(selected, row[rows])
-            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
 def test_targets_are_the_middle_of_each_level() -> None:

@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from config import GenerateConfig
 from generation.beam_search import beam_search
-from generation.control import load_control, parse_control
-from generation.engine import Engine, make_generators
+from generation.control import load_control
+from generation.engine import Engine
 from generation.pipeline import (
-    GenerationJob,
-    Primer,
     SampleBuffer,
-    build_context,
-    build_control_table,
-    build_event_rules,
+    build_inputs,
     build_sampler,
     decode_sample,
     end_at_boundary,
@@ -24,10 +19,9 @@ from generation.pipeline import (
     load_primer,
 )
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
-from tests.generation.networks import INIT_DIM, make_model
+from tests.generation.networks import INIT_DIM, make_job
 from tools.synthetic_data import write_data
 
-CPU = torch.device("cpu")
 C4 = 39  # note on; its note off is 127
 LONGEST_SHIFT = 239  # 1.171 s
 
@@ -38,39 +32,29 @@ def make_notes(starts: np.ndarray | list[float], length: float = 0.1) -> NoteSeq
     return NoteSeq(starts, starts + length, 40 + np.arange(len(starts)), [64] * len(starts))
 
 
-def make_primer(events: EventSeq) -> Primer:
-    return Primer(events, ControlSeq.from_event_seq(events).to_array(), 0)
-
-
 # ---------------------------------------------------------------------------------- options
 
 
 def test_sampler_has_all_filters() -> None:
-    options = GenerateConfig(
-        temperature=0.5,
-        greedy_ratio=0.25,
-        top_k=9,
-        top_p=0.9,
-        min_p=0.1,
-        pitch_temperature=3.0,
-        velocity_temperature=2.0,
-    )
-    sampler = build_sampler(options)
-    assert (sampler.temperature, sampler.greedy_ratio) == (0.5, 0.25)
-    assert (sampler.top_k, sampler.top_p, sampler.min_p) == (9, 0.9, 0.1)
-    assert sampler.group_temperatures == {0: 3.0, 2: 2.0}
+    filters = {"temperature": 0.5, "greedy_ratio": 0.25, "top_k": 9, "top_p": 0.9, "min_p": 0.1}
+    job = make_job(pitch_temperature=3.0, velocity_temperature=2.0, **filters)
+    sampler = build_sampler(job.options)
+    assert vars(sampler).items() >= filters.items()
+    assert sampler.range_temperatures == {range(88): 3.0, range(176, 208): 2.0}
 
 
 def test_event_rules() -> None:
-    rules = build_event_rules(GenerateConfig(repeats=4, silence=3.0), CURRENT)
+    rules = build_inputs(make_job(repeats=4, silence=3.0)).rules
     assert np.flatnonzero(~rules.allowed_at_start).tolist() == list(range(88, 176))  # note offs
     assert (rules.max_repeats, rules.max_silence) == (4, 3000)  # milliseconds
-    free = build_event_rules(GenerateConfig(free=True), CURRENT)
+    free = build_inputs(make_job(free=True, repeats=4)).rules
     assert free.allowed_at_start.all()
+    assert not (free.enables | free.disables).any()
+    assert free.max_repeats == 4
 
 
 def test_written_control_goes_by_milliseconds() -> None:
-    table = build_control_table(parse_control("C major;3 | G7;9 @2"), CURRENT, CPU)
+    table = build_inputs(make_job("C major;3 | G7;9 @2")).controls
     assert table.controls is not None
     assert table.durations is not None
     assert table.durations[[0, 90, 200, 208, LONGEST_SHIFT]].tolist() == [0, 0, 0, 15, 1171]
@@ -81,83 +65,63 @@ def test_written_control_goes_by_milliseconds() -> None:
 def test_control_of_a_file_goes_by_events(tmp_path: Path) -> None:
     path = write_data(tmp_path / "d", count=1, notes=30) / "0.mid.data"
     control = load_control(str(path), 0)
-    table = build_control_table(control, CURRENT, CPU)
+    table = build_inputs(make_job(control)).controls
     assert table.controls is not None
     assert table.durations is None
     np.testing.assert_array_equal(table.controls[:, 0].numpy(), control.to_array())
 
 
 def test_density_is_steered_on_request() -> None:
-    control = parse_control(";3")
-    assert build_control_table(control, CURRENT, CPU).target is not None
-    assert build_control_table(control, CURRENT, CPU, steering=False).target is None
+    assert build_inputs(make_job(";3")).controls.target is not None
+    assert build_inputs(make_job(";3", steering=False)).controls.target is None
 
 
 def test_primer_has_controls_when_the_rest_has() -> None:
-    primer = make_primer(EventSeq([C4, LONGEST_SHIFT, LONGEST_SHIFT]))
-    context = build_context(primer, parse_control(";3"), CPU)
-    assert context.events.tolist() == [C4, LONGEST_SHIFT, LONGEST_SHIFT]
-    assert context.controls.controls is not None
-    np.testing.assert_array_equal(context.controls.controls[:, 0].numpy(), primer.controls)
-    assert build_context(primer, None, CPU).controls.controls is None
+    primer = [C4, LONGEST_SHIFT, LONGEST_SHIFT]
+    inputs = build_inputs(make_job(";3", primer))
+    assert inputs.context.tolist() == primer
+    assert inputs.context_controls.controls is not None
+    expected = ControlSeq.from_event_seq(EventSeq(primer)).to_array()
+    np.testing.assert_array_equal(inputs.context_controls.controls[:, 0].numpy(), expected)
+    assert build_inputs(make_job(None, primer)).context_controls.controls is None
+
+
+def test_start_vectors_depend_on_seed_and_number() -> None:
+    init = build_inputs(make_job(batch_size=3)).init
+    assert init.shape == (3, INIT_DIM)
+    assert len(init.unique(dim=0)) == 3
+    assert torch.equal(build_inputs(make_job(batch_size=2)).init, init[:2])
+    assert not build_inputs(make_job(init_zero=True)).init.any()
 
 
 # ------------------------------------------------------------------------------- generation
 
 
 @pytest.mark.parametrize("beam_size", [0, 3])
-@pytest.mark.parametrize("init_zero", [False, True])
-def test_generation_uses_all_options(beam_size: int, init_zero: bool) -> None:
-    options = GenerateConfig(
-        batch_size=2,
+def test_generation_uses_all_options(beam_size: int) -> None:
+    options = {"batch_size": 2, "stochastic_beam_search": True, "temperature": 0.7}
+    speed = {"exact": True, "guidance": 2.0}
+    job = make_job(
+        *("C major;3", [C4, LONGEST_SHIFT]),
         beam_size=beam_size,
-        stochastic_beam_search=True,
-        init_zero=init_zero,
-        exact=True,
-        guidance=2.0,
-        steering=False,
-        temperature=0.7,
         greedy_ratio=0.25,
-        repeats=1,
+        **options,
+        **speed,
     )
-    model, control = make_model(), parse_control("C major;3")
-    primer = make_primer(EventSeq([C4, LONGEST_SHIFT]))
-    job = GenerationJob(model, CURRENT, options, 5, 20, control, primer)
     events = np.stack(list(generate_events(job)))
-
-    engine, generators = Engine(model, exact=True, guidance=2.0), make_generators(5, 2)
-    init = torch.stack([torch.randn(INIT_DIM, generator=rng) for rng in generators])
-    init = torch.zeros_like(init) if init_zero else init
-    table = build_control_table(control, CURRENT, CPU, steering=False)
-    rules, context = build_event_rules(options, CURRENT), build_context(primer, control, CPU)
+    engine, inputs = Engine(job.model, **speed), build_inputs(job)
     if beam_size:
-        expected = beam_search(
-            engine,
-            init,
-            20,
-            table,
-            generators,
-            beam_size=3,
-            stochastic=True,
-            temperature=0.7,
-            rules=rules,
-            context=context,
-        )
+        expected = beam_search(engine, inputs, 20, 3, stochastic=True, temperature=0.7)
     else:
-        sampler = build_sampler(options)
-        steps = engine.generate(
-            init, 20, table, generators, sampler=sampler, rules=rules, context=context
-        )
-        expected = torch.stack(list(steps))
+        expected = torch.stack(list(engine.generate(inputs, 20, build_sampler(job.options))))
     assert events.tolist() == expected.tolist()
 
 
-def test_buffer_keeps_events_in_bytes() -> None:
+def test_buffer_keeps_all_events() -> None:
     buffer = SampleBuffer(3, CURRENT)
     for _ in range(5000):
         buffer.add(np.array([1, 2, LONGEST_SHIFT]))
-    assert buffer.get(2).tolist() == [LONGEST_SHIFT] * 5000
-    assert buffer.get(2).dtype == np.uint8
+    assert buffer.get(2).to_array().tolist() == [LONGEST_SHIFT] * 5000
 
 
 @pytest.mark.parametrize(("has_primer", "elapsed"), [(True, 2342), (False, 1171)])
@@ -220,22 +184,22 @@ def test_primer_without_notes(tmp_path: Path) -> None:
 
 
 def test_primer_is_part_of_the_sample_unless_continuation_only() -> None:
-    primer = make_primer(EventSeq.from_note_seq(make_notes([0, 1, 2], 0.5)))
-    events = np.array([LONGEST_SHIFT, C4, LONGEST_SHIFT], np.uint8)
-    assert decode_sample(events, CURRENT, primer).pitches.tolist() == [40, 41, 42, 60]
-    notes = decode_sample(events, CURRENT, primer, continuation_only=True)
+    primer = EventSeq.from_note_seq(make_notes([0, 1, 2], 0.5)).to_array().tolist()
+    events = EventSeq([LONGEST_SHIFT, C4, LONGEST_SHIFT])
+    assert decode_sample(make_job(None, primer), events).pitches.tolist() == [40, 41, 42, 60]
+    notes = decode_sample(make_job(None, primer, continuation_only=True), events)
     assert notes.pitches.tolist() == [60]
     assert notes.starts.tolist() == [0]
 
 
 def test_hanging_notes_end_after_five_seconds() -> None:
-    notes = decode_sample(np.array([C4, *[LONGEST_SHIFT] * 20], np.uint8), CURRENT)
+    notes = decode_sample(make_job(), EventSeq([C4, *[LONGEST_SHIFT] * 20]))
     assert (notes.ends - notes.starts).tolist() == [pytest.approx(5.0)]
 
 
 def test_long_notes_of_the_primer_are_kept() -> None:
-    primer = make_primer(EventSeq([C4, *[LONGEST_SHIFT] * 8, C4 + 88, C4 + 1]))
-    notes = decode_sample(np.full(20, LONGEST_SHIFT, np.uint8), CURRENT, primer)
+    primer = [C4, *[LONGEST_SHIFT] * 8, C4 + 88, C4 + 1]
+    notes = decode_sample(make_job(None, primer), EventSeq([LONGEST_SHIFT] * 20))
     assert notes.ends - notes.starts == pytest.approx([8 * 1.171, 5.0])
 
 
@@ -256,9 +220,8 @@ def test_sample_does_not_end_at_its_first_note_after_the_primer() -> None:
 @pytest.mark.parametrize("seconds", [1.0, 5.0])
 def test_length_counts_from_the_end_of_the_primer(seconds: float) -> None:
     notes = NoteSeq([0, 3, 5.5], [1, 4, 5.9], [60, 62, 64], [64] * 3)
-    events = np.append(EventSeq.from_note_seq(notes).to_array(), [208])
-    primer = make_primer(EventSeq(events))
-    new = EventSeq.from_note_seq(make_notes(np.arange(40) / 4)).to_array()
-    sample = decode_sample(new, CURRENT, primer, seconds)
+    primer = EventSeq([*EventSeq.from_note_seq(notes).to_array(), 208])
+    job = make_job(None, primer.to_array().tolist(), seconds=seconds)
+    sample = decode_sample(job, EventSeq.from_note_seq(make_notes(np.arange(40) / 4)))
     assert len(sample) > 3
-    assert sample.seconds == pytest.approx(primer.seconds + seconds, abs=2.0)
+    assert sample.seconds == pytest.approx(primer.total_ms / 1000 + seconds, abs=2.0)

@@ -4,19 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from config import GenerateConfig
-from generation.control import parse_control
-from generation.pipeline import GenerationJob, Primer
 from generation.writer import find_requested_control, output_paths
 from midi.control_schedule import ControlSchedule
-from sequence import CURRENT, ControlSeq, EventSeq
-from tests.generation.networks import make_model
+from sequence import ControlSeq, EventSeq
+from tests.generation.networks import make_job
 
 LONGEST_SHIFT = 239  # 1.171 s
-
-
-def make_job(control: ControlSchedule, primer: Primer | None = None) -> GenerationJob:
-    return GenerationJob(make_model(), CURRENT, GenerateConfig(), 0, 4, control, primer)
 
 
 def test_concurrent_runs_take_different_names(tmp_path: Path) -> None:
@@ -50,8 +43,7 @@ def test_control_by_events_is_recorded_from_the_first_note() -> None:
 
 
 def test_control_by_time_is_recorded_from_the_end_of_the_primer() -> None:
-    primer = Primer(EventSeq([40, LONGEST_SHIFT, LONGEST_SHIFT]), np.zeros((3, 24)), 0)
-    job = make_job(parse_control("C;1 | G;9 @2"), primer)
+    job = make_job("C;1 | G;9 @2", [40, LONGEST_SHIFT, LONGEST_SHIFT])
     requested = find_requested_control(job, EventSeq([LONGEST_SHIFT, 41, LONGEST_SHIFT, 42]))
     assert requested is not None
     assert requested.times is not None
