@@ -8,7 +8,6 @@ from typing import Any
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 DATA_SUFFIX = ".data"
-DATASET_MIDI = "dataset/midi"
 DATASET_PROCESSED = "dataset/processed"
 PRETRAINED = "pretrained.sess"
 FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
@@ -56,9 +55,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, (kind, low, high) in MODEL_SIZES.items():
             value = getattr(self, name)
-            if type(value) not in (int, kind) or not low <= value <= high:
+            is_number = type(value) in (int, kind)
+            if not is_number or not low <= value <= high:
+                # other values are not printed: nested ones could take forever
+                shown = f"{value!r:.80}" if is_number else type(value).__name__
                 number = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name}: {value!r:.80} is not {number} from {low} to {high}")
+                raise ValueError(f"{name}: {shown} is not {number} from {low} to {high}")
 
 
 def parse_model_params(text: str, base: ModelConfig | None = None) -> ModelConfig:
@@ -105,7 +107,7 @@ def parse_split(text: str) -> tuple[float, ...]:
 class PreprocessConfig:
     """Options of preprocess.py. A limit of None is off."""
 
-    midi_dir: str = DATASET_MIDI
+    midi_dir: str = "dataset/midi"
     save_dir: str = DATASET_PROCESSED
     workers: int | None = None  # processes; None: one per core
     time_limit: float = 60.0  # seconds per file

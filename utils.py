@@ -117,9 +117,8 @@ def lock_file(path: PathLike) -> Iterator[bool]:
     import filelock  # only train.py needs it, and it takes 50 ms
 
     folder, prefix = _hidden_prefix(os.path.realpath(path))
-    lock = filelock.FileLock(
-        os.path.join(folder, f"{prefix}.lock"), timeout=0, fallback_to_soft=False
-    )
+    name = os.path.join(folder, f"{prefix}.lock")
+    lock = filelock.FileLock(name, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -130,18 +129,14 @@ def lock_file(path: PathLike) -> Iterator[bool]:
             raise
     try:
         if lock.is_locked:
-            _remove_temporary_files(folder, prefix)
+            temporary = re.compile(re.escape(prefix) + r"-[a-z0-9_]{8}\.tmp")
+            for name in filter(temporary.fullmatch, os.listdir(folder)):
+                os.unlink(os.path.join(folder, name))
         yield lock.is_locked
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone
             os.unlink(lock.lock_file)
         lock.release()
-
-
-def _remove_temporary_files(folder: str, prefix: str) -> None:
-    pattern = re.compile(re.escape(prefix) + r"-[a-z0-9_]{8}\.tmp")
-    for name in filter(pattern.fullmatch, os.listdir(folder)):
-        os.unlink(os.path.join(folder, name))
 
 
 def import_optional(module: str, feature: str) -> Any:

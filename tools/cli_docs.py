@@ -1,13 +1,8 @@
-"""Write docs/cli.md, the command lines of the three scripts, from their parsers.
-
-example:
-  python3 -m tools.cli_docs
-"""
+"""Write docs/cli.md, the command lines of the three scripts: python3 -m tools.cli_docs."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 
 import generate
@@ -41,11 +36,5 @@ def format_page() -> str:
     return "\n".join(sections)
 
 
-def main() -> int:
-    """Write the page."""
-    PATH.write_text(format_page())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    PATH.write_text(format_page())

@@ -1,7 +1,4 @@
-"""Draw docs/sample-*.png and write docs/player.html from docs/sample-*.mid.
-
-python3 -m tools.sample_page
-"""
+"""Write docs/sample-*.png and docs/player.html: python3 -m tools.sample_page."""
 
 from __future__ import annotations
 
