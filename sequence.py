@@ -459,13 +459,12 @@ class ControlSeq:
         Raises ValueError for another width or a density level over 11.
         """
         rows = np.asarray(array)
-        if rows.ndim < 1 or rows.shape[-1] != COMPRESSED_DIM:
+        if rows.shape[-1:] != (COMPRESSED_DIM,):
             raise ValueError(f"compressed controls have {COMPRESSED_DIM} columns, not {rows.shape}")
-        flat = rows.reshape(-1, COMPRESSED_DIM)
-        density, histogram = flat[:, 0], flat[:, 1:]
+        density, weights = rows[..., 0].ravel(), rows[..., 1:].reshape(-1, PITCH_CLASSES)
         invalid = (density < 0) | (density >= DENSITY_LEVELS)
         if invalid.any():
             raise ValueError(f"note density {density[invalid][0]} is not in 0-{DENSITY_LEVELS - 1}")
-        histogram = histogram / 255 if encoding.is_legacy else normalize_histogram(histogram)
-        vectors = ControlSeq(density, histogram).to_array()
+        histogram = weights / 255 if encoding.is_legacy else normalize_histogram(weights)
+        vectors = encode_controls(density, histogram)
         return vectors.reshape(*rows.shape[:-1], CONTROL_DIM)

@@ -117,17 +117,16 @@ class ControlSchedule:
     def __post_init__(self) -> None:
         # float32 as in the control vector: rows that are the same to a network are repeats
         object.__setattr__(self, "histogram", np.asarray(self.histogram, np.float32))
-        rows, times = len(self.density), self.times
-        shapes = [np.shape(column) for column in self.columns]
+        rows, shapes = len(self), [np.shape(column) for column in self.columns]
         if not rows or shapes != [(rows,), (rows,), (rows, PITCH_CLASSES)]:
             raise ValueError(f"times, density and histogram of a schedule have shapes {shapes}")
-        values = np.column_stack([self.density, self.histogram])
-        if not (np.isfinite(values).all() and (values >= 0).all()):
+        values = np.column_stack(self.columns)
+        if not (np.isfinite(values).all() and (values[:, 1:] >= 0).all()):
             raise ValueError("a control schedule has values that are negative or not finite")
-        if np.asarray(self.density).max() >= DENSITY_LEVELS:
+        if values[:, 1].max() >= DENSITY_LEVELS:
             raise ValueError(f"a control schedule has a density over {DENSITY_LEVELS - 1}")
-        if times is not None and not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
-            raise ValueError("the times of a control schedule must be finite and ascending")
+        if (np.diff(values[:, 0]) < 0).any():
+            raise ValueError("the times of a control schedule must be ascending")
 
     def __len__(self) -> int:
         return len(self.density)
@@ -160,15 +159,14 @@ class ControlSchedule:
 
     def select(self, rows: Array, times: Array) -> ControlSchedule:
         """Return the schedule that has the rows with these indices [n] at these seconds [n]."""
-        density, histogram = np.asarray(self.density)[rows], np.asarray(self.histogram)[rows]
+        density, histogram = np.asarray(self.density)[rows], self.histogram[rows]
         return ControlSchedule(density, histogram, times, self.text, self.parts)
 
     def drop_repeats(self) -> ControlSchedule:
         """Return the schedule without the rows that repeat the row before them."""
         values = np.column_stack([self.density, self.histogram])
         changed = np.append(True, (np.diff(values, axis=0) != 0).any(axis=1))
-        times, density, histogram = (np.asarray(column)[changed] for column in self.columns)
-        return ControlSchedule(density, histogram, times, self.text, self.parts)
+        return self.select(changed, np.asarray(self.columns[0])[changed])
 
     def density_ranges(self) -> tuple[Array, Array]:
         """Return the fewest and the most requested note ons in two seconds, each [rows].

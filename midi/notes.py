@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,27 +155,25 @@ class NoteSeq:
 
     def adjust_time(self, offset: float) -> NoteSeq:
         """Return the notes moved by `offset` seconds; ValueError if one would start before 0."""
-        return NoteSeq(self.starts + offset, self.ends + offset, self.pitches, self.velocities)
+        return replace(self, starts=self.starts + offset, ends=self.ends + offset)
 
     def adjust_pitches(self, offset: int) -> NoteSeq:
         """Return the notes transposed by `offset` semitones; ValueError if one leaves 0-127."""
-        return NoteSeq(self.starts, self.ends, self.pitches + offset, self.velocities)
+        return replace(self, pitches=self.pitches + offset)
 
     def adjust_velocities(self, offset: int) -> NoteSeq:
         """Return the notes with `offset` added to their velocities, clipped to 1-127."""
-        velocities = np.clip(self.velocities + offset, 1, 127)
-        return NoteSeq(self.starts, self.ends, self.pitches, velocities)
+        return replace(self, velocities=np.clip(self.velocities + offset, 1, 127))
 
     def limit_durations(self, seconds: float, after: float = 0.0) -> NoteSeq:
         """Return the notes, each ending at most `seconds` after its start, or after `after`."""
-        ends = np.minimum(self.ends, np.maximum(self.starts, after) + seconds)
-        return NoteSeq(self.starts, ends, self.pitches, self.velocities)
+        latest = np.maximum(self.starts, after) + seconds
+        return replace(self, ends=np.minimum(self.ends, latest))
 
     def truncate(self, seconds: float) -> NoteSeq:
         """Return the notes that start before `seconds`, ending there at the latest."""
-        inside = self.starts < seconds
-        starts, ends, pitches, velocities = (column[inside] for column in self.columns)
-        return NoteSeq(starts, np.minimum(ends, seconds), pitches, velocities)
+        notes = NoteSeq(*(column[self.starts < seconds] for column in self.columns))
+        return replace(notes, ends=np.minimum(notes.ends, seconds))
 
     def trim_start(self) -> NoteSeq:
         """Return the notes moved so that the first one starts at 0."""
