@@ -168,7 +168,7 @@ def preprocess(options: PreprocessConfig) -> Summary:
     results = run_jobs(convert, records, options)
     records = [*map(reject_folder, unreadable), *store_results(records, results)]
     subsets = folder.find_subsets()
-    records += load_others(folder, subsets, records, options)
+    records = [*records, *load_others(folder, subsets, records, options)]
     return group_records(folder, subsets, records, filters)
 
 
@@ -255,19 +255,19 @@ def load_others(
     subsets: Iterable[Path],
     records: Iterable[FileRecord],
     options: PreprocessConfig,
-) -> Iterator[FileRecord]:
-    """Yield records of the `.data` files in `subsets` that `records` do not have."""
+) -> list[FileRecord]:
+    """Return records of the `.data` files in `subsets` that `records` do not have."""
     current = {record.data_path for record in records if record.fingerprint}
     others = [
         FileRecord(folder.midi_name(path), path, path, PREVIOUS)
         for path in subsets
         if path not in current
     ]
-    for record, result in zip(others, run_jobs(load_fingerprint, others, options), strict=True):
-        if isinstance(result, JobFailure):
-            yield replace(record, reason=result.reason)
-        else:
-            yield result
+    results = run_jobs(load_fingerprint, others, options)
+    return [
+        replace(record, reason=result.reason) if isinstance(result, JobFailure) else result
+        for record, result in zip(others, results, strict=True)
+    ]
 
 
 def load_fingerprint(record: FileRecord) -> FileRecord:
@@ -328,9 +328,8 @@ def build_parser() -> Parser:
     add("--split", metavar="A,B,C", help="shares of train, validation, test, such as 80,10,10")
     add("--legacy", "--original", action="store_true", help="use the original's event encoding")
 
-    add = parser.add_argument_group(
-        "filters (files outside these limits are rejected)"
-    ).add_argument
+    filters = parser.add_argument_group("filters (files outside these limits are rejected)")
+    add = filters.add_argument
     add("--min-seconds", type=Number(float, 0), metavar="SECONDS", help="shortest performance")
     add("--max-seconds", type=seconds, metavar="SECONDS", help="longest performance")
     add("--min-density", type=Number(float, 0), metavar="RATE", help="fewest notes/s")
@@ -377,19 +376,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.report:
                 print(f"report: {report}")
         if not summary.performances:
-            raise ValueError(format_no_files(options.midi_dir, summary))
+            problem = "no usable MIDI file in it" if summary.midi_files else "no MIDI file in it"
+            if not Path(options.midi_dir).is_dir():
+                problem = "not a folder"
+            message = f"{options.midi_dir!r}: {problem}; to download some: {FETCH_COMMAND}"
+            raise ValueError(message)
         return 0
 
     return utils.run_command("preprocess.py", run, "interrupted; finished files are kept")
-
-
-def format_no_files(midi_dir: str, summary: Summary) -> str:
-    """Return what is wrong with a MIDI folder without usable files, and what to do."""
-    if not Path(midi_dir).is_dir():
-        problem = "not a folder"
-    else:
-        problem = "no usable MIDI file in it" if summary.midi_files else "no MIDI file in it"
-    return f"{midi_dir!r}: {problem}; to download some: {FETCH_COMMAND}"
 
 
 if __name__ == "__main__":

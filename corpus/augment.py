@@ -28,8 +28,14 @@ def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tup
     the excerpt, or at the start of the performance the first event once more. There are fewer
     rows where the performance ends too soon.
     """
-    first, last = _find_context(events, start, count, factor)
-    stretched = stretch_events(events[first:last], factor)
+    # the controls look WINDOW seconds ahead, or near the end of the performance back
+    times = np.cumsum(_DURATIONS[events]) - _DURATIONS[events]
+    last = min(len(times) - 1, start + math.ceil(_SPARE * count))
+    reach = 1000 * WINDOW / factor + _MARGIN_MS
+    first = int(np.searchsorted(times, times[start] - reach))
+    stretched = stretch_events(
+        events[first : np.searchsorted(times, times[last] + reach, "right")], factor
+    )
     controls = ControlSeq.from_event_seq(EventSeq(stretched)).to_compressed_array()
     # time shifts are new, all other events are the same ones in the same order
     fixed_before = int((_DURATIONS[events[first:start]] == 0).sum())
@@ -37,19 +43,6 @@ def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tup
     begin = int(fixed[fixed_before]) if fixed_before < len(fixed) else len(stretched)
     rows = np.maximum(0, np.arange(begin - 1, min(begin + count, len(stretched))))
     return stretched[rows], controls[rows]
-
-
-def _find_context(events: Array, start: int, count: int, factor: float) -> tuple[int, int]:
-    """Return the range of the events that the controls of an excerpt depend on.
-
-    A control looks WINDOW seconds ahead, or near the end of a performance back.
-    """
-    times = np.cumsum(_DURATIONS[events]) - _DURATIONS[events]
-    last = min(len(times) - 1, start + math.ceil(_SPARE * count))
-    reach = 1000 * WINDOW / factor + _MARGIN_MS
-    begin = np.searchsorted(times, times[start] - reach)
-    end = np.searchsorted(times, times[last] + reach, "right")
-    return int(begin), int(end)
 
 
 def stretch_events(events: Array, factor: float) -> Array:

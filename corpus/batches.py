@@ -6,6 +6,7 @@ Windows are cut from memory maps as bytes, and expanded on the device that train
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,8 +63,7 @@ class PackedBatch:
         return Batch(events[0], events[1:], controls, use_control, continues)
 
 
-@dataclass(frozen=True)
-class _Segments:
+class _Segments(NamedTuple):
     """The segment of each column of a batch: consecutive windows of one performance; all [batch].
 
     performances: index; starts: index of the first event; windows: index, within the segment, of
@@ -77,15 +77,6 @@ class _Segments:
     transpose_draw: Array
     tempo_draw: Array
     control_draw: Array
-
-    def select(self, columns: slice) -> _Segments:
-        """Return the segments of some columns."""
-        return _Segments(*(values[columns] for values in vars(self).values()))
-
-    def replace(self, where: Array, other: _Segments) -> _Segments:
-        """Return these segments, and those of `other` where `where` is true."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return _Segments(*(np.where(where, new, old) for old, new in pairs))
 
 
 class WindowSampler:
@@ -124,11 +115,6 @@ class WindowSampler:
         """Return the number of different windows."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def _locate_windows(self, numbers: Array) -> tuple[Array, Array]:
-        """Return the performance and the first event of each window, by its number."""
-        performances = np.searchsorted(self._ends, numbers, "right")
-        return performances, (numbers - np.append(0, self._ends)[performances]) * self.stride
-
     def sample_batch(
         self, batch_size: int, seed: int, number: int, control_ratio: float, transposing: bool
     ) -> PackedBatch:
@@ -138,12 +124,13 @@ class WindowSampler:
         transpose each segment by a random offset within TRANSPOSITIONS.
         """
         segments = self._find_segments(self.world_size * batch_size, seed, number)
-        segments = segments.select(slice(self.rank * batch_size, (self.rank + 1) * batch_size))
+        columns = slice(self.rank * batch_size, (self.rank + 1) * batch_size)
+        segments = _Segments(*(values[columns] for values in segments))
         contents = self._read_segments(segments)
-        windows = [
-            self._cut(*content, window)
-            for content, window in zip(contents, segments.windows, strict=True)
-        ]
+        windows = []
+        for (events, controls), window in zip(contents, segments.windows, strict=True):
+            rows = slice(window * self.steps, (window + 1) * self.steps + 1)
+            windows.append((events[rows], controls[rows]))
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
         check_encoded(events, controls)
         if transposing:
@@ -162,7 +149,8 @@ class WindowSampler:
             if not is_over.any():
                 break
             following = self._draw_segments(seed, turn, segments.windows - available, attempt)
-            segments = segments.replace(is_over, following)
+            pairs = zip(following, segments, strict=True)
+            segments = _Segments(*(np.where(is_over, new, old) for new, old in pairs))
         return segments
 
     def _draw_segments(self, seed: int, turn: Array, windows: Array, attempt: int) -> _Segments:
@@ -174,7 +162,9 @@ class WindowSampler:
             bits.advance(5 * int(columns[0]))  # each column has its own five numbers
             draws[columns] = np.random.Generator(bits).random((len(columns), 5))
         window_draw, start_draw, transpose_draw, tempo_draw, control_draw = draws.T
-        performances, starts = self._locate_windows((window_draw * len(self)).astype(np.int64))
+        numbers = (window_draw * len(self)).astype(np.int64)
+        performances = np.searchsorted(self._ends, numbers, "right")
+        starts = (numbers - np.append(0, self._ends)[performances]) * self.stride
         at_start = (start_draw < START_SHARE) & (self.carry > 1)
         starts = np.where(at_start, 0, starts)
         return _Segments(
@@ -196,8 +186,8 @@ class WindowSampler:
         plain = [self._read(*place) for place in places]
         if not self.stretch:
             return plain
-        tempos = segments.tempo_draw.tolist()
-        keys = [(*place, tempo) for place, tempo in zip(places, tempos, strict=True)]
+        factors = (1 + self.stretch * segments.tempo_draw).tolist()
+        keys = [(*place, factor) for place, factor in zip(places, factors, strict=True)]
         cached = self._stretched
         self._stretched = {key: cached.get(key) or self._stretch(*key) for key in keys}
         stretched = [self._stretched[key] for key in keys]
@@ -217,16 +207,10 @@ class WindowSampler:
         return data.events[rows], data.controls[rows]
 
     def _stretch(
-        self, performance: int, start: int, count: int, tempo: float
+        self, performance: int, start: int, count: int, factor: float
     ) -> tuple[Array, Array]:
         """Return events and controls as `_read` does, in another tempo."""
-        events = self.corpus.performances[performance].events
-        return stretch_excerpt(events, start, count, 1 + self.stretch * tempo)
-
-    def _cut(self, events: Array, controls: Array, window: int) -> tuple[Array, Array]:
-        """Return a window of a segment, and the event before it."""
-        rows = slice(window * self.steps, (window + 1) * self.steps + 1)
-        return events[rows], controls[rows]
+        return stretch_excerpt(self.corpus.performances[performance].events, start, count, factor)
 
 
 def _choose_offsets(segments: list[Array], draws: Array) -> Array:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,18 +59,11 @@ def sketch_notes(notes: NoteSeq) -> Array:
         return np.empty(0, np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(intervals, WORD_LENGTH)  # [words, length]
     distinct = 1 + np.count_nonzero(np.diff(np.sort(windows, axis=1), axis=1), axis=1)
-    words = _hash_words(intervals)
+    words = np.zeros(len(windows), np.uint64)
+    for column in windows.T.astype(np.uint64):
+        words = _mix(words + column)
     is_low = words < np.uint64(2**64 // SAMPLING_RATE)
     return np.unique(words[(distinct >= MIN_DISTINCT) & is_low])
-
-
-def _hash_words(intervals: Array) -> Array:
-    """Return a hash of every WORD_LENGTH intervals in a row: uint64 [words]."""
-    codes, count = intervals.astype(np.uint64), len(intervals) - WORD_LENGTH + 1
-    words = np.zeros(count, np.uint64)
-    for place in range(WORD_LENGTH):
-        words = _mix(words + codes[place : place + count])
-    return words
 
 
 def _mix(values: Array) -> Array:
@@ -80,8 +74,7 @@ def _mix(values: Array) -> Array:
     return values
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """Two performances of one piece, by number, and the part of the shorter sketch they share."""
 
     first: int

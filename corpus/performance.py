@@ -98,19 +98,16 @@ def _parse(record: Any) -> Performance:
     if type(version) is not int or version not in ENCODINGS:
         found = tensorfile.format_value(version)
         raise ValueError(f"unknown encoding {found}, not in {list(ENCODINGS)}; run preprocess.py")
-    events, controls = record.get("events", ()), record.get("controls", ())
-    for name, tensor, row in (("events", events, ()), ("controls", controls, (COMPRESSED_DIM,))):
-        if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8:
+    for name in ("events", "controls"):
+        if not isinstance(record.get(name), Tensor) or record[name].dtype != torch.uint8:
             raise ValueError(f"{name} are not a uint8 tensor")
-        if not tensor.ndim or tensor.shape != (len(events), *row):
-            raise ValueError(f"{name} have the wrong shape {list(tensor.shape)}")
-    if not len(events):
-        raise ValueError("the file has no events")
+    events, controls = record["events"].numpy(), record["controls"].numpy()
+    _check_shapes(events, controls)
     for name, kind in _FACTS.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(f"'{name}' is missing or has the wrong type")
     facts = {name: record[name] for name in _FACTS}
-    return Performance(events.numpy(), controls.numpy(), **facts, encoding=ENCODINGS[version])
+    return Performance(events, controls, **facts, encoding=ENCODINGS[version])
 
 
 def _parse_legacy(record: tuple[Any, ...]) -> Performance:
@@ -119,15 +116,18 @@ def _parse_legacy(record: tuple[Any, ...]) -> Performance:
     if len(record) != 2 or len(arrays) != 2:
         raise ValueError("not a .data file: neither made by preprocess.py nor by the original")
     events, controls = arrays
-    if events.ndim != 1 or controls.shape != (len(events), COMPRESSED_DIM):
-        raise ValueError(
-            f"events and controls have the wrong shapes {events.shape}, {controls.shape}"
-        )
-    if not len(events):
-        raise ValueError("the file has no events")
+    _check_shapes(events, controls)
     check_encoded(events, controls)
     seq = EventSeq.from_array(events, LEGACY)
     return Performance(events, controls, seq.note_ons, seq.total_ms, 0.0, 0.0, "", LEGACY)
+
+
+def _check_shapes(events: Array, controls: Array) -> None:
+    if events.ndim != 1 or controls.shape != (len(events), COMPRESSED_DIM):
+        shapes = f"{events.shape}, {controls.shape}"
+        raise ValueError(f"events and controls have the wrong shapes {shapes}")
+    if not len(events):
+        raise ValueError("the file has no events")
 
 
 def check_encoded(events: Array, controls: Array) -> None:
@@ -156,11 +156,11 @@ def expand_controls(controls: Tensor, encoding: Encoding) -> Tensor:
     return torch.cat([one_hot.float(), histogram], dim=-1)
 
 
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Performances of one encoding, memory-mapped."""
 
-    def __init__(self, performances: Sequence[Performance]) -> None:
-        self.performances = tuple(performances)
+    performances: Sequence[Performance]
 
     def __len__(self) -> int:
         return len(self.performances)
@@ -177,10 +177,8 @@ class Corpus:
             performances.append(Performance.load(path))
             first_paths.setdefault(performances[-1].encoding.version, path)
         if len(first_paths) > 1:
-            files = [
-                f"{path} (encoding {version})" for version, path in sorted(first_paths.items())
-            ]
-            raise ValueError(f"{' and '.join(files)} need different sessions: do not mix encodings")
+            old, new = (f"{first_paths[version]} (encoding {version})" for version in ENCODINGS)
+            raise ValueError(f"{old} and {new} need different sessions: do not mix encodings")
         return Corpus(performances)
 
     @property
@@ -191,9 +189,7 @@ class Corpus:
     @property
     def fingerprint(self) -> str:
         """A hash of the sources of the performances, or of their events where these are unknown."""
-        sources = [
-            performance.source or _hash(performance.events) for performance in self.performances
-        ]
+        sources = [p.source or _hash(p.events) for p in self.performances]
         return _hash("\n".join(sources).encode())
 
     @property
@@ -212,15 +208,13 @@ def hold_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path
     The subset of a file depends only on its name below `root`, so it stays when files are added;
     but of two or more files at least one is held out, unless the share is 0.
     """
-    positions = {path: _hash_position(path.relative_to(root).as_posix()) for path in paths}
+    positions = {}  # a number from 0 to 1 for each path
+    for path in paths:
+        name = path.relative_to(root).as_posix().encode(errors="surrogateescape")
+        digest = hashlib.blake2b(name, digest_size=8).digest()
+        positions[path] = int.from_bytes(digest, "big") / 2**64
     limit = share
     if share and len(paths) > 1 and min(positions.values()) >= share:
         limit = math.nextafter(min(positions.values()), 1.0)
     train_paths = [path for path in paths if positions[path] >= limit]
     return train_paths, [path for path in paths if positions[path] < limit]
-
-
-def _hash_position(name: str) -> float:
-    """Return a hash of a name as a number between 0 and 1, evenly distributed."""
-    digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

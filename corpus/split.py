@@ -46,12 +46,18 @@ class DataFolder:
         previous_split = _read_split(root / SPLIT_FILE)
         folder = DataFolder(root, split or previous_split, previous_split)
         if split and not previous_split:
-            flat = DataFolder(root)
-            _check_unknown_files(flat, names)
-            for name in names:
-                if os.path.isfile(flat.find_data(name)):
-                    _move(flat.find_data(name), folder.find_data(name), root)
-            folder._write_split_file([])
+            flat = {name: DataFolder(root).find_data(name) for name in names}
+            known = set(flat.values())
+            for path, subset in folder.find_subsets().items():
+                if path not in known:
+                    raise ValueError(
+                        f"{path}: written without --split, but it is in a folder named like a "
+                        f"subset; use another SAVE_DIR, or move {str(root / subset)!r}"
+                    )
+            for name, path in flat.items():
+                if os.path.isfile(path):
+                    folder._move(path, folder.find_data(name))
+            folder.apply_split([], [], [])
         return folder
 
     @property
@@ -84,27 +90,27 @@ class DataFolder:
         self, paths: Sequence[Path], pieces: Sequence[Piece], subsets: Sequence[str]
     ) -> None:
         """Write split.json and move each file to the subset of its piece."""
-        placed = list(zip(subsets, pieces, strict=True))
-        self._write_split_file(
-            [
-                (subset, [self.midi_name(paths[n]) for n in piece.members])
-                for subset, piece in placed
-            ]
-        )
-        for subset, piece in placed:
-            for path in (paths[number] for number in piece.members):
-                target = self.root / subset / (self.midi_name(path) + DATA_SUFFIX)
-                if path != target:
-                    _move(path, target, self.root)
-
-    def _write_split_file(self, pieces: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """Write the subset of each piece and the names of its performances."""
-        lines = ",\n".join(
-            "  " + json.dumps({"side": subset, "performances": list(names)})
-            for subset, names in pieces
-        )
-        text = f'{{"version": 1, "split": {json.dumps(self.split)}, "pieces": [\n{lines}\n]}}\n'
+        lines: list[str] = []
+        targets: list[tuple[Path, Path]] = []
+        for piece, subset in zip(pieces, subsets, strict=True):
+            names = [self.midi_name(paths[number]) for number in piece.members]
+            lines.append("  " + json.dumps({"side": subset, "performances": names}))
+            for number, name in zip(piece.members, names, strict=True):
+                targets.append((paths[number], self.root / subset / (name + DATA_SUFFIX)))
+        text = ",\n".join(lines)
+        text = f'{{"version": 1, "split": {json.dumps(self.split)}, "pieces": [\n{text}\n]}}\n'
         utils.atomic_write(self.split_file, text.encode())
+        for path, target in targets:
+            if path != target:
+                self._move(path, target)
+
+    def _move(self, source: Path, target: Path) -> None:
+        """Move a file, and remove the folders that this leaves empty."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+        for folder in source.relative_to(self.root).parents[:-1]:
+            with contextlib.suppress(OSError):  # it is not empty
+                (self.root / folder).rmdir()
 
 
 def _read_split(path: Path) -> str:
@@ -119,29 +125,6 @@ def _read_split(path: Path) -> str:
             f"{path}: damaged (no valid 'split'); restore it or use another SAVE_DIR"
         ) from error
     return str(split)
-
-
-def _check_unknown_files(flat: DataFolder, names: Iterable[str]) -> None:
-    known = {flat.find_data(name) for name in names}
-    for subset in SUBSETS:
-        if (flat.root / subset).is_dir():
-            for path in utils.find_files(flat.root / subset, (DATA_SUFFIX,)):
-                if path not in known:
-                    raise ValueError(
-                        f"{path}: written without --split, but it is in a folder named like a "
-                        f"subset; use another SAVE_DIR, or move {str(flat.root / subset)!r}"
-                    )
-
-
-def _move(source: Path, target: Path, root: Path) -> None:
-    """Move a file, and remove the folders that this leaves empty."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
-    for folder in source.parents:
-        if folder == root:
-            break
-        with contextlib.suppress(OSError):  # it is not empty
-            folder.rmdir()
 
 
 # -------------------------------------------------------------------------------- assignment
@@ -169,7 +152,8 @@ def assign_subsets(pieces: Sequence[Piece], current: Mapping[int, str], split: s
     empty, it gets the new piece whose hash is nearest.
     """
     current_subsets = [{current[n] for n in piece.members if n in current} for piece in pieces]
-    positions = [_hash_position(piece.identity) for piece in pieces]
+    hashes = [hashlib.blake2b(piece.identity, digest_size=6).digest() for piece in pieces]
+    positions = [int.from_bytes(digest, "big") / 2**48 for digest in hashes]  # from 0 to 1
     edges = np.cumsum(parse_split(split)).tolist()
     # rounding may leave the last edge a little below 1
     last = int(np.searchsorted(edges, edges[-1]))
@@ -182,12 +166,6 @@ def assign_subsets(pieces: Sequence[Piece], current: Mapping[int, str], split: s
         tuple(n for n, old in enumerate(fixed) if old is not None and old != hashed[n]),
         tuple(n for n, names in enumerate(current_subsets) if len(names) > 1),
     )
-
-
-def _hash_position(identity: bytes) -> float:
-    """Return a number from 0 to 1, uniformly distributed over identities."""
-    digest = hashlib.blake2b(identity, digest_size=6).digest()
-    return int.from_bytes(digest, "big") / 2**48
 
 
 def _fill_empty(

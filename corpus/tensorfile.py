@@ -45,13 +45,15 @@ _OLD_PICKLES = 5  # header, content, names of the storages
 
 # The end of a zip archive: [zip64 record | zip64 locator | end record]
 _ZIP64_RECORD, _ZIP64_LOCATOR, _ZIP_END = 56, 20, 22  # bytes
-_MAX_REASON = 200  # characters
 
 
 class ByteArray:
-    """Stands for a numpy array of uint8 in a file; `array` is that array."""
+    """Stands for a numpy array of uint8 in a file; `array` is that array.
 
-    def __init__(self) -> None:
+    Like numpy, a file makes an empty array first, and then sets its state.
+    """
+
+    def __init__(self, *_: Any) -> None:
         self.array: Array = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
@@ -77,14 +79,9 @@ class _Dtype:
         pass
 
 
-def _reconstruct(*_: Any) -> ByteArray:
-    """Stand for numpy's function that makes an empty array before its state is set."""
-    return ByteArray()
-
-
 _STAND_INS = [
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),
-    (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    (ByteArray, "numpy.core.multiarray._reconstruct"),
+    (ByteArray, "numpy._core.multiarray._reconstruct"),
     (ByteArray, "numpy.ndarray"),
     (_Dtype, "numpy.dtype"),
 ]
@@ -112,8 +109,7 @@ def load(path: str | os.PathLike[str], memory_map: bool = False) -> Any:
         except MemoryError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            first = re.split(r"[.\n]", str(error).strip() or type(error).__name__)[0]
-            reason = first[:_MAX_REASON]
+            reason = re.split(r"[.\n]", str(error).strip() or type(error).__name__)[0][:200]
             raise ValueError(
                 f"{path}: not a session or .data file, or damaged ({reason})"
             ) from error

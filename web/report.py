@@ -25,7 +25,7 @@ from corpus.summary import (
 )
 from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
-from utils import Array, import_optional
+from utils import Array
 
 MAX_ROWS = 500  # of a table
 MAX_BINS = 24  # of a histogram
@@ -154,11 +154,12 @@ def _draw_histogram(
 
     The last bin also has the values that are far above most others.
     """
+    from matplotlib.ticker import MaxNLocator
+
     if high is None:
         high = min(float(values.max()), 1.6 * float(np.quantile(values, 0.95))) or 1.0
-    ticker = import_optional("matplotlib.ticker", "--report")
-    locator = ticker.MaxNLocator(MAX_BINS, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
-    edges = locator.tick_values(0.0, high)
+    locator = MaxNLocator(MAX_BINS, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
+    edges = np.array(locator.tick_values(0.0, high))
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
     labels = [f"{low:.4g} to {high:.4g}{unit}" for low, high in pairwise(edges)]
     if values.max() > edges[-1]:
@@ -215,9 +216,10 @@ def _draw_bars(
 
     labels: what each bar counts, shown under the mouse; ticks: texts below, by position.
     """
-    figures = import_optional("matplotlib.figure", "--report")
-    ticker = import_optional("matplotlib.ticker", "--report")
-    figure = figures.Figure(figsize=(5.4, 2.3), layout="constrained")
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 2.3), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, pad=5, labelsize=10, labelcolor=TEXT)
@@ -245,7 +247,8 @@ def _to_svg(figure: Any) -> str:
 
     The id of each bar becomes its tooltip; other ids, which repeat on the page, are dropped.
     """
-    matplotlib = import_optional("matplotlib", "--report")
+    import matplotlib
+
     content = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none"}):
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
