@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,22 +48,29 @@ def is_command(line: str) -> bool:
 def encode_metadata(
     metadata: Mapping[str, str], requested: ControlSchedule | None = None
 ) -> list[str]:
-    """Return text events: one for each label, and one for the requested control.
-
-    Times are rounded to milliseconds and weights to thousandths. Of more than `MAX_ROWS`
-    changes, that many are stored, evenly spaced.
-    """
+    """Return text events: one for each label, and one for the requested control."""
     texts = [f"{label}: {text}" for label, text in metadata.items()]
-    if requested is None:
-        return texts
-    times, density, histogram = requested.drop_repeats().columns
-    rows = np.unique(np.linspace(0, len(times) - 1, min(len(times), MAX_ROWS)).astype(int))
-    columns = {
-        "times": np.round(np.asarray(times)[rows], 3).tolist(),
-        "density": np.asarray(density)[rows].astype(int).tolist(),
-        "histogram": np.rint(1000 * np.asarray(histogram)[rows]).astype(int).tolist(),
+    if requested is not None:
+        columns = encode_schedule(requested)
+        texts.append(f"{REQUESTED}: {json.dumps(columns, separators=(',', ':'))}")
+    return texts
+
+
+def encode_schedule(schedule: ControlSchedule) -> dict[str, list[Any]]:
+    """Return times in seconds, density levels and weights in thousandths, as lists of rows.
+
+    Times are rounded to milliseconds. Of more than `MAX_ROWS` changes, that many are
+    returned, evenly spaced.
+    """
+    columns = schedule.drop_repeats().columns
+    count = len(columns[0])
+    rows = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).astype(int))
+    times, density, histogram = (np.asarray(column)[rows] for column in columns)
+    return {
+        "times": np.round(times, 3).tolist(),
+        "density": density.astype(int).tolist(),
+        "histogram": np.rint(1000 * histogram).astype(int).tolist(),
     }
-    return [*texts, f"{REQUESTED}: {json.dumps(columns, separators=(',', ':'))}"]
 
 
 def decode_metadata(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedule | None]:

@@ -372,7 +372,7 @@ class Sample {
   drawControl(pen, right) {
     const {times, density, histogram} = this.requested;
     const end = Math.max(MIN_SECONDS, this.seconds);
-    const largest = Math.max(0.25, ...histogram.map((row) => Math.max(...row)));
+    const largest = Math.max(250, ...histogram.map((row) => Math.max(...row)));
     const startOf = (i) => i ? Math.min(times[i], end) : 0;
     pen.fillStyle = colors["requested-ground"];
     pen.fillRect(this.keys, MARGIN, right - this.keys, 12 * CLASS_ROW);

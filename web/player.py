@@ -15,7 +15,7 @@ import numpy as np
 
 from config import MIDI_SUFFIXES
 from midi.control_schedule import PITCH_NAMES, ControlSchedule
-from midi.metadata import decode_metadata, format_title, summarize_sample
+from midi.metadata import decode_metadata, encode_schedule, format_title, summarize_sample
 from midi.notes import NoteSeq, read_midi_texts
 from midi.pianoroll import COLORS, LOUD, SOFT, measure_density
 from utils import atomic_write
@@ -99,13 +99,8 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
     data: dict[str, Any] = {"notes": [column.astype(int).tolist() for column in columns]}
     if sample.requested is not None:
-        times, density, histogram = sample.requested.drop_repeats().columns
+        data["requested"] = encode_schedule(sample.requested)
         data["generated"] = measure_density(starts, float(starts.max(initial=0.0)))[1].tolist()
-        data["requested"] = {
-            "times": np.round(times, 3).tolist(),
-            "density": np.asarray(density).astype(int).tolist(),
-            "histogram": np.asarray(histogram, np.float64).round(3).tolist(),
-        }
     return data
 
 

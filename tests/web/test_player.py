@@ -66,7 +66,7 @@ def test_samples_are_listed_with_metadata(tmp_path: Path) -> None:
     assert ["requested" in sample for sample in read_data(page)] == [True, True, False]
     requested = read_data(page)[0]["requested"]
     assert (requested["times"], requested["density"]) == ([0, 4, 8], [1, 3, 9])
-    np.testing.assert_allclose(requested["histogram"], REQUESTED.histogram, atol=2e-3)
+    np.testing.assert_allclose(requested["histogram"], 1000 * REQUESTED.histogram, atol=2)
 
 
 def test_page_holds_notes_and_file(tmp_path: Path) -> None:
