@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -241,8 +240,9 @@ class GRULayer(torch.autograd.Function):
             chunk = slice(max(0, end - CHUNK), end)
             derivatives = _gate_derivatives(gates[chunk], states[chunk], hidden_new[chunk])
             rows = (grad_states[chunk], grad_gates[chunk], grad_new[chunk], *derivatives)
+            backwards = (reversed(row.unbind()) for row in rows)
             for grad_state, grad_gate, d_new, to_new, to_update, to_reset, reset, update in zip(
-                *map(_last_to_first, rows), strict=True
+                *backwards, strict=True
             ):
                 grad_hidden += grad_state
                 d_reset, d_update, d_hidden_new = grad_gate.split_with_sizes((hidden_dim,) * 3, 1)
@@ -259,10 +259,6 @@ class GRULayer(torch.autograd.Function):
         grad_inputs = (flat @ w_ih).view_as(inputs)
         grad_bias_ih = flat.sum(dim=0)
         return grad_inputs, grad_hidden, grad_w_ih, grad_w_hh, grad_bias_ih, grad_bias_hh
-
-
-def _last_to_first(steps: Tensor) -> Iterator[Tensor]:
-    return reversed(steps.unbind())
 
 
 def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tuple[Tensor, ...]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -26,16 +28,15 @@ import torch
 
 import config
 import utils
-from config import DEVICES, PRECISIONS, TrainConfig
+from config import DATA_SUFFIX, DEVICES, FETCH_COMMAND, PRECISIONS, SPLIT_FILE, SUBSETS, TrainConfig
 from corpus.batches import Batch, WindowSampler
-from corpus.performance import Corpus
+from corpus.performance import Corpus, hold_out
 from generation.control import parse_scale_or_chord
 from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
 from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
 from sequence import CURRENT, Control
-from training.data import find_data_files, load_data, prefetch
 from training.distributed import Distributed, exit_process
 from training.evaluate import evaluate, format_table
 from training.logger import Logger, format_time, log_dir
@@ -81,8 +82,7 @@ def prepare(
     Returns the trainer, the sampler of the training data, and the validation data.
     Raises ValueError with what is missing.
     """
-    validation = None if options.validation is None else Path(options.validation)
-    train_data, val_data = load_data(Path(options.dataset), validation, options.validation_share)
+    train_data, val_data = load_data(options)
     window = (options.window_size, options.stride_size, options.carry)
     processes = (distributed.rank, distributed.world_size)
     sampler = WindowSampler(train_data, *window, *processes, options.stretch)
@@ -124,6 +124,37 @@ def prepare(
     return trainer, sampler, val_data
 
 
+def find_data_files(folder: str) -> list[Path]:
+    """Return the .data files of a folder and its subfolders; ValueError if there are none."""
+    paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if os.path.isdir(folder) else []
+    if not paths:
+        raise ValueError(
+            f"no {DATA_SUFFIX} files in {folder!r}: preprocess.py makes them from MIDI files, "
+            f"and this downloads some: {FETCH_COMMAND}"
+        )
+    return paths
+
+
+def load_data(options: TrainConfig) -> tuple[Corpus, Corpus]:
+    """Return the training and the validation data."""
+    dataset = Path(options.dataset)
+    if (dataset / SPLIT_FILE).exists():
+        train, val = (str(dataset / subset) for subset in SUBSETS[:2])
+        raise ValueError(
+            f"{str(dataset)!r} is split into subsets, and training on all of it would include the "
+            f"test data: use -d {train} -v {val}"
+        )
+    train_paths = find_data_files(options.dataset)
+    if options.validation is not None:
+        val_paths = find_data_files(options.validation)
+    else:
+        train_paths, val_paths = hold_out(train_paths, dataset, options.validation_share)
+    # loaded together, so that two encodings are noticed
+    performances = Corpus.load([*train_paths, *val_paths]).performances
+    count = len(train_paths)
+    return Corpus(performances[:count]), Corpus(performances[count:])
+
+
 def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
     """Raise ValueError if the data does not suffice for the options."""
     if options.stretch and sampler.corpus.encoding is not CURRENT:
@@ -155,17 +186,26 @@ def make_schedule(options: TrainConfig) -> Schedule:
 def open_batches(
     trainer: Trainer, sampler: WindowSampler, options: TrainConfig
 ) -> Iterator[Iterator[Batch]]:
-    """Open an iterator over the batches from the trainer's step on, on its device."""
-    size, seed = options.batch_size, options.seed
+    """Open an iterator over the batches from the trainer's step on; a thread loads one ahead."""
 
     def load(step: int) -> Batch:
         packed = sampler.sample_batch(
-            size, seed, step, options.control_ratio, options.use_transposition
+            options.batch_size,
+            options.seed,
+            step,
+            options.control_ratio,
+            options.use_transposition,
         )
         return packed.to_device(trainer.model.device, trainer.encoding)
 
-    with prefetch(load, trainer.state.step) as batches:
-        yield batches
+    def iterate(pool: ThreadPoolExecutor, first: int) -> Iterator[Batch]:
+        upcoming = pool.submit(load, first)
+        for step in itertools.count(first + 1):
+            current, upcoming = upcoming, pool.submit(load, step)
+            yield current.result()
+
+    with ThreadPoolExecutor(1) as pool:
+        yield iterate(pool, trainer.state.step)
 
 
 # ---------------------------------------------------------------------------------- training
@@ -174,22 +214,18 @@ def open_batches(
 @contextlib.contextmanager
 def catch_signals() -> Iterator[threading.Event]:
     """Open an event that Ctrl-C and SIGTERM set, so that training can save; a second one ends."""
-    stop = threading.Event()
+    stop, numbers = threading.Event(), (signal.SIGINT, signal.SIGTERM)
+    with contextlib.ExitStack() as restore_handlers:
 
-    def catch(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        restore_handlers()
+        def catch(number: int, frame: FrameType | None) -> None:
+            restore_handlers.close()
+            stop.set()
 
-    def restore_handlers() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, catch) for number in numbers}
-    try:
+        for number in numbers:
+            restore_handlers.callback(signal.signal, number, signal.getsignal(number))
+        for number in numbers:
+            signal.signal(number, catch)
         yield stop
-    finally:
-        restore_handlers()
 
 
 def train(
@@ -205,7 +241,7 @@ def train(
     started = validated = saved = time.monotonic()
     seconds_before = trainer.state.seconds
     unread: list[StepResult] = []  # a result is read after the next step has started on the GPU
-    with save_on_error(trainer, path):
+    try:
         while True:
             now = time.monotonic()
             # all processes follow the clock of the main one, and stop if any of them gets a signal
@@ -221,7 +257,7 @@ def train(
             if is_stopped:
                 break
             if needs_validation:
-                validate(trainer, val_data, logger, options)
+                validate(trainer, val_data, logger, path)
                 validated = time.monotonic()
             if needs_validation or needs_saving:
                 trainer.save(path)
@@ -235,22 +271,15 @@ def train(
                 log_step(unread.pop(0), logger, path)
         for result in unread:
             log_step(result, logger, path)
-    trainer.save(path)
-    if not is_stopped:
-        validate(trainer, val_data, logger, options)
-        trainer.save(path)
-
-
-@contextlib.contextmanager
-def save_on_error(trainer: Trainer, path: Path) -> Iterator[None]:
-    """Save the session after an error, unless the network is destroyed."""
-    try:
-        yield
     except NotFiniteError:
         raise
     except Exception:
         trainer.save(path, collective=False)
         raise
+    trainer.save(path)
+    if not is_stopped:
+        validate(trainer, val_data, logger, path)
+        trainer.save(path)
 
 
 def log_step(result: StepResult, logger: Logger, path: Path) -> None:
@@ -261,16 +290,16 @@ def log_step(result: StepResult, logger: Logger, path: Path) -> None:
     logger.log_step(result.state, loss, grad_norm, result.lr)
 
 
-def validate(trainer: Trainer, val_data: Corpus, logger: Logger, options: TrainConfig) -> None:
+def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> None:
     """Evaluate the averaged weights, and save them if they are the best so far."""
     if not len(val_data) or trainer.validated_step == trainer.state.step:
         return
     result = trainer.evaluate(val_data)
     is_best = trainer.update_best(result)
     if is_best:
-        trainer.save_best(best_path(Path(options.session)))
+        trainer.save_best(best_path(path))
     picture = b""
-    if options.enable_logging and trainer.distributed.is_main:
+    if logger.writer:
         (notes,) = generate_samples(
             trainer.ema, trainer.encoding, [SAMPLE_CONTROL], SAMPLE_EVENTS, seed=0
         )
@@ -337,7 +366,7 @@ def run_training(options: TrainConfig) -> int:
 def evaluate_session(options: TrainConfig) -> int:
     """Print the metrics of a session on all data of a folder."""
     path = Path(options.session)
-    session, corpus = Session.load(path), Corpus.load(find_data_files(Path(options.dataset)))
+    session, corpus = Session.load(path), Corpus.load(find_data_files(options.dataset))
     check_encoding(path, session, corpus.encoding)
     model = session.build_model(pick_device(options.device))
     print(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
@@ -370,7 +399,7 @@ def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("train.py", __doc__ or "", TrainConfig())
     share, positive, count = Number(float, 0, 1), Number(float, above=0), Number(int, 1)
-    size, switch = Number(int, 1, 1_000_000), argparse.BooleanOptionalAction
+    seconds, size, switch = Number(float, 0), Number(int, 1, 10**6), argparse.BooleanOptionalAction
 
     add = parser.add_argument_group("input and output").add_argument
     add("-s", "--session", metavar="FILE", help="session file, made if it does not exist")
@@ -388,13 +417,7 @@ def build_parser() -> Parser:
         help="start a new session from the network of this one, with defaults for fine-tuning: "
         "-l 0.0005 -t --patience 5 --validation-interval 30",
     )
-    add(
-        "-i",
-        "--saving-interval",
-        type=Number(float, 0),
-        metavar="SECONDS",
-        help="time between saves",
-    )
+    add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
     add("-L", "--enable-logging", action=switch, help="write TensorBoard logs to runs/")
 
     add = parser.add_argument_group("model").add_argument

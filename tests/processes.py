@@ -3,12 +3,17 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch._dynamo  # noqa: F401  takes seconds, which each forked process would need again
+
+import train
+from corpus.batches import Batch
+from training.trainer import StepResult, Trainer
 
 Command = Callable[[list[str]], int]
 CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -21,6 +26,20 @@ def start_process(
     process = CONTEXT.Process(target=_run, args=(main, argv, output, environment or {}))
     process.start()
     return process
+
+
+def train_until_signal(number: int, step: int, argv: list[str]) -> int:
+    """Train; before the optimizer step `step` the last process sends itself a signal."""
+    original = Trainer.step
+
+    def interrupted_step(trainer: Trainer, batch: Batch, lr: float) -> StepResult:
+        is_last = trainer.distributed.rank == trainer.distributed.world_size - 1
+        if is_last and trainer.state.step == step - 1:
+            signal.raise_signal(number)
+        return original(trainer, batch, lr)
+
+    Trainer.step = interrupted_step  # type: ignore[method-assign]
+    return train.main(argv)
 
 
 def _run(main: Command, argv: list[str], output: Path, environment: dict[str, str]) -> None:

@@ -1,10 +1,10 @@
 """The command train.py: sessions, resuming, options, messages and errors."""
 
 import dataclasses
+import functools
 import math
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from corpus.batches import WindowSampler
 from corpus.performance import Corpus
 from model import PerformanceRNN, Session
 from sequence import CURRENT
-from tests.processes import start_process
+from tests.processes import start_process, train_until_signal
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data
 from training import logger
 from training.evaluate import EvalResult, evaluate
@@ -100,42 +100,33 @@ def test_session_is_created_before_training(folder: Path, data: Path) -> None:
     assert Session.load("a/b/m.sess").config == TINY_SIZES
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_equals_uninterrupted(
-    folder: Path,
-    data: Path,
-    number: signal.Signals,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--max-steps", "12", "-t", "-c", "0.5")
-    with monkeypatch.context() as patch:
-        before_step(patch, lambda step: signal.raise_signal(number), 5)
-        assert run(data, *more) == 0
-    assert training()["step"] == 5
-    assert "to hear it: python3 generate.py -s m.sess" in capsys.readouterr().out
-    torch.manual_seed(999)  # a new process does not have the state of the random generator
-    assert run(data, *more) == 0
-    assert run(data, *more, "-s", "whole.sess") == 0
+    more = ("--max-steps", "9", "-t", "-c", "0.5")
+    for number, step in ((signal.SIGINT, 4), (signal.SIGTERM, 7)):
+        with monkeypatch.context() as patch:
+            before_step(patch, lambda _: signal.raise_signal(number), step)  # noqa: B023
+            assert run(data, *more) == 0
+        assert training()["step"] == step
+        assert "to hear it: python3 generate.py -s m.sess" in capsys.readouterr().out
+        torch.manual_seed(999)  # a new process does not have the state of the random generator
+    assert run(data, *more) == run(data, *more, "-s", "whole.sess") == 0
     assert equal(weights(), weights("whole.sess"))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_killed_and_resumed_equals_uninterrupted(
-    folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = start_process(train.main, arguments(data, "-i", "0"), Path("output.txt"))
-    while not Path("m.sess").exists() or training().get("step", 0) < 2:
-        assert process.is_alive()
-        time.sleep(0.01)
-    process.kill()
+def test_killed_and_resumed_equals_uninterrupted(folder: Path, data: Path) -> None:
+    main = functools.partial(train_until_signal, signal.SIGKILL, 4)
+    limit = ("--max-steps", "5")
+    process = start_process(main, arguments(data, *limit, "-i", "0"), Path("output.txt"))
     process.join()
-    end = training()["step"] + 2
-    before_step(monkeypatch, lambda _: signal.raise_signal(signal.SIGINT), end)
-    assert run(data) == run(data, "-s", "whole.sess") == 0
-    assert training()["step"] == training("whole.sess")["step"] == end
+    assert process.exitcode == -signal.SIGKILL
+    assert training()["step"] == 3
+    assert run(data, *limit) == run(data, *limit, "-s", "whole.sess") == 0
     assert equal(weights(), weights("whole.sess"))
-    assert set(os.listdir()) == {"m.sess", "whole.sess", "output.txt"}
+    names = {"m.sess", "m.best.sess", "whole.sess", "whole.best.sess", "output.txt"}
+    assert set(os.listdir()) == names
 
 
 @pytest.mark.parametrize(("interval", "on_disk"), [("0", [0, 1, 2, 3]), ("1000", [0, 0, 0, 0])])
@@ -167,16 +158,16 @@ def test_finished_session_is_not_changed(
 
 
 def test_options_of_a_resumed_run_are_used(folder: Path, data: Path) -> None:
-    run(data, "--max-steps", "2")
+    run(data, "--max-steps", "1")
     before = weights()
-    run(data, "--max-steps", "3", "-l", "1e-30")
+    run(data, "--max-steps", "2", "-l", "1e-30")
     assert all(torch.allclose(value, before[name], atol=1e-12) for name, value in weights().items())
-    run(data, "--max-steps", "4", "-l", "0.01")
+    run(data, "--max-steps", "3", "-l", "0.01")
     assert not torch.allclose(weights()["output_fc.bias"], before["output_fc.bias"], atol=1e-5)
 
 
 def test_optimizer_state_is_restored_or_dropped(folder: Path, data: Path) -> None:
-    run(data, "--max-steps", "3")
+    run(data, "--max-steps", "1")
     options = train.parse_args(arguments(data))
     assert train.prepare(options)[0].optimizer.state
     assert not train.prepare(dataclasses.replace(options, reset_optimizer=True))[0].optimizer.state
@@ -243,7 +234,7 @@ def test_sessions_of_older_versions_are_resumed(folder: Path, data: Path) -> Non
 
 
 def test_best_weights_are_kept_in_their_own_session(folder: Path, data: Path) -> None:
-    more = ("-v", str(data), "--validation-interval", "0.000001", "--max-steps", "5")
+    more = ("-v", str(data), "--validation-interval", "0.000001", "--max-steps", "3")
     assert run(data, *more, "-l", "0.01") == 0
     best = Session.load("m.best.sess")
     result = evaluate(best.build_model(torch.device("cpu")), Corpus.load(sorted(data.iterdir())))
@@ -321,14 +312,6 @@ def test_init_from_starts_with_the_averaged_weights(
     assert trainer.state.step == 0
 
 
-def test_init_from_has_its_own_defaults() -> None:
-    tuned = train.parse_args(["--init-from", "base.sess"])
-    assert (tuned.learning_rate, tuned.use_transposition, tuned.patience) == (5e-4, True, 5)
-    more = ("-l", "0.004", "--no-use-transposition")
-    explicit = train.parse_args(["--init-from", "base.sess", *more])
-    assert (explicit.learning_rate, explicit.use_transposition) == (4e-3, False)
-
-
 def test_init_from_a_missing_session_is_an_error(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,9 +349,9 @@ def test_full_disk_stops_the_logs_only(
 ) -> None:
     open_file = logger._LogFile
     monkeypatch.setattr(logger, "_LogFile", lambda path: open_file("/dev/full"))
-    assert run(data, "-L", "--validation-share", "0", "--max-steps", "60") == 0
+    assert run(data, "-L", "--validation-share", "0", "--max-steps", "30") == 0
     assert capsys.readouterr().out.count("logging stopped: No space left on device") == 1
-    assert training()["step"] == 60
+    assert training()["step"] == 30
 
 
 def test_exported_session_has_the_averaged_weights_in_half_precision(

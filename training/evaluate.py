@@ -42,12 +42,6 @@ class EvalResult:
         return int(self.counts[EventSeq.feat_ranges()["note_on"]].sum())
 
     @property
-    def seconds(self) -> float:
-        """The length of the music: the sum of its time shifts."""
-        ticks = self.counts[EventSeq.feat_ranges()["time_shift"]] @ self.encoding.time_shifts
-        return float(ticks / self.encoding.ticks_per_second)
-
-    @property
     def nats(self) -> float:
         """The negative log-likelihood of all events."""
         return float(self.losses.sum())
@@ -64,8 +58,10 @@ class EvalResult:
 
     @property
     def bits_per_second(self) -> float:
-        """The negative log-likelihood in bits per second of music."""
-        return self.nats / math.log(2) / max(self.seconds, 0.001)
+        """The negative log-likelihood in bits per second of music, the sum of the time shifts."""
+        ticks = self.counts[EventSeq.feat_ranges()["time_shift"]] @ self.encoding.time_shifts
+        seconds = float(ticks / self.encoding.ticks_per_second)
+        return self.nats / math.log(2) / max(seconds, 0.001)
 
     @property
     def perplexity(self) -> float:
