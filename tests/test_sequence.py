@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -213,19 +214,13 @@ def test_event_out_of_range_is_rejected(wrong: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
-def test_events_of_any_integer_type_become_bytes(dtype: type) -> None:
-    array = EventSeq.from_array(np.array([0, 239, 7], dtype)).to_array()
-    assert array.dtype == np.uint8
-    assert array.tolist() == [0, 239, 7]
-
-
-def test_events_are_read_only() -> None:
-    source = np.array([1, 2, 3], np.uint8)
-    events = EventSeq.from_array(source)
+def test_events_of_any_integer_type_become_read_only_bytes(dtype: type) -> None:
+    source = np.array([0, 239, 7], dtype)
+    array = EventSeq.from_array(source).to_array()
     source[0] = 9
     with pytest.raises(ValueError, match="read-only"):
-        events.to_array()[0] = 9
-    assert events.to_array().tolist() == [1, 2, 3]
+        array[0] = 9
+    assert (array.dtype, array.tolist()) == (np.uint8, [0, 239, 7])
 
 
 def test_only_time_shifts_take_time() -> None:
@@ -377,14 +372,19 @@ GAPS = st.one_of(  # chords, clusters, trills, phrases, rests of up to 30 s
 )
 LENGTHS = st.one_of(st.integers(3, 120), st.integers(3, 6000))
 KEYS = st.one_of(st.integers(60, 62), st.integers(21, 108))
-STEPS = st.tuples(GAPS, LENGTHS, KEYS, st.integers(1, 127))
-PERFORMANCES = st.lists(STEPS, min_size=1, max_size=60).map(build_notes)
-TRILLS = st.lists(
-    st.tuples(st.integers(0, 90), st.integers(3, 300), st.integers(60, 61), st.integers(1, 127)),
-    min_size=1,
-    max_size=60,
-).map(build_notes)
-MUSIC = st.one_of(PERFORMANCES, TRILLS)
+Ints = st.SearchStrategy[int]
+
+
+def performances(
+    gaps: Ints, lengths: Ints, pitches: Ints = KEYS, size: int = 60
+) -> st.SearchStrategy[list[Note]]:
+    """Return 1 to `size` notes; gaps and lengths are in thirds of a ms."""
+    steps = st.tuples(gaps, lengths, pitches, st.integers(1, 127))
+    return st.lists(steps, min_size=1, max_size=size).map(build_notes)
+
+
+TRILLS = performances(st.integers(0, 90), st.integers(3, 300), st.integers(60, 61))
+MUSIC = st.one_of(performances(GAPS, LENGTHS), TRILLS)
 
 
 def random_music(count: int, rate: float, seed: int = 0) -> list[Note]:
@@ -418,8 +418,6 @@ def test_time_does_not_drift_over_ten_minutes() -> None:
     starts = np.array([old.start for old, _ in pairs])
     for early, late in pairwise(np.linspace(0, 600_000, 11)):  # each minute
         assert abs(errors[(starts >= early) & (starts < late)].mean()) < 0.5
-    total = EventSeq.from_note_seq(note_seq(notes)).total_ms
-    assert abs(total - max(note.end for note in notes)) <= 20
 
 
 @given(MUSIC)
@@ -519,17 +517,12 @@ def fewest_shifts(notes: list[Note]) -> float:
     """Return the fewest shifts that pass within 7 ms of all points: every path is tried."""
     best: dict[int, float] = {0: 0}  # by clock
     for point in points_of(notes):
-        best = {
-            clock: min(
-                (
-                    n + count_shifts()[clock - before]
-                    for before, n in best.items()
-                    if before <= clock
-                ),
-                default=np.inf,
-            )
-            for clock in range(max(0, point - 7), point + 8)
-        }
+        following = dict.fromkeys(range(max(0, point - 7), point + 8), np.inf)
+        for clock, before in itertools.product(following, best):
+            if before <= clock:
+                shifts = best[before] + count_shifts()[clock - before]
+                following[clock] = min(following[clock], shifts)
+        best = following
     return min(best.values())
 
 
@@ -539,9 +532,7 @@ def encoded_shifts(notes: list[Note]) -> int:
 
 def music_without_rests(longest_ms: int) -> st.SearchStrategy[list[Note]]:
     """Return up to 30 notes with an onset or end at least every `longest_ms`."""
-    gaps, lengths = st.integers(0, 3 * longest_ms), st.integers(3, 3 * longest_ms)
-    steps = st.tuples(gaps, lengths, KEYS, st.integers(1, 127))
-    return st.lists(steps, min_size=1, max_size=30).map(build_notes)
+    return performances(st.integers(0, 3 * longest_ms), st.integers(3, 3 * longest_ms), size=30)
 
 
 @given(st.one_of(music_without_rests(longest) for longest in (20, 55, 100, 400, 2300, 4700)))
@@ -550,7 +541,7 @@ def test_fewest_time_shifts(notes: list[Note]) -> None:
     assert encoded_shifts(notes) == fewest_shifts(notes)
 
 
-@given(st.lists(STEPS, min_size=1, max_size=30).map(build_notes))
+@given(performances(GAPS, LENGTHS, size=30))
 def test_long_rest_costs_at_most_one_more_shift(notes: list[Note]) -> None:
     rests = sum(late - early >= 4800 for early, late in pairwise([0, *points_of(notes)]))
     assert fewest_shifts(notes) <= encoded_shifts(notes) <= fewest_shifts(notes) + rests
@@ -665,9 +656,7 @@ def test_window_is_two_seconds_inclusive() -> None:
 def test_control_vectors() -> None:
     controls = ControlSeq.from_event_seq(EventSeq(random_events(0)))
     array = controls.to_array()
-    assert array.dtype == np.float32
-    assert array.shape == (400, 24)
-    np.testing.assert_allclose(array.sum(axis=1), 2, atol=1e-5)
+    assert (array.dtype, array.shape) == (np.float32, (400, 24))
     np.testing.assert_array_equal(array[:, :12].argmax(axis=1), controls.note_density)
     np.testing.assert_array_equal(np.sort(array[:, :12])[:, -2:], [[0, 1]] * 400)
     np.testing.assert_allclose(array[:, 12:], controls.pitch_histogram, atol=1e-7)
@@ -676,8 +665,7 @@ def test_control_vectors() -> None:
 def test_compressed_controls_are_recovered() -> None:
     controls = ControlSeq.from_event_seq(EventSeq(random_events(0)))
     compressed = controls.to_compressed_array()
-    assert compressed.dtype == np.uint8
-    assert compressed.shape == (400, 13)
+    assert (compressed.dtype, compressed.shape) == (np.uint8, (400, 13))
     np.testing.assert_array_equal(compressed[:, 0], controls.note_density)
     error = 255 * controls.pitch_histogram - compressed[:, 1:]
     assert error.min() >= -1e-9
