@@ -293,9 +293,11 @@ def make_absolute(base: str, link: str) -> str | None:
     """Return the address as a browser would request it, or None if it is not HTTP."""
     try:
         parts = urlsplit(urldefrag(urljoin(base, link.strip())).url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             return None
-        host = parts.netloc.rpartition("@")[2].lower().encode("idna").decode()
+        host = parts.hostname.encode("idna").decode()
+        host = f"[{host}]" if ":" in host else host
+        host += f":{parts.port}" if parts.port else ""
     except ValueError:
         return None
     path = quote(parts.path.replace("\\", "/"), safe=SAFE)
@@ -360,8 +362,9 @@ def make_paths(urls: Sequence[str], home: str) -> dict[str, str]:
 
 @dataclass
 class Report:
-    """What was downloaded, and what was not."""
+    """What was downloaded to a folder, and what was not."""
 
+    folder: Path
     new: int = 0
     existing: int = 0
     failures: list[str] = field(default_factory=list)
@@ -371,7 +374,7 @@ class Report:
         """Add a file or a page that is not available."""
         self.failures.append(f"{name}: {reason}")
 
-    def finish(self, folder: Path) -> None:
+    def finish(self) -> None:
         """Print the report; exit with 1 if there is no music or the collection is not whole."""
         if self.failures:
             print("not available:", *self.failures, sep="\n  ")
@@ -381,18 +384,16 @@ class Report:
             stop("no music found" + (f": {self.incomplete}" if self.incomplete else ""))
         if self.incomplete:
             stop(self.incomplete)
-        print(f"music is in {folder}; now run: python3 preprocess.py")
+        print(f"music is in {self.folder}; now run: python3 preprocess.py")
 
 
-def read_page(
-    client: Client, url: str, folder: Path, report: Report, has_music: bool = False
-) -> tuple[str, list[str]]:
+def read_page(client: Client, url: str, report: Report, has_music: bool) -> tuple[str, list[str]]:
     """Return the final address of a page and all its links; none if it cannot be read.
 
     has_music: it is an error if none of the links is to a MIDI file.
     """
     print(f"reading {url}", flush=True)
-    with tempfile.TemporaryDirectory(prefix=".page-", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".page-", dir=report.folder) as temporary:
         page = Path(temporary, "page.html")
         try:
             final_url = client.download(url, page, check=lambda _: None)
@@ -409,19 +410,17 @@ def read_page(
     return url, []
 
 
-def read_pages(
-    client: Client, index: str, sources: Sequence[str], folder: Path, report: Report
-) -> list[str]:
+def read_pages(client: Client, index: str, sources: Sequence[str], report: Report) -> list[str]:
     """Return the addresses of MIDI files among the sources, and those that the pages link to."""
     urls: list[str] = []
     if index:
-        index_url, links = read_page(client, index, folder, report)
+        index_url, links = read_page(client, index, report, has_music=False)
         sibling = re.compile(re.escape(urljoin(index_url, ".")) + r"[^/?]+\.html?", re.IGNORECASE)
         siblings = [link for link in links if sibling.fullmatch(link) and link != index_url]
         if not siblings and not report.incomplete:
             report.incomplete = f"{index} has changed: no links to pages beside it"
         for page in siblings:
-            links += read_page(client, page, folder, report)[1]
+            links += read_page(client, page, report, has_music=False)[1]
         urls += links
     for source in sources:
         url = make_absolute("", source)
@@ -430,25 +429,22 @@ def read_pages(
         elif is_midi_url(url):
             urls.append(url)
         else:
-            urls += read_page(client, url, folder, report, has_music=True)[1]
+            urls += read_page(client, url, report, has_music=True)[1]
     midi_urls = dict.fromkeys(filter(is_midi_url, urls))  # each once, in order
     # of a piece in two formats, the one called NAME_format0.mid is not needed
-    return [
-        url
-        for url in midi_urls
-        if not FORMAT_0.search(url) or FORMAT_0.sub("", url) not in midi_urls
-    ]
+    needless = {u for u in midi_urls if FORMAT_0.search(u) and FORMAT_0.sub("", u) in midi_urls}
+    return [url for url in midi_urls if url not in needless]
 
 
-def download_links(
-    client: Client, urls: Sequence[str], folder: Path, home: str, report: Report
-) -> None:
-    """Download MIDI files to their paths below a folder."""
+def download_links(client: Client, urls: Sequence[str], home: str, report: Report) -> None:
+    """Download MIDI files to their paths below the folder."""
     paths = make_paths(urls, home)
-    print(f"{len(paths)} files to have in {folder}, at most one request in {client.delay:g} s")
+    print(
+        f"{len(paths)} files to have in {report.folder}, at most one request in {client.delay:g} s"
+    )
     failures: Counter[str] = Counter()  # of each host, in a row
     for number, (url, name) in enumerate(paths.items(), 1):
-        host, target = urlsplit(url).netloc, folder / name
+        host, target = urlsplit(url).netloc, report.folder / name
         try:
             if is_present(target, check_midi):
                 report.existing += 1
@@ -482,14 +478,14 @@ def download_pages(options: argparse.Namespace, client: Client) -> None:
     sources = [address for source in options.urls for address in read_addresses(source)]
     if not sources and not options.index:
         stop("give a page to download from; -h says more", 2)
-    report, folder = Report(), options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    urls = read_pages(client, options.index, sources, folder, report)
+    report = Report(options.folder)
+    report.folder.mkdir(parents=True, exist_ok=True)
+    urls = read_pages(client, options.index, sources, report)
     if urls:
-        download_links(client, urls, folder, make_host_name(options.home), report)
+        download_links(client, urls, make_host_name(options.home), report)
     elif not report.incomplete:
         report.incomplete = "there are no links to MIDI files"
-    report.finish(folder)
+    report.finish()
 
 
 # ----------------------------------------------------------------------------- archives
@@ -541,7 +537,7 @@ def write_new(content: bytes, target: Path) -> bool:
     return True
 
 
-def unpack(archive: zipfile.ZipFile, folder: Path, options: argparse.Namespace) -> Report:
+def unpack(archive: zipfile.ZipFile, options: argparse.Namespace) -> Report:
     """Write the MIDI files that the table names, and the table, license and README beside it."""
     tables = [name for name in archive.namelist() if PurePosixPath(name).name == options.table]
     if not tables:
@@ -551,14 +547,14 @@ def unpack(archive: zipfile.ZipFile, folder: Path, options: argparse.Namespace) 
     targets = read_table(read_member(archive, table), options.column, options.split)
     names = [name.removeprefix(root) for name in archive.namelist()]
     documents = [name for name in names if re.fullmatch(r"(LICENSE|README)(\.\w+)?", name)]
-    report = Report()
+    report = Report(options.folder)
     for name in (options.table, *documents, *targets):
         target = targets.get(name, name)
         try:
             content = read_member(archive, root + name)
             if name in targets:
                 check_midi(content)
-            is_new = write_new(content, folder / target)
+            is_new = write_new(content, report.folder / target)
             report.new += is_new and name in targets
             report.existing += not is_new and name in targets
         except DownloadError as error:
@@ -585,8 +581,7 @@ def download_archive(options: argparse.Namespace, client: Client) -> None:
         hint = "run it again to go on" if is_temporary else "has the address or the file changed?"
         stop(f"could not download {url}: {error}; {hint}")
     with zipfile.ZipFile(target) as archive:
-        report = unpack(archive, options.folder, options)
-    report.finish(options.folder)
+        unpack(archive, options).finish()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
