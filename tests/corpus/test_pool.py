@@ -33,13 +33,9 @@ def get_pid(_: int) -> int:
     return os.getpid()
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_results_are_in_order(workers: int) -> None:
-    assert list(WorkerPool(work, workers, 60).run(iter(range(100)))) == list(range(100))
-
-
-def test_no_jobs_give_no_results() -> None:
-    assert list(WorkerPool(work, 2, 60).run(iter(()))) == []
+@pytest.mark.parametrize(("workers", "jobs"), [(1, 100), (3, 100), (2, 0), (0, 0)])
+def test_results_are_in_order(workers: int, jobs: int) -> None:
+    assert list(WorkerPool(work, workers, 60).run(iter(range(jobs)))) == list(range(jobs))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,8 @@ import pytest
 import torch
 
 from corpus import tensorfile
-from sequence import NoteSeq
 
 ROOT = Path(__file__).parents[2]
-SCALE = NoteSeq(np.arange(8) / 2, np.arange(8) / 2 + 0.5, 60 + np.arange(8), 40 + 10 * np.arange(8))
 HUGE = 10**10
 RECORD = {"weights": torch.arange(12.0).view(3, 4), "nested": [{"step": 3}, "text"]}
 SIZES_2018 = {"short": 2, "int": 4, "long": 4}
@@ -284,18 +282,11 @@ def test_byte_arrays_of_numpy_1_and_2_are_loaded(
     tmp_path: Path, spelling: str, order: str, new: bool
 ) -> None:
     values = np.random.default_rng(0).integers(0, 256, (7, 13)).astype(np.uint8, order=order)
-    content = save(values, new)
     module = b"numpy._core" if np.__version__ >= "2" else b"numpy.core"
-    if new:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
-            inner = archive.read(name)[2:-1]
-        content = write_zip(inner.replace(module, f"numpy.{spelling}".encode()))
-    else:
-        content = content.replace(module, f"numpy.{spelling}".encode())
-    path = tmp_path / "a.data"
-    path.write_bytes(content)
-    np.testing.assert_array_equal(tensorfile.load(path).array, values)
+    content = pickle.dumps(values, 2)[2:-1] if new else save(values, new=False)
+    content = content.replace(module, f"numpy.{spelling}".encode())
+    (tmp_path / "a.data").write_bytes(write_zip(content) if new else content)
+    np.testing.assert_array_equal(tensorfile.load(tmp_path / "a.data").array, values)
 
 
 @pytest.mark.parametrize("location", ["cuda:0", "cuda:7", "mps", "xpu:0"])
@@ -317,11 +308,6 @@ def test_file_name_may_be_invalid_unicode(tmp_path: Path, new: bool) -> None:
     assert torch.equal(tensorfile.load(path, memory_map=True)["weights"], RECORD["weights"])
 
 
-def test_midi_file_is_rejected_with_a_hint(tmp_path: Path) -> None:
-    SCALE.to_midi_file(tmp_path / "a.mid")
-    assert "it is a MIDI file; preprocess" in load_error(tmp_path / "a.mid")
-
-
 def test_missing_file_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tensorfile.load(tmp_path / "none")
@@ -330,11 +316,22 @@ def test_missing_file_raises_oserror(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------- hostile files
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken", b"\x80\x02}q\x00."])
-def test_other_files_are_rejected(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a session or .data file"),
+        (b"hello", "not a session or .data file"),
+        (b"PK\x03\x04 broken", "not a session or .data file"),
+        (b"\x80\x02}q\x00.", "not a session or .data file"),
+        (b"MThd\x00\x00\x00\x06", "it is a MIDI file; preprocess"),
+        (write_zip(b"}", method=zipfile.ZIP_DEFLATED), "it is compressed"),
+        (write_zip(b"c" + b"x" * 10**6 + b"\ny\n"), "it names 'xxx"),  # not the whole name
+    ],
+)
+def test_other_files_are_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.sess"
     path.write_bytes(content)
-    load_error(path)
+    assert message in load_error(path)
 
 
 @pytest.mark.parametrize("name", CODE_PICKLES)
@@ -403,40 +400,20 @@ def test_oversized_files_are_rejected_in_little_memory(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-def test_compressed_file_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "a.data").write_bytes(write_zip(b"}", method=zipfile.ZIP_DEFLATED))
-    assert "it is compressed" in load_error(tmp_path / "a.data")
-
-
-def test_expanded_tensor_is_rejected(tmp_path: Path) -> None:
-    path = tmp_path / "wide.sess"
-    for new in (True, False):
-        path.write_bytes(save({"a": torch.zeros(1).expand(10**6)}, new))
-        assert "claims more than" in load_error(path)
-
-
 def test_nested_dicts_with_repeated_objects_load_fast(tmp_path: Path) -> None:
     bomb: object = torch.zeros(2)
     for _ in range(60):
         bomb = {"a": bomb, "b": bomb, "c": [bomb, (bomb,)]}
-    for new in (True, False):
-        (tmp_path / "bomb.sess").write_bytes(save({"model_config": bomb}, new))
-        assert set(tensorfile.load(tmp_path / "bomb.sess")) == {"model_config"}
-
-
-def test_long_name_is_shortened_in_the_message(tmp_path: Path) -> None:
-    (tmp_path / "long").write_bytes(write_zip(b"c" + b"x" * 10**6 + b"\ny\n"))
-    load_error(tmp_path / "long")
+    (tmp_path / "bomb.sess").write_bytes(save({"model_config": bomb}))
+    assert set(tensorfile.load(tmp_path / "bomb.sess")) == {"model_config"}
 
 
 @pytest.mark.parametrize("new", [True, False])
 def test_truncated_file_is_rejected(tmp_path: Path, new: bool) -> None:
     path, content = tmp_path / "cut.sess", save(RECORD, new)
-    for size in range(0, len(content), max(1, len(content) // 40)):
+    for size in [*range(0, len(content), len(content) // 40), len(content) - 1]:
         path.write_bytes(content[:size])
         load_error(path)
-    path.write_bytes(content[:-1])
-    load_error(path)
 
 
 @pytest.mark.parametrize("new", [True, False])

@@ -70,10 +70,9 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert str(path) in capsys.readouterr().out
     content = path.read_bytes()
     page = ParsedPage(content)
-    for text in (
-        *("4performances", "3pieces, 1 with", "1duplicates", "1of 6 files rejected"),
-        *("Rejected: 1 unreadable", "not start with MThd", "1 copy.mid", "0 altered.mid"),
-    ):
+    for text in ("4performances", "3pieces, 1 with", "1duplicates", "1of 6 files rejected"):
+        assert text in page.text
+    for text in ("Rejected: 1 unreadable", "not start with MThd", "1 copy.mid", "0 altered.mid"):
         assert text in page.text
     assert preprocess.main([*argv, "--report"]) == 0
     assert path.read_bytes() == content, "the same data gives the same bytes"
@@ -93,12 +92,8 @@ def test_any_number_of_files_fits(count: int) -> None:
     assert len(page.find("tr")) <= 5 * (MAX_ROWS + 1)
     assert len(page.find("svg")) == (6 if count else 0)
     assert f"{count:,}performances" in page.text
+    assert ("No problems found." in page.text) == (count < 2)  # many are too sparse
     assert ("and 9,500 more" in page.text) == (count == 10_000)
-
-
-def test_summary_without_problems() -> None:
-    page = ParsedPage(render_report(Summary([make_record("a.mid")]), "midi"))
-    assert "No problems found." in page.text
 
 
 # -------------------------------------------------------------------------------- security
