@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,41 +88,7 @@ def prepare(
     processes = (distributed.rank, distributed.world_size)
     sampler = WindowSampler(train_data, *window, *processes, options.stretch)
     check_data(options, sampler, val_data)
-
-    path, device = Path(options.session), distributed.select_device(pick_device(options.device))
-    params, encoding = options.model_params, train_data.encoding
-    session = open_session(path, encoding, distributed, params, options.init_from, options.seed)
-    sizes = config.parse_model_params(params, session.config)  # only the dropout may differ
-    recipe = {name: getattr(options, name) for name in RECIPE}
-    changeable = recipe | {"gru_dropout": sizes.gru_dropout}
-    if options.precision != "auto":
-        changeable["precision"] = options.precision
-    print_changes(session, changeable, options.reset_optimizer)
-
-    state = load_state(path, session, val_data)
-    facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
-    if not distributed.all_equal(facts):
-        raise ValueError(
-            f"the processes do not read the same files: {path}, {options.dataset} and the "
-            "validation data must be in folders that all machines share"
-        )
-    trainer = Trainer(
-        replace(session, config=sizes).build_model(device, ema=False),
-        StepOptions(
-            choose_precision(options.precision, session, device, distributed),
-            options.weight_decay,
-            options.ema_decay,
-            options.teacher_forcing_ratio,
-            options.seed,
-        ),
-        state,
-        distributed,
-        encoding,
-        {"train_data": train_data.fingerprint, "options": recipe},
-    )
-    with_hidden = continues_windows(session, recipe, train_data)
-    trainer.restore(path, session, with_hidden, with_optimizer=not options.reset_optimizer)
-    return trainer, sampler, val_data
+    return build_trainer(options, train_data, val_data, distributed), sampler, val_data
 
 
 def find_data_files(folder: str) -> list[Path]:
@@ -174,6 +141,46 @@ def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -
             "without validation data --patience cannot end the training: "
             "use -v, a second file, or --max-minutes"
         )
+
+
+def build_trainer(
+    options: TrainConfig, train_data: Corpus, val_data: Corpus, distributed: Distributed
+) -> Trainer:
+    """Open or create the session; return a trainer that continues it with the options."""
+    path, device = Path(options.session), distributed.select_device(pick_device(options.device))
+    params, encoding = options.model_params, train_data.encoding
+    session = open_session(path, encoding, distributed, params, options.init_from, options.seed)
+    sizes = config.parse_model_params(params, session.config)  # only the dropout may differ
+    recipe = {name: getattr(options, name) for name in RECIPE}
+    changeable = recipe | {"gru_dropout": sizes.gru_dropout}
+    if options.precision != "auto":
+        changeable["precision"] = options.precision
+    print_changes(session, changeable, options.reset_optimizer)
+
+    state = load_state(path, session, val_data)
+    facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
+    if not distributed.all_equal(facts):
+        raise ValueError(
+            f"the processes do not read the same files: {path}, {options.dataset} and the "
+            "validation data must be in folders that all machines share"
+        )
+    trainer = Trainer(
+        replace(session, config=sizes).build_model(device, ema=False),
+        StepOptions(
+            choose_precision(options.precision, session, device, distributed),
+            options.weight_decay,
+            options.ema_decay,
+            options.teacher_forcing_ratio,
+            options.seed,
+        ),
+        state,
+        distributed,
+        encoding,
+        {"train_data": train_data.fingerprint, "options": recipe},
+    )
+    with_hidden = continues_windows(session, recipe, train_data)
+    trainer.restore(path, session, with_hidden, with_optimizer=not options.reset_optimizer)
+    return trainer
 
 
 def make_schedule(options: TrainConfig) -> Schedule:
@@ -398,13 +405,17 @@ def export_session(options: TrainConfig) -> int:
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("train.py", __doc__ or "", TrainConfig())
-    share, positive, count = Number(float, 0, 1), Number(float, above=0), Number(int, 1)
-    seconds, size, switch = Number(float, 0), Number(int, 1, 10**6), argparse.BooleanOptionalAction
+    switch = argparse.BooleanOptionalAction
+    file, folder = {"metavar": "FILE"}, {"metavar": "DIR"}
+    count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
+    size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
+    share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
+    positive = Number(float, above=0)
 
     add = parser.add_argument_group("input and output").add_argument
-    add("-s", "--session", metavar="FILE", help="session file, made if it does not exist")
-    add("-d", "--dataset", metavar="DIR", help="folder of .data files to train on")
-    add("-v", "--validation", metavar="DIR", help="folder of .data files to validate on")
+    add("-s", "--session", **file, help="session file, made if it does not exist")
+    add("-d", "--dataset", **folder, help="folder of .data files to train on")
+    add("-v", "--validation", **folder, help="folder of .data files to validate on")
     add(
         "--validation-share",
         type=Number(float, 0, 0.9),
@@ -413,26 +424,23 @@ def build_parser() -> Parser:
     )
     add(
         "--init-from",
-        metavar="FILE",
+        **file,
         help="start a new session from the network of this one, with defaults for fine-tuning: "
         "-l 0.0005 -t --patience 5 --validation-interval 30",
     )
+    seconds = Number(float, 0)
     add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
     add("-L", "--enable-logging", action=switch, help="write TensorBoard logs to runs/")
 
     add = parser.add_argument_group("model").add_argument
-    add(
-        "-p",
-        "--model-params",
-        metavar="K=V,..",
-        help="sizes of a new network: hidden_dim=256,gru_layers=2",
-    )
+    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2"
+    add("-p", "--model-params", metavar="K=V,..", help=sizes)
 
     add = parser.add_argument_group("data").add_argument
     add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
-    add("-w", "--window-size", type=size, metavar="N", help="events per window")
-    add("-S", "--stride-size", type=count, metavar="N", help="events between window starts")
-    add("--carry", type=size, metavar="N", help="windows in a row that carry the hidden state")
+    add("-w", "--window-size", **size, help="events per window")
+    add("-S", "--stride-size", **count, help="events between window starts")
+    add("--carry", **size, help="windows in a row that carry the hidden state")
     add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
     add(
         "--stretch",
@@ -440,36 +448,24 @@ def build_parser() -> Parser:
         metavar="SHARE",
         help="change the tempo by up to this share; 0.05 is 5%%",
     )
-    add(
-        "-c",
-        "--control-ratio",
-        type=share,
-        metavar="SHARE",
-        help="share of the windows that are trained with control",
-    )
+    add("-c", "--control-ratio", **share, help="share of the windows that are trained with control")
     add(
         "-T",
         "--teacher-forcing-ratio",
-        type=share,
-        metavar="SHARE",
+        **share,
         help="share of the input events that come from the data, not from the network",
     )
 
     add = parser.add_argument_group("optimization").add_argument
-    add(
-        "-l",
-        "--learning-rate",
-        type=Number(float, high=1, above=0),
-        metavar="RATE",
-        help="highest learning rate",
-    )
+    rate = Number(float, high=1, above=0)
+    add("-l", "--learning-rate", type=rate, metavar="RATE", help="highest learning rate")
     add(
         "--warm-up",
         type=Number(int, 0),
         metavar="STEPS",
         help="steps of rising learning rate, at most a tenth of the training",
     )
-    add("--weight-decay", type=share, metavar="DECAY", help="weight decay of AdamW")
+    add("--weight-decay", type=Number(float, 0, 1), metavar="DECAY", help="weight decay of AdamW")
     add(
         "--ema-decay",
         "--averaging",
@@ -479,12 +475,9 @@ def build_parser() -> Parser:
         "generates music; 0: off",
     )
     add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        help="precision of the matrix products; auto: the fastest",
-    )
-    add("--max-steps", type=count, metavar="N", help="stop at this step of the session")
+    precision = "precision of the matrix products; auto: the fastest"
+    add("--precision", choices=PRECISIONS, help=precision)
+    add("--max-steps", **count, help="stop at this step of the session")
     add(
         "--max-minutes",
         type=positive,
@@ -494,9 +487,9 @@ def build_parser() -> Parser:
 
     add = parser.add_argument_group("evaluation").add_argument
     add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
-    add("--patience", type=count, metavar="N", help="stop after N validations without a new best")
+    add("--patience", **count, help="stop after N validations without a new best")
     add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
-    add("--export", metavar="FILE", help="only write the network, in half precision, to FILE")
+    add("--export", **file, help="only write the network, in half precision, to FILE")
 
     add = parser.add_argument_group("other").add_argument
     add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")

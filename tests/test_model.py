@@ -91,24 +91,6 @@ def test_dropout_is_between_layers_and_in_training_only() -> None:
     assert is_deterministic(make_model(one_layer).train())
 
 
-def test_parameters_have_the_names_and_order_of_the_original() -> None:
-    gru = [
-        f"gru.{kind}_l{layer}"
-        for layer in range(3)
-        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    ]
-    assert [name for name, _ in make_model().named_parameters()] == [
-        "inithid_fc.weight",
-        "inithid_fc.bias",
-        "event_embedding.weight",
-        "concat_input_fc.weight",
-        "concat_input_fc.bias",
-        *gru,
-        "output_fc.weight",
-        "output_fc.bias",
-    ]
-
-
 @torch.no_grad()
 def test_scheduled_sampling_with_true_inputs_only_equals_forward() -> None:
     model = make_model()

@@ -6,9 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -126,37 +123,20 @@ def test_lost_process_ends_the_training_with_a_valid_session(folder: Path) -> No
     assert Session.load("two.sess").training["step"] == 4
 
 
-@dataclass(frozen=True)
-class SecondProcess(Distributed):
-    """A second process without a first one, which is lost or sends `message`."""
-
-    message: tuple[float, ...] | None = None
-
-    def broadcast(self, values: Sequence[float]) -> list[float]:
-        """Return the message, then the values of this process."""
-        if self.message is None:
-            raise RuntimeError("Connection closed by peer")
-        return [*self.message, *values[len(self.message) :]]
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Return the sum with zeros of the first process."""
-        return values
+def train_in_own_folder(argv: list[str]) -> int:
+    """Train in the folder 0 or 1, as on machines without shared folders."""
+    os.chdir(os.environ["RANK"])
+    return train.main(argv)
 
 
-@pytest.mark.parametrize(
-    ("message", "error"), [(None, "lost another process"), ((7.0,), "the same files")]
-)
-def test_second_process_without_its_main_process_ends_with_an_error(
-    folder: Path,
-    message: tuple[float, ...] | None,
-    error: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    train.prepare(train.parse_args(arguments("two.sess", 2)))
-    monkeypatch.setattr(Distributed, "join", lambda: nullcontext(SecondProcess(1, 2, message)))
-    assert train.main(arguments("two.sess", 2)) == 1
-    assert error in capsys.readouterr().err
+def test_processes_with_different_data_end_with_an_error(folder: Path) -> None:
+    for rank in range(2):
+        write_data(folder / str(rank) / "data", count=3 + rank)
+    for process in start_processes(arguments("two.sess", 2), train_in_own_folder):
+        process.join(timeout=60)
+        assert process.exitcode == 1
+    for rank in range(2):
+        assert "do not read the same files" in Path(f"output-{rank}.txt").read_text()
 
 
 @pytest.mark.slow
