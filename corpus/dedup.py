@@ -10,7 +10,7 @@ A part shares most of its words with the whole, and so does a performance withou
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -108,11 +108,13 @@ def find_pieces(fingerprints: Sequence[Fingerprint]) -> tuple[list[Piece], list[
         for first, second in _find_candidates(sketches)
         if _merge_groups(parents, first, second)
     ]
-    for duplicates in _group_by([fingerprint.digest for fingerprint in fingerprints]):
-        for number in duplicates[1:]:
-            _merge_groups(parents, duplicates[0], number)
-    groups = _group_by([_find_root(parents, number) for number in range(len(parents))])
-    pieces = [Piece(tuple(g), _identify([fingerprints[n] for n in g])) for g in groups]
+    firsts: dict[bytes, int] = {}  # the first performance of each digest
+    groups: dict[int, list[int]] = {}
+    for number, fingerprint in enumerate(fingerprints):
+        _merge_groups(parents, firsts.setdefault(fingerprint.digest, number), number)
+    for number in range(len(fingerprints)):
+        groups.setdefault(_find_root(parents, number), []).append(number)
+    pieces = [Piece(tuple(g), _identify([fingerprints[n] for n in g])) for g in groups.values()]
     return pieces, links
 
 
@@ -168,14 +170,6 @@ def _merge_groups(parents: list[int], first: int, second: int) -> bool:
     low, high = sorted((_find_root(parents, first), _find_root(parents, second)))
     parents[high] = low
     return low != high
-
-
-def _group_by(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Return the indices of each key, in order of the first."""
-    groups: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    return list(groups.values())
 
 
 def _identify(fingerprints: Sequence[Fingerprint]) -> bytes:

@@ -44,15 +44,13 @@ class PerformanceStats:
     @staticmethod
     def measure(notes: NoteSeq, midi_stats: MidiStats) -> PerformanceStats:
         """Return the statistics of notes that start at 0."""
-        score = 0.0
-        if len(notes) >= MIN_SAMPLE:
-            score = max(measure_grid_score(notes.starts), midi_stats.on_beat_share)
+        score = max(measure_grid_score(notes.starts), midi_stats.on_beat_share)
         pedal_share = midi_stats.pedal_seconds / notes.seconds if notes.seconds else 0.0
         return PerformanceStats(
             seconds=notes.seconds,
             pitch_counts=np.bincount(notes.pitches, minlength=128).astype(np.int32),
             velocity_counts=np.bincount(notes.velocities, minlength=128).astype(np.int32),
-            grid_score=score,
+            grid_score=score if len(notes) >= MIN_SAMPLE else 0.0,
             pedal_share=min(1.0, pedal_share),
         )
 
