@@ -104,36 +104,32 @@ class EventRules:
     max_repeats: int = 0
     max_silence: float = 0.0
 
-    def compile(self) -> tuple[Array, Array, Array]:
-        """Return the rules as `start` [events], `factors` and `terms` [events, events].
-
-        Each event has used a share of its limit: `start` before the first event; after event k,
-        share * factors[k] + terms[k]. An event that has used 1 is not allowed. A note on uses its
-        share by repeats, an event with a duration by the silence that would follow, and any other
-        event, which alone may be enabled or disabled, by being disabled.
-        """
-        repeat = 1 / self.max_repeats if self.max_repeats else 0.0
-        silence = self.durations / (self.max_silence or np.inf)
-        limited = (self.note_ons & (repeat > 0)) | (silence > 0)
-        note_ons = self.note_ons[:, None]
-        same = np.eye(len(silence)) * self.note_ons
-        # a note on ends the silence: what an event may add to it counts from zero again
-        terms = repeat * same + np.where(note_ons, silence, silence[:, None] * (silence > 0))
-        terms = np.where(limited, terms, DISABLED * self.disables)
-        factors = np.where(note_ons, same, 1.0)
-        factors = np.where(limited, factors, ~(self.enables | self.disables))
-        return np.where(self.allowed_at_start, silence, DISABLED), factors, terms
-
 
 class EventMask:
-    """The events that the rules allow now, for a batch of sequences."""
+    """The events that the rules allow now, for a batch of sequences.
+
+    Each event has used a share of its limit: `start` before the first event; after event k,
+    share * factors[k] + terms[k]. An event that has used 1 is not allowed. A note on uses its
+    share by repeats, an event with a duration by the silence that would follow, and any other
+    event, which alone may be enabled or disabled, by being disabled.
+    """
 
     def __init__(self, rules: EventRules, batch: int, device: torch.device) -> None:
-        start, factors, terms = (
-            torch.as_tensor(array, dtype=torch.float32).to(device) for array in rules.compile()
-        )
-        self._table = torch.stack([factors, terms], dim=1)  # [events, 2, events]
-        self._used = start.repeat(batch, 1)  # share of each event's limit [batch, events]
+        repeat = 1 / rules.max_repeats if rules.max_repeats else 0.0
+        silence = rules.durations / (rules.max_silence or np.inf)
+        limited = (rules.note_ons & (repeat > 0)) | (silence > 0)
+        note_ons = rules.note_ons[:, None]
+        same = np.eye(len(silence)) * rules.note_ons
+        # a note on ends the silence: what an event may add to it counts from zero again
+        terms = repeat * same + np.where(note_ons, silence, silence[:, None] * (silence > 0))
+        terms = np.where(limited, terms, DISABLED * rules.disables)
+        factors = np.where(note_ons, same, 1.0)
+        factors = np.where(limited, factors, ~(rules.enables | rules.disables))
+        start = np.where(rules.allowed_at_start, silence, DISABLED)
+        table = np.stack([factors, terms], axis=1)  # [events, 2, events]
+        self._table = torch.as_tensor(table, dtype=torch.float32).to(device)
+        used = torch.as_tensor(start, dtype=torch.float32).to(device)
+        self._used = used.repeat(batch, 1)  # share of each event's limit [batch, events]
 
     def apply(self, logits: Tensor) -> Tensor:
         """Return logits [batch, events] with -inf for events that are not allowed."""

@@ -45,14 +45,6 @@ def search(model: PerformanceRNN, init: torch.Tensor, *options: Any, **fields: A
 # --------------------------------------------------------------------------------- sampling
 
 
-def test_sample_depends_on_its_seed_only() -> None:
-    model, init = make_model(), torch.randn(5, 4)
-    events = sample(model, init, 60)
-    assert events.shape == (60, 5)
-    assert torch.equal(events[:, :2], sample(model, init[:2], 60))
-    assert not torch.equal(events, sample(model, init, 60, seed=1))
-
-
 def test_greedy_takes_the_most_probable_event_for_any_seed() -> None:
     model, init, greedy = make_model(), torch.randn(2, 4), Sampler(greedy_ratio=1.0)
     events = sample(model, init, 30, greedy)

@@ -82,18 +82,7 @@ def test_correction_is_limited_after_long_silence() -> None:
     assert notes == 17  # 3 levels are 20 missing notes; with 3 missing the level is right again
 
 
-def test_level_without_maximum_is_not_corrected() -> None:
-    controller = DensityController(TARGET, CONTROLS)
-    controlled, open_ended = torch.tensor(0), torch.tensor(2)
-    error = controller.reset(controlled, torch.tensor([1]))
-    for event in [1] + 15 * [0]:  # many notes too many
-        error = controller.update(error, controlled, torch.tensor([event]))
-    for event in (0, 0, 0, 2):
-        error = controller.update(error, open_ended, torch.tensor([event]))
-    assert float(controller.controls[controller.select(error, open_ended)][0, 3]) == 1
-
-
-@pytest.mark.parametrize("rows", [1, 3, 9])  # with and without precomputed input gates
+@pytest.mark.parametrize("rows", [1, 3, 12])  # with and without precomputed input gates
 def test_network_is_given_the_corrected_level(rows: int) -> None:
     columns, target, model = slice(0, 12), build_density_target(CURRENT), make_model()
     inputs = random_events(80, 3, seed=1)

@@ -53,13 +53,13 @@ def zeros(batch: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "controls",
-    [None, random_controls(1, 1), random_controls(20, 1), random_controls(20, 3)],
-    ids=["none", "constant", "changing", "each its own"],
+    [None, random_controls(1, 1), random_controls(30, 1), random_controls(30, 3)],
+    ids=["none", "constant", "changing", "too many to precompute"],
 )
 def test_steps_match_forward_pass(model: PerformanceRNN, controls: torch.Tensor | None) -> None:
-    inputs = random_events(20, 3)
+    inputs = random_events(30, 3)
     expected = forward_logits(
-        model, inputs, None if controls is None else controls.expand(20, 3, -1)
+        model, inputs, None if controls is None else controls.expand(30, 3, -1)
     )
     logits = step_logits(Engine(model, exact=True), inputs, ControlTable(controls))
     torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
@@ -171,19 +171,6 @@ def test_beams_keep_their_own_event_mask(model: PerformanceRNN, stochastic: bool
 
 
 # ------------------------------------------------------------------------- 8-bit products
-
-
-@needs_int8
-@pytest.mark.parametrize("rows", [1, 150])
-def test_int8_distribution_is_close_to_float32(model: PerformanceRNN, rows: int) -> None:
-    inputs, controls = random_events(150, 4), ControlTable(random_controls(rows, 4))
-    exact, rounded = (
-        step_logits(Engine(model, exact=exact), inputs, controls).softmax(dim=-1)
-        for exact in (True, False)
-    )
-    variation = (exact - rounded).abs().sum(dim=-1) / 2
-    assert 0 < float(variation.mean()) < 0.01
-    assert float(variation.max()) < 0.03
 
 
 @needs_int8

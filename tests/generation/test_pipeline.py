@@ -10,6 +10,7 @@ from generation.beam_search import beam_search
 from generation.control import load_control
 from generation.engine import Engine
 from generation.pipeline import (
+    Primer,
     SampleBuffer,
     build_inputs,
     build_sampler,
@@ -135,13 +136,19 @@ def test_rest_before_the_first_note_does_not_count(has_primer: bool, elapsed: in
 # ---------------------------------------------------------------------------------- primer
 
 
+def save_and_load(folder: Path, notes: NoteSeq, start: float, seconds: float) -> Primer:
+    notes.to_midi_file(folder / "song.mid")
+    return load_primer(str(folder / "song.mid"), start, seconds, CURRENT)
+
+
 def test_primer_is_cut_before_a_note(tmp_path: Path) -> None:
     pitches = [60, 62, 110, 64, 65, 110, 110, 67, 110]  # one per second; 110 is not on a piano
-    notes = NoteSeq(np.arange(9.0), np.arange(9.0) + 0.5, pitches, [64] * 9)
-    notes.to_midi_file(tmp_path / "song.mid")
-    primer = load_primer(str(tmp_path / "song.mid"), 1.0, 5.5, CURRENT)
+    velocities = [64, 64, 64, 64, 64, 64, 64, 100, 64]
+    notes = NoteSeq(np.arange(9.0), np.arange(9.0) + 0.5, pitches, velocities)
+    primer = save_and_load(tmp_path, notes, 1.0, 5.5)
     events = primer.events.to_array()
     assert events[events < 88].tolist() == [62 - 21, 64 - 21, 65 - 21]
+    assert np.isin(events, EventSeq.feat_ranges()["velocity"]).sum() == 1  # not of the next note
     assert primer.seconds == pytest.approx(6.0, abs=0.008)
     assert primer.dropped_notes == 3
     assert len(primer.controls) == len(events)
@@ -149,35 +156,23 @@ def test_primer_is_cut_before_a_note(tmp_path: Path) -> None:
 
 def test_primer_starts_with_a_note_of_the_piano(tmp_path: Path) -> None:
     notes = NoteSeq([0, 5, 6, 7], [1, 6, 7, 8], [110, 60, 62, 64], [64] * 4)
-    notes.to_midi_file(tmp_path / "song.mid")
-    primer = load_primer(str(tmp_path / "song.mid"), 0.0, 15.0, CURRENT)
+    primer = save_and_load(tmp_path, notes, 0.0, 15.0)
     assert primer.seconds == pytest.approx(3.0, abs=0.01)
     assert primer.dropped_notes == 1
-
-
-def test_primer_does_not_include_velocity_of_the_next_note(tmp_path: Path) -> None:
-    notes = NoteSeq(np.arange(4.0), np.arange(4.0) + 0.5, [60, 62, 64, 65], [64, 64, 100, 64])
-    notes.to_midi_file(tmp_path / "song.mid")
-    primer = load_primer(str(tmp_path / "song.mid"), 0.0, 1.5, CURRENT)
-    velocities = EventSeq.feat_ranges()["velocity"]
-    assert sum(event in velocities for event in primer.events.to_array()) == 1
-    assert primer.seconds == pytest.approx(2.0, abs=0.008)
 
 
 def test_primer_controls_include_the_notes_after_it(tmp_path: Path) -> None:
     starts = np.append(np.arange(0, 4, 0.5), np.arange(4.5, 9, 0.1))
     notes = NoteSeq(starts, starts + 0.05, [60] * len(starts), [64] * len(starts))
-    notes.to_midi_file(tmp_path / "song.mid")
-    primer = load_primer(str(tmp_path / "song.mid"), 0.0, 4.1, CURRENT)
+    primer = save_and_load(tmp_path, notes, 0.0, 4.1)
     density = primer.controls[:, ControlSeq.feat_ranges()["note_density"]].argmax(axis=1)
     assert density[0] == 1  # 5 notes in 2 s
     assert density[-1] >= 5
 
 
 def test_primer_without_notes(tmp_path: Path) -> None:
-    make_notes([0.0, 1.0]).to_midi_file(tmp_path / "song.mid")
     with pytest.raises(ValueError, match=r"song\.mid: no notes after second 9"):
-        load_primer(str(tmp_path / "song.mid"), 9.0, 15.0, CURRENT)
+        save_and_load(tmp_path, make_notes([0.0, 1.0]), 9.0, 15.0)
 
 
 # --------------------------------------------------------------------------------- decoding

@@ -18,18 +18,6 @@ def test_concurrent_runs_take_different_names(tmp_path: Path) -> None:
     assert names == [f"output-00{number}.mid" for number in range(4)]
 
 
-def test_numbers_continue_after_existing_files(tmp_path: Path) -> None:
-    (tmp_path / "output-041.png").touch()
-    assert next(output_paths(tmp_path, False)).name == "output-042.mid"
-
-
-def test_overwriting_removes_old_picture_and_audio(tmp_path: Path) -> None:
-    for name in ("output-000.mid", "output-000.png", "output-000.wav", "output-001.wav"):
-        (tmp_path / name).touch()
-    assert next(output_paths(tmp_path, True)).name == "output-000.mid"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["output-000.mid", "output-001.wav"]
-
-
 def test_control_by_events_is_recorded_from_the_first_note() -> None:
     rows = ControlSeq([1, 2, 3, 4], np.eye(12)[:4])
     control = ControlSchedule(rows.note_density, rows.pitch_histogram)
