@@ -87,6 +87,7 @@ def test_notes_are_sorted_by_onset_and_pitch() -> None:
 def test_empty_sequence() -> None:
     assert NoteSeq() == NoteSeq([], [], [], []) == NoteSeq().trim_start() == NoteSeq.merge()
     assert NoteSeq().seconds == 0.0
+    assert three_notes().truncate(0.5) == NoteSeq()
 
 
 VALID: dict[str, list[float]] = {
@@ -153,8 +154,11 @@ def test_equality_compares_all_values(column: str, values: list[float]) -> None:
         (three_notes().adjust_velocities(100), {"velocities": [127, 127, 101]}),
         (three_notes().adjust_velocities(-100), {"velocities": [27, 1, 1]}),
         (three_notes().trim_start(), {"starts": [0, 0.5, 0.5], "ends": [0.25, 2.5, 1.5]}),
+        (three_notes().limit_durations(0.5), {"ends": [0.75, 1.5, 1.5]}),
+        (three_notes().limit_durations(0.5, after=1.25), {"ends": [0.75, 1.75, 1.75]}),
+        (three_notes().truncate(2.5), {"ends": [0.75, 2.5, 2]}),
     ],
-    ids=["later", "lower", "louder", "softer", "trimmed"],
+    ids=["later", "lower", "louder", "softer", "trimmed", "shorter", "shorter at end", "cut"],
 )
 def test_adjustments(changed: NoteSeq, expected: dict[str, list[float]]) -> None:
     for name in ("starts", "ends", "pitches", "velocities"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from midi.control_schedule import DENSITIES, ControlSchedule
+from midi.control_schedule import DENSITIES, ControlSchedule, format_density
 
 ONE_CLASS = np.eye(12)  # row c: only pitch class c
 
@@ -31,6 +31,11 @@ def test_drop_repeats() -> None:
 def test_invalid_schedule_raises(times: list, density: list, histogram: np.ndarray) -> None:
     with pytest.raises(ValueError, match="schedule"):
         ControlSchedule(np.array(density), histogram, np.array(times))
+
+
+def test_density_is_formatted_as_note_ons() -> None:
+    texts = [format_density(level) for level in (0, 1, 10, 11, 2.5)]
+    assert texts == ["0-3", "4-6", "31-33", "34 or more", "9.5"]
 
 
 def test_density_ranges_cover_all_counts() -> None:
