@@ -383,6 +383,13 @@ def test_unsafe_names(name: str) -> None:
     assert DOWNLOAD.is_safe_name('2018/it\'s a "name", ünï.midi')
 
 
+def test_member_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DOWNLOAD, "MAX_MEMBER_BYTES", 9)
+    archive = zipfile.ZipFile(io.BytesIO(zipped({"a.mid": bytes(10)})))
+    with pytest.raises(DOWNLOAD.DownloadError, match="too large"):
+        DOWNLOAD.read_member(archive, "a.mid")
+
+
 def test_bad_members_are_listed_and_foreign_files_kept(site: Site, tmp_path: Path) -> None:
     files = MAESTRO_FILES | {"maestro-v3.0.0/2009/b.midi": midi("b")[:-20]}
     del files["maestro-v3.0.0/2018/a b.midi"]
@@ -560,9 +567,10 @@ def test_other_query_is_another_file(site: Site, tmp_path: Path) -> None:
 def test_links_of_redirected_page_page_with_base_and_list(site: Site, tmp_path: Path) -> None:
     site.table["/old"] = Reply(status=301, headers={"Location": "/new/page.html"})
     site.add_page("/new/page.html", "a.mid")
-    site.table["/page"] = Reply(b"<base href='/deep/'><a href=b.mid>b</a>")
+    page = b"<base href='/deep/'><a href=\xe9.mid>"  # not UTF-8, and the first answer is cut off
+    site.table["/page"] = Reply(page, cut=9, failures=1)
     site.table["/list"] = Reply(f"{site.url}/c.mid\n{site.url}/no.txt\n".encode())
-    paths = ("/new/a.mid", "/deep/b.mid", "/c.mid")
+    paths = ("/new/a.mid", "/deep/%C3%A9.mid", "/c.mid")
     site.add_music(*paths)
     done = scrape(
         "midi", site, tmp_path, *(f"{site.url}/{name}" for name in ("old", "page", "list"))
@@ -602,24 +610,26 @@ def test_waits_between_requests_and_before_retries(
     delayed = {"Retry-After": "7"}
     site.table["/a.mid"] = Reply(midi("a"), failures=1, failure=503, headers=delayed)
     site.table["/b.mid"] = Reply(midi("b"), failures=2, failure=429)
-    DOWNLOAD.main([str(tmp_path / "m"), f"{site.url}/a.mid", f"{site.url}/b.mid"])
-    assert site.requests == ["/a.mid"] * 2 + ["/b.mid"] * 3
-    assert waits == [7, 1, 1, 2, 1, 4, 1]  # Retry-After, doubled waits, and a second for each
+    patient = {"Retry-After": "9999"}
+    site.table["/c.mid"] = Reply(midi("c"), failures=1, failure=503, headers=patient)
+    DOWNLOAD.main([str(tmp_path / "m"), *(site.url + path for path in site.table)])
+    assert site.requests == ["/a.mid"] * 2 + ["/b.mid"] * 3 + ["/c.mid"] * 2
+    assert waits == [7, 1, 1, 2, 1, 4, 1, 1, 120, 1]  # a second before each request but the first
     assert "at most one request in 1 s" in capsys.readouterr().out
 
 
 def test_silent_site_is_left_alone_until_the_next_run(site: Site, tmp_path: Path) -> None:
-    names = [f"/{number}.mid" for number in range(6)]
+    names = [f"/{number}.mid" for number in range(8)]
     site.add_page("/page", *names)
-    site.add_music(names[0])
-    site.table |= {name: Reply(status=500) for name in names[1:]}
+    site.table |= {name: Reply(status=500) for name in names}
+    site.add_music(names[0], names[3])
     done = scrape("midi", site, tmp_path, f"{site.url}/page", TRIES="1")
     assert done.returncode == 1
     assert "run it again to go on" in done.stderr
-    assert site.requests == ["/page", *names[:4]]
+    assert site.requests == ["/page", *names[:7]]  # three failures in a row
     site.add_music(*names)
     done = scrape("midi", site, tmp_path, f"{site.url}/page")
-    assert (done.returncode, "5 new, 1 already here" in done.stdout) == (0, True)
+    assert (done.returncode, "6 new, 2 already here" in done.stdout) == (0, True)
 
 
 def test_too_large_files_are_not_downloaded(site: Site, tmp_path: Path) -> None:
