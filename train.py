@@ -197,11 +197,7 @@ def open_batches(
 
     def load(step: int) -> Batch:
         packed = sampler.sample_batch(
-            options.batch_size,
-            options.seed,
-            step,
-            options.control_ratio,
-            options.use_transposition,
+            options.batch_size, options.seed, step, options.control_ratio, options.use_transposition
         )
         return packed.to_device(trainer.model.device, trainer.encoding)
 
@@ -406,7 +402,8 @@ def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("train.py", __doc__ or "", TrainConfig())
     switch = argparse.BooleanOptionalAction
-    file, folder = {"metavar": "FILE"}, {"metavar": "DIR"}
+    file: dict[str, Any] = {"metavar": "FILE"}
+    folder: dict[str, Any] = {"metavar": "DIR"}
     count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
     size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
     share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
