@@ -386,9 +386,9 @@ def _parse_session(record: Any) -> Session:
 
 
 def _parse_training(training: Any) -> dict[str, Any]:
-    """Check the entry `training` of a session file; bring older files to today's layout.
+    """Check the entry `training` of a session file; bring older files to the current layout.
 
-    They have "option control_ratio" for today's training["options"]["control_ratio"], and
+    They have "option control_ratio" for training["options"]["control_ratio"], and
     "scaler scale" for training["scaler"]["scale"].
     """
     if not isinstance(training, dict):
