@@ -383,6 +383,7 @@ def nested_value() -> Any:
     return value
 
 
+EMPTY_CONTROLS = torch.zeros(0, 13).byte()
 ODD_VALUES = [None, "text", -1, 10**400, math.nan, torch.ones(3), [1], nested_value()]
 
 
@@ -473,7 +474,7 @@ def test_original_data_is_loaded(tmp_path: Path) -> None:
         ((np.zeros(3, np.int64), np.zeros((3, 13), np.uint8)), "damaged"),
         ((np.zeros(3, np.uint8), np.array([{}] * 39).reshape(3, 13)), "damaged"),
         ([np.zeros(3, np.uint8), np.zeros((3, 13), np.uint8)], "not a .data file"),
-        ({"encoding": 2, "events": torch.tensor(5).byte()}, "events"),
+        ({"encoding": 2, "events": torch.tensor(5).byte(), "controls": EMPTY_CONTROLS}, "shapes"),
         ({"encoding": torch.ones(2)}, "encoding"),
         ({"encoding": nested_value()}, "encoding"),
     ],
