@@ -116,8 +116,13 @@ def load(path: str | os.PathLike[str], memory_map: bool = False) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Format a value from a file for a message: at most 60 characters, however large it is."""
-    return reprlib.repr(value)[:60]
+    """Format a value from a file for a message: numbers and text in short, else the type.
+
+    The text of a small file's nested containers can be larger than the memory.
+    """
+    if isinstance(value, bool | int | float | str | None):
+        return reprlib.repr(value)[:60]
+    return type(value).__name__
 
 
 def _is_unicode(path: str | os.PathLike[str]) -> bool:

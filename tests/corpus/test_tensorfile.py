@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -434,3 +435,11 @@ def test_damaged_file_is_rejected_or_loaded(folder: Path, new: bool) -> None:
     assert messages == {f"{folder}/damaged.sess: not a session or .data file"}
     assert 0 < loaded < 120
     assert os.listdir(folder) == ["damaged.sess"]
+
+
+def test_nested_values_are_formatted_by_type() -> None:
+    value: OrderedDict = OrderedDict()
+    for _ in range(60):  # its text would have over 2**60 characters
+        value = OrderedDict(a=value, b=value)
+    assert tensorfile.format_value(value) == "OrderedDict"
+    assert tensorfile.format_value(7) == "7"
