@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch._dynamo  # optimizers need it; each child would import it for seconds
@@ -35,7 +34,6 @@ class Result:
 
     status: int  # negative: killed by this signal
     output: str
-    timed_out: bool
     peak: int  # bytes of memory
 
     @property
@@ -55,69 +53,36 @@ def expect_error(result: Result, *words: str) -> None:
     expect(is_message and all(word in result.last_line for word in words), result)
 
 
-def run_child(
-    run: Callable[[], Any], seconds: float = 300.0, kill: Callable[[float], bool] | None = None
-) -> Result:
-    """Run a function in a forked process, and kill it after `seconds`.
-
-    kill: called with the seconds since the start; the process is killed when it returns True.
-    """
-    reading, writing = os.pipe()  # not a file: the limits under test would apply to it
-    os.set_blocking(reading, False)
-    pid = fork()
-    if not pid:
-        os.close(reading)
-        run_and_exit(run, writing)
-    os.close(writing)
-    started, timed_out, ended, parts = time.monotonic(), False, 0, []
-    while not ended:
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-        parts.append(_read_available(reading))
-        elapsed = time.monotonic() - started
-        timed_out = elapsed > seconds
-        if not ended and (timed_out or (kill is not None and kill(elapsed))):
-            os.kill(pid, signal.SIGKILL)
-            ended, status, usage = os.wait4(pid, 0)
-        if not ended:
+def run_child(run: Callable[[], int], seconds: float = 300.0) -> Result:
+    """Run a function in a forked process, and kill it after `seconds`."""
+    with tempfile.TemporaryFile() as output:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # threads of the parent: the child uses none of them
+            pid = os.fork()
+        if not pid:
+            _run_and_exit(run, output.fileno())
+        deadline = time.monotonic() + seconds
+        while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
             time.sleep(0.002)
-    parts.append(_read_available(reading))
-    os.close(reading)
-    output = b"".join(parts).decode(errors="replace")
-    return Result(os.waitstatus_to_exitcode(status), output, timed_out, usage.ru_maxrss * 1024)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    _, status, usage = ended
+    return Result(os.waitstatus_to_exitcode(status), text, usage.ru_maxrss * 1024)
 
 
-def fork() -> int:
-    """Fork without the warning about threads: the child uses none of them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return os.fork()
-
-
-def _read_available(pipe: int) -> bytes:
-    parts = []
-    with contextlib.suppress(BlockingIOError):
-        while part := os.read(pipe, 65536):
-            parts.append(part)
-    return b"".join(parts)
-
-
-def run_and_exit(run: Callable[[], Any], output: int) -> None:
-    """Run a function in a forked process, print to a descriptor, and end the process."""
+def _run_and_exit(run: Callable[[], int], output: int) -> None:
     status = 70
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
         torch.set_num_threads(1)  # the threads of the parent do not exist here
-        status = run() or 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
+        status = run()
     except BaseException:  # noqa: BLE001 the child ends here in any case
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
         os._exit(status)
 
 

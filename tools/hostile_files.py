@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ import torch
 Rng = np.random.Generator
 
 END = b"\x00\xff\x2f\x00"  # of a track
+HUGE_DELTA = b"\xff\xff\xff\x7f"
+COMMAND = b"cposix\nsystem\n(X\x0c\x00\x00\x00touch it-rantR."  # a pickle that runs a command
+OPCODES = (b"cos\nsystem\n", b"cbuiltins\neval\n", *b"R \x93 o i b \x81 ( t".split())
 
 
 # ------------------------------------------------------------------------------------- MIDI
@@ -89,9 +92,7 @@ def build_midi_files(rng: Rng) -> list[bytes]:
         make_running_notes(3000) + END,
         bytes([0, 60, 64, 1, 60, 0]) * 30 + END,  # running status before any status
         all_keys_on * 20 + END,
-        b"\0\x90\x3c\x40" * 3000
-        + b"\x0a\x80\x3c\0" * 3000
-        + END,  # one key struck 3,000 times at once
+        b"\0\x90\x3c\x40" * 3000 + b"\x0a\x80\x3c\0" * 3000 + END,  # one key 3,000 times at once
         _make_sysex(rng, 3000) + notes + END,
         b"\x00\xf0\xff\xff\xff\x7f" + notes,  # sysex without an end
         b"\x00\xff\x01\x05@KMID" + b"\x00\xff\x05\x02la" * 900 + END,  # karaoke
@@ -129,82 +130,6 @@ def build_large_files(notes: int = 10_000_000) -> Iterator[tuple[str, bytes]]:
     yield "over the size limit", make_midi(make_track(b"\1\xff\1\1a" * (notes * 3 // 2)))
 
 
-def mutate(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Return `content` with some bits, bytes, times or tracks changed, or truncated."""
-    for _ in range(int(rng.choice((1, 1, 1, 2, 4)))):
-        content = MUTATIONS[rng.integers(len(MUTATIONS))](content, others, rng)
-    return content
-
-
-def _choose_position(content: bytes, rng: Rng) -> int:
-    return int(rng.integers(len(content) + 1))
-
-
-def _flip_bits(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    changed = np.frombuffer(content or b"\0", np.uint8).copy()
-    at = rng.integers(len(changed), size=int(rng.choice((1, 2, 8, 64))))
-    changed[at] ^= (1 << rng.integers(8, size=len(at))).astype(np.uint8)
-    return changed.tobytes()
-
-
-def _overwrite(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    at, size = _choose_position(content, rng), int(rng.integers(1, 16))
-    value = int(rng.choice((0, 0x7F, 0x80, 0x90, 0xF0, 0xFF)))
-    return content[:at] + bytes([value]) * size + content[at + size :]
-
-
-def _truncate(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    return content[: _choose_position(content, rng)]
-
-
-def _remove(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    at = _choose_position(content, rng)
-    return content[:at] + content[at + int(rng.integers(1, 200)) :]
-
-
-def _repeat(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    at = _choose_position(content, rng)
-    return content[:at] + content[at : at + 200] * int(rng.integers(2, 40)) + content[at:]
-
-
-def _splice(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Join the first part of one file and the last part of another."""
-    other = others[rng.integers(len(others))]
-    return content[: _choose_position(content, rng)] + other[_choose_position(other, rng) :]
-
-
-def _append_tracks(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    other = others[rng.integers(len(others))]
-    at = other.find(b"MTrk")
-    return content + other[at:] if at >= 0 else content
-
-
-def _change_header(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    kind, count, division = (
-        int(rng.choice(values))
-        for values in ((0, 1, 2, 9), (0, 1, 2, 65535), (0, 1, 96, 32767, 0xE728, 0xFFFF))
-    )
-    return content[:8] + struct.pack(">HHH", kind, count, division) + content[14:]
-
-
-def _insert_huge_delta(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    at = _choose_position(content, rng)
-    return content[:at] + b"\xff\xff\xff\x7f" * int(rng.integers(1, 4)) + content[at:]
-
-
-MUTATIONS: list[Callable[[bytes, list[bytes], Rng], bytes]] = [
-    *(_flip_bits, _overwrite, _truncate, _remove, _repeat, _splice),
-    *(_append_tracks, _change_header, _insert_huge_delta),
-]
-
-
-# ------------------------------------------------------------------------------ tensor files
-
-COMMAND = b"cposix\nsystem\n(X\x0c\x00\x00\x00touch it-rantR."  # a pickle that runs a command
-OPCODES = (b"cos\nsystem\n", b"cbuiltins\neval\n", *b"R \x93 o i b \x81 ( t".split())
-TENSOR_MUTATIONS = (_flip_bits, _overwrite, _truncate, _remove, _repeat, _splice)
-
-
 def serialize(record: Any, new: bool = True) -> bytes:
     """Return what torch writes: a zip file, or the format before 2020."""
     content = io.BytesIO()
@@ -212,57 +137,84 @@ def serialize(record: Any, new: bool = True) -> bytes:
     return content.getvalue()
 
 
-def _insert_opcodes(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Insert an opcode of a pickle."""
-    at = _choose_position(content[:3000], rng)
-    return content[:at] + OPCODES[rng.integers(len(OPCODES))] + content[at:]
+# -------------------------------------------------------------------------------- mutations
 
 
-def _insert_command(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Insert a pickle that would run a command."""
-    at = int(rng.choice((0, _choose_position(content, rng))))
-    return content[:at] + COMMAND + content[at:]
+def mutate_midi(content: bytes, others: Sequence[bytes], rng: Rng) -> bytes:
+    """Return a MIDI file with some bits, bytes, times or tracks changed, or truncated."""
+    for _ in range(int(rng.choice((1, 1, 1, 2, 4)))):
+        match int(rng.integers(8)):
+            case 0:  # another type, number of tracks and division
+                choices = ((0, 1, 2, 9), (0, 1, 2, 65535), (0, 1, 96, 32767, 0xE728, 0xFFFF))
+                header = struct.pack(">HHH", *(int(rng.choice(values)) for values in choices))
+                content = content[:8] + header + content[14:]
+            case 1:  # the tracks of another file
+                _, mark, tracks = others[int(rng.integers(len(others)))].partition(b"MTrk")
+                content = content + mark + tracks
+            case _:
+                content = _edit(content, others, [HUGE_DELTA, HUGE_DELTA * 3], rng)
+    return content
 
 
-def _enlarge_number(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Make a number in a pickle as large as its bytes allow."""
+def mutate_tensors(content: bytes, others: Sequence[bytes], rng: Rng) -> bytes:
+    """Return a tensor file with some bytes changed, or with code inserted into its pickles."""
+    for _ in range(int(rng.choice((1, 1, 1, 2, 4)))):
+        entries = _read_zip(content)
+        if not entries or rng.random() < 0.5:
+            content = _edit_pickle(content, others, rng)
+            continue
+        file = io.BytesIO()
+        with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
+            warnings.simplefilter("ignore")  # of two entries with one name
+            for name, inner in entries:
+                is_pickle = name.endswith(".pkl")
+                archive.writestr(name, _edit_pickle(inner, [inner], rng) if is_pickle else inner)
+        content = file.getvalue()
+    return content
+
+
+def _read_zip(content: bytes) -> list[tuple[str, bytes]]:
+    """Return the names and contents of the files in a zip file; none of a damaged one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
+        return []
+
+
+def _edit_pickle(content: bytes, others: Sequence[bytes], rng: Rng) -> bytes:
+    """Make a number in a pickle as large as its bytes allow, or edit anything in it."""
     places = [at for at in range(min(len(content), 3000)) if content[at : at + 1] in b"KMJ"]
-    if not places:
-        return content
+    if not places or rng.random() < 0.9:
+        return _edit(content, others, [*OPCODES, *[COMMAND] * len(OPCODES)], rng)
     at = places[rng.integers(len(places))]
     size = {b"K": 1, b"M": 2, b"J": 4}[content[at : at + 1]]
     return content[: at + 1] + (b"\xff" * (size - 1) + b"\x7f") + content[at + 1 + size :]
 
 
-def _mutate_pickle(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Mutate only the pickle in a zip file, and write a correct zip file."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
-        return content
-    file, ways = (
-        io.BytesIO(),
-        [*TENSOR_MUTATIONS, _insert_opcodes, _insert_command, _enlarge_number],
-    )
-    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
-        warnings.simplefilter("ignore")  # of two entries with one name
-        for name, inner in entries:
-            if name.endswith(".pkl"):
-                inner = ways[rng.integers(len(ways))](inner, [inner], rng)
-            archive.writestr(name, inner)
-    return file.getvalue()
-
-
-def mutate_tensors(content: bytes, others: list[bytes], rng: Rng) -> bytes:
-    """Return a tensor file with some bytes changed, or with code inserted into its pickles."""
-    ways = [
-        *TENSOR_MUTATIONS,
-        _insert_opcodes,
-        _insert_command,
-        _enlarge_number,
-        *[_mutate_pickle] * 8,
-    ]
-    for _ in range(int(rng.choice((1, 1, 1, 2, 4)))):
-        content = ways[rng.integers(len(ways))](content, others, rng)
-    return content
+def _edit(content: bytes, others: Sequence[bytes], insertions: Sequence[bytes], rng: Rng) -> bytes:
+    """Flip bits, remove, overwrite, repeat or insert bytes, or join parts of two files."""
+    start = int(rng.integers(len(content) + 1))
+    before, after = content[:start], content[start:]
+    match int(rng.integers(7)):
+        case 0:
+            changed = np.frombuffer(content or b"\0", np.uint8).copy()
+            at = rng.integers(len(changed), size=int(rng.choice((1, 2, 8, 64))))
+            changed[at] ^= (1 << rng.integers(8, size=len(at))).astype(np.uint8)
+            return changed.tobytes()
+        case 1:
+            return before
+        case 2:
+            return before + after[rng.integers(1, 200) :]
+        case 3:
+            value, size = int(rng.choice((0, 0x7F, 0x80, 0x90, 0xF0, 0xFF))), rng.integers(1, 16)
+            return before + bytes([value]) * int(size) + after[size:]
+        case 4:
+            return before + after[:200] * int(rng.integers(2, 40)) + after
+        case 5:
+            other = others[int(rng.integers(len(others)))]
+            return before + other[rng.integers(len(other) + 1) :]
+        case _:
+            start = int(rng.choice((0, start % 3000)))  # where pickles begin
+            inserted = insertions[int(rng.integers(len(insertions)))]
+            return content[:start] + inserted + content[start:]

@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 
 import pytest
 
 pytest.importorskip("resource")  # limits and peaks of memory
-from tools import child_process, faults
+from tools.child_process import Failure, expect_error, run_child
+from tools.faults import run_fault
 
-SMALL = [name for name, fault in faults.FAULTS.items() if fault.test_size]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_fault_is_withstood(name: str) -> None:
-    assert faults.run_fault(name, faults.FAULTS[name].test_size)
+@pytest.mark.parametrize(
+    ("name", "count"), [("kills", 2), ("midi", 60), ("floods", 30_000), ("tensors", 100)]
+)
+def test_fault_is_withstood(name: str, count: int) -> None:
+    assert run_fault(name, count)
 
 
-def test_traceback_of_child_is_a_failure() -> None:
-    def crash() -> int:
-        raise RuntimeError("unexpected")
-
-    with pytest.raises(child_process.Failure, match="unexpected"):
-        child_process.expect_error(child_process.run_child(crash))
+def crash() -> int:
+    raise RuntimeError("unexpected")
 
 
-def test_error_without_message_is_a_failure() -> None:
-    with pytest.raises(child_process.Failure):
-        child_process.expect_error(child_process.run_child(lambda: 1))
+@pytest.mark.parametrize("run", [crash, lambda: 1], ids=["traceback", "no message"])
+def test_error_that_is_not_one_line_is_a_failure(run: Callable[[], int]) -> None:
+    with pytest.raises(Failure):
+        expect_error(run_child(run))
 
 
 def test_child_is_killed_after_its_time() -> None:
-    def hang() -> None:
-        signal.pause()
-
-    result = child_process.run_child(hang, seconds=0.05)
-    assert (result.status, result.timed_out) == (-signal.SIGKILL, True)
+    assert run_child(signal.pause, seconds=0.05).status == -signal.SIGKILL
 
 
-def test_exit_status_of_child() -> None:
-    assert child_process.run_child(lambda: 3).status == 3
+def test_status_and_output_of_a_child() -> None:
+    result = run_child(lambda: print("text") or 3)
+    assert (result.status, result.output) == (3, "text\n")
