@@ -40,11 +40,6 @@ def longest_silence(notes: NoteSeq, seconds: float) -> float:
     return float((np.append(notes.starts, seconds) - sounding_until).max())
 
 
-def longest_onset_gap(notes: NoteSeq, seconds: float) -> float:
-    """Return the longest time from an onset to the next, or to the end."""
-    return float(np.diff(np.concatenate([[0.0], notes.starts, [seconds]])).max())
-
-
 def stops_early(notes: NoteSeq, seconds: float) -> bool:
     """Return whether nothing is struck in the last 4 s."""
     return not len(notes) or float(notes.starts[-1]) < seconds - MAX_SILENCE
@@ -134,16 +129,13 @@ def densities_by_count(notes: NoteSeq, seconds: float) -> Array:
 
 def rank(values: npt.ArrayLike) -> Array:
     """Return the rank of each value from 0; equal values have the mean of their ranks."""
-    values = np.asarray(values)
-    below = (values[:, None] > values).sum(axis=1)
-    return np.asarray(below + ((values[:, None] == values).sum(axis=1) - 1) / 2)
+    first, end = (np.searchsorted(np.sort(values), values, side) for side in ("left", "right"))
+    return np.asarray(first + end - 1) / 2
 
 
 def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Return Spearman's rank correlation; 0.0 if all values of one side are equal."""
-    a, b = (rank(side) - rank(side).mean() for side in (left, right))
-    product = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / product if product else 0.0
+    """Return Spearman's rank correlation."""
+    return float(np.corrcoef(rank(left), rank(right))[0, 1])
 
 
 def share(flags: Array) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +44,10 @@ Excerpt = tuple[NoteSeq, float]  # a performance, and the second in which the ex
 
 
 def load_performances(folder: Path) -> list[tuple[str, NoteSeq]]:
-    """Return the piece (the name of its folder) and the notes of each `.data` or MIDI file."""
+    """Return the path in the folder and the notes of each `.data` file, or else of MIDI files."""
     paths = list(utils.find_files(folder, (DATA_SUFFIX,)))
     paths = paths or list(utils.find_files(folder, MIDI_SUFFIXES))
-    return [(str(path.parent.relative_to(folder)), load_notes(path)) for path in paths]
+    return [(str(path.relative_to(folder)), load_notes(path)) for path in paths]
 
 
 def load_notes(path: Path) -> NoteSeq:
@@ -139,14 +138,13 @@ def generate_samples(
     count: int,
     seconds: float,
     seed: int,
-    sampling: Mapping[str, Any],
+    options: GenerateConfig,
 ) -> list[NoteSeq]:
     """Return samples of some seconds from their first onset, made as generate.py makes them.
 
-    controls: [steps or 1, samples, 24]; sampling: options of generate.py. A sample that takes
-    more events than there are controls, or more than MAX_EVENTS, ends early.
+    controls: [steps or 1, samples, 24]. A sample that takes more events than there are controls,
+    or more than MAX_EVENTS, ends early.
     """
-    options = GenerateConfig(**sampling)
     table, steps = NO_CONTROL, round(MAX_EVENTS * seconds)
     if controls is not None:
         target = build_density_target(encoding) if options.steering else None
