@@ -1,4 +1,4 @@
-"""Generate MIDI files with a session, and optionally images, audio and a page.
+"""Generate MIDI files with a session, and optionally pictures, audio, a web page.
 
 examples:
   python3 generate.py -c 'C major;3'
@@ -44,7 +44,8 @@ from utils import Number, Parser
 from web.player import check_player_path, write_player
 
 DEFAULT_LENGTH = 1500  # events, about a minute
-STREAM_INTERVAL = 5.0  # seconds between two writes of growing samples
+STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
+PROGRESS_STEPS = 50  # steps between two updates of the progress bar
 PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only")
 SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
@@ -76,8 +77,8 @@ def build_parser() -> Parser:
         "-c",
         "--control",
         metavar="CONTROL",
-        help="requested pitch classes and density, also changing over time, or a file to take "
-        "them from; see the examples below",
+        help="requested pitch classes and density, which may change over time, or a file that "
+        "has them; see the examples below",
     )
     add(
         "--guidance",
@@ -88,7 +89,7 @@ def build_parser() -> Parser:
     add(
         "--steering",
         action=argparse.BooleanOptionalAction,
-        help="adjust the density during generation to meet the requested one",
+        help="correct the density during generation, so that it stays at the requested one",
     )
 
     add = parser.add_argument_group("length and primer").add_argument
@@ -112,42 +113,41 @@ def build_parser() -> Parser:
         "--primer-start",
         type=Number(float, 0),
         metavar="SECONDS",
-        help="where it starts in the file",
+        help="start of the primer in the file",
     )
     add("--continuation-only", action="store_true", help="write the samples without the primer")
 
     add = parser.add_argument_group("sampling").add_argument
     add("-T", "--temperature", type=positive, metavar="T", help="below 1 is safer, above wilder")
-    add("--time-temperature", type=positive, metavar="T", help="among time shifts (default: as -T)")
-    add("--pitch-temperature", type=positive, metavar="T", help="among pitches (default: as -T)")
-    add(
-        "--velocity-temperature",
-        type=positive,
-        metavar="T",
-        help="among velocities (default: as -T)",
-    )
-    add("--top-k", type=Number(int, 0), metavar="K", help="only the K likeliest events; 0: all")
+    for flag, events in (
+        ("--time-temperature", "time shifts"),
+        ("--pitch-temperature", "pitches"),
+        ("--velocity-temperature", "velocities"),
+    ):
+        text = f"temperature among {events} (default: as -T)"
+        add(flag, type=positive, metavar="T", help=text)
+    add("--top-k", type=Number(int, 0), metavar="K", help="only the K most likely events; 0: all")
     add(
         "--top-p",
         type=Number(float, high=1, above=0),
         metavar="P",
-        help="only the likeliest events, up to a total probability of P",
+        help="only the most likely events, up to a total probability of P",
     )
     add(
         "--min-p",
         type=share,
         metavar="P",
-        help="only events with at least P times the probability of the likeliest one",
+        help="only events with at least P times the probability of the most likely one",
     )
     add(
         "-g",
         "--greedy-ratio",
         type=share,
         metavar="SHARE",
-        help="share of the events that are the likeliest one instead of sampled",
+        help="share of the events that are the most likely one instead of sampled",
     )
     add("-B", "--beam-size", type=Number(int, 0, 4096), metavar="N", help="beam search; 0: off")
-    add("-S", "--stochastic-beam-search", action="store_true", help="sample the beams")
+    add("-S", "--stochastic-beam-search", action="store_true", help="with -B: sample the beams")
     add(
         "--repeats",
         type=Number(int, 0, 1_000_000),
@@ -166,21 +166,23 @@ def build_parser() -> Parser:
 
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output-dir", metavar="DIR", help="folder for the samples")
-    add("--force", action="store_true", help="overwrite from output-000 on, instead of adding")
+    force = "overwrite files from output-000 on, instead of adding new ones"
+    add("--force", action="store_true", help=force)
     add("--stream", action="store_true", help="write the samples while they are generated")
     add("--png", action="store_true", help="also draw each sample as a piano roll")
     add("--wav", action="store_true", help="also render each sample to audio")
     add("--soundfont", metavar="FILE", help=".sf2 file for --wav (default: pretty_midi's)")
-    add("--html", action="store_true", help="also write index.html, a player page of the folder")
+    add("--html", action="store_true", help="also write index.html, a page that plays the samples")
     return parser
 
 
 def parse_args(
     argv: Sequence[str] | None = None,
 ) -> tuple[GenerateConfig, ControlSchedule | None]:
-    """Return the options and the written control, None if there is none or it is a file.
+    """Parse the command line; return the options and the control.
 
-    Wrong arguments end the program with one line and exit status 2.
+    The control is None without -c, and also for a file, which `prepare_job` loads.
+    An error ends the program with one line and exit status 2.
     """
     parser = build_parser()
     options = GenerateConfig(**vars(parser.parse_args(argv)))
@@ -218,35 +220,36 @@ def check_combinations(options: GenerateConfig) -> None:
 
 
 def reproduction_argv(options: GenerateConfig, seed: int, number: int) -> list[str]:
-    """Return the shortest arguments that generate sample `number` again, as the last one.
+    """Return the shortest arguments that generate sample `number` again, as the last of its run.
 
-    Options that change no note are left out.
+    Options that do not change the music are left out.
     """
-    plain = GenerateConfig()
-    other = ("output_dir", "png", "wav", "soundfont", "html", "force", "stream")
-    same = {name: getattr(plain, name) for name in other}
-    return build_parser().to_argv(replace(options, seed=seed, batch_size=number + 1, **same))
+    names = ("output_dir", "png", "wav", "soundfont", "html", "force", "stream")
+    output_options = {name: getattr(GenerateConfig(), name) for name in names}
+    options = replace(options, seed=seed, batch_size=number + 1, **output_options)
+    return build_parser().to_argv(options)
 
 
 # --------------------------------------------------------------------------------- generation
 
 
 def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
-    """Return the model of the session, in evaluation mode, and its encoding.
+    """Return the model of the session, in evaluation mode, and its event encoding.
 
-    Raises ValueError if its events or controls are unknown, or if it does not support guidance.
+    Raises ValueError if the session is invalid, has another number of events or controls, or
+    does not support guidance.
     """
     session = Session.load(options.session)
     widths = (session.config.event_dim, session.config.control_dim)
     known_widths = (EventSeq.dim(), ControlSeq.dim())
     if session.encoding not in ENCODINGS or widths != known_widths:
         raise ValueError(
-            f"{options.session}: encoding {session.encoding} with widths {widths} is unknown, "
-            f"known are {list(ENCODINGS)} with {known_widths}"
+            f"{options.session}: encoding {session.encoding} with widths {widths} of events and "
+            f"controls is unknown, only {list(ENCODINGS)} with {known_widths} can be used"
         )
     if options.guidance != 1 and not (session.control_ratio or 1.0) < 1:
         raise ValueError(
-            f"{options.session}: --guidance needs a session trained with -c below 1, and this one "
+            f"{options.session}: --guidance needs a session trained with -c below 1, but this one "
             "was not, or does not record it"
         )
     model = session.build_model(pick_device(options.device)).eval()
@@ -254,7 +257,7 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
 
 
 def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> GenerationJob:
-    """Load the session, the primer, and a control that is a file."""
+    """Load the session, the primer, and the control if it is a file."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = load_model(options)
     if control is None and options.control is not None:
@@ -272,7 +275,10 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
 
 
 def check_output(options: GenerateConfig) -> None:
-    """Raise an error now for what would fail after generation: the folder, missing libraries."""
+    """Raise an error before generation if the output could not be written after it.
+
+    OSError or ValueError: a folder or file; ImportError: a library that an option needs.
+    """
     folder = Path(options.output_dir)
     utils.check_writable(folder)
     if options.png:
@@ -287,7 +293,7 @@ def check_output(options: GenerateConfig) -> None:
 def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
     """Generate and write all samples; yield messages.
 
-    control: the written control, or None if there is none or it is a file.
+    control: as `parse_args` returns it.
     """
     job = prepare_job(options, control)
     check_output(options)
@@ -306,7 +312,7 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     try:
         fill_samples(job, samples, write_stream)
     except KeyboardInterrupt:
-        write_stream()  # keep what there is
+        write_stream()  # keep what is generated so far
         raise
     for number, path in enumerate(stream_paths or islice(all_paths, options.batch_size)):
         argv = reproduction_argv(options, job.seed, number)
@@ -318,7 +324,10 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
 def fill_samples(
     job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None]
 ) -> None:
-    """Generate events until all samples are long enough, with a progress bar."""
+    """Generate events until all samples are long enough; show a progress bar.
+
+    write_stream: called every STREAM_INTERVAL seconds.
+    """
     total, unit, milliseconds = job.steps, "events", math.inf
     if job.options.seconds is not None:
         milliseconds = 1000 * (job.options.seconds + MARGIN)
@@ -327,7 +336,7 @@ def fill_samples(
     last_write = time.monotonic()
     for step, events in enumerate(generate_events(job)):
         samples.add(events)
-        if step % 50:
+        if step % PROGRESS_STEPS:
             continue
         elapsed = samples.elapsed.min()
         bar.goto(int(elapsed / 1000) if unit == "s" else step)
@@ -341,7 +350,7 @@ def fill_samples(
 
 
 def format_settings(job: GenerationJob) -> str:
-    """Return the first line of the output: session, device, method and seed."""
+    """Format the first message: session, device, method and seed."""
     options = job.options
     if options.beam_size:
         kind = "stochastic beam search" if options.stochastic_beam_search else "beam search"
@@ -356,7 +365,7 @@ def format_settings(job: GenerationJob) -> str:
 
 
 def format_primer(options: GenerateConfig, primer: Primer) -> str:
-    """Return the line about the primer."""
+    """Format the message about the primer: file, notes and seconds."""
     line = f"primer: {options.primer}, {primer.events.note_ons} notes, {primer.seconds:.1f} s"
     if primer.dropped_notes:
         line += f" ({primer.dropped_notes} notes outside the piano's 88 keys dropped)"
@@ -364,9 +373,9 @@ def format_primer(options: GenerateConfig, primer: Primer) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command; return its exit status."""
     options, control = parse_args(argv)
-    torch.set_num_threads(1)  # a step is so little work that a second thread slows it down
+    torch.set_num_threads(1)  # a step is so short that a second thread would slow it down
 
     def run() -> int:
         for message in generate(options, control):

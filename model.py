@@ -1,6 +1,6 @@
 """PerformanceRNN, a GRU that predicts the next event, and session files.
 
-Tensors are [steps, batch, ...]. The network knows neither MIDI nor what an event means.
+Tensors are [steps, batch, ...]. To the network, events are only indices.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import utils
 from config import MODEL_SIZES, ModelConfig
 from corpus import tensorfile
 
-GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of torch.nn.GRU
 
 
 class PerformanceRNN(nn.Module):
-    """The network: embedding and control -> linear -> GRU layers -> linear -> event logits."""
+    """A network that predicts the next event from the previous events and a control.
+
+    event embedding, control -> linear, leaky ReLU -> GRU layers -> linear -> event logits.
+    The last linear layer sees the states of all GRU layers.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -31,8 +35,8 @@ class PerformanceRNN(nn.Module):
         self.primary_event = event_dim - 1  # the input before the first event
         # the order of these lines is the order of the parameters in session files
         self.inithid_fc = nn.Linear(config.init_dim, layers * hidden_dim)
-        # nn.Embedding's own initialization would import the compiler on the meta device: a second
-        weight = torch.empty(event_dim, event_dim).uniform_(-(3**0.5), 3**0.5)
+        # with its own initialization, nn.Embedding imports the compiler on the meta device (1 s)
+        weight = torch.empty(event_dim, event_dim).uniform_(-(3**0.5), 3**0.5)  # variance 1
         self.event_embedding = nn.Embedding(event_dim, event_dim, _weight=weight)
         self.concat_input_fc = nn.Linear(event_dim + config.control_dim + 1, hidden_dim)
         self.gru = nn.GRU(hidden_dim, hidden_dim, layers)  # run layer by layer, see forward
@@ -40,10 +44,11 @@ class PerformanceRNN(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> PerformanceRNN:
-        """Set the weights that training starts from; docs/experiments.md compares them to others.
+        """Set the initial weights for training; return this network.
 
         Embeddings have variance 1, so that events differ from the start; recurrent weights are
         orthogonal; the bias of the update gate is raised, so that the state changes slowly.
+        docs/experiments.md compares them with other initial weights.
         """
         nn.init.normal_(self.event_embedding.weight)
         for linear in (self.inithid_fc, self.concat_input_fc, self.output_fc):
@@ -66,40 +71,44 @@ class PerformanceRNN(nn.Module):
     def init_hidden(self, init: Tensor) -> Tensor:
         """Return the hidden state [layers, batch, hidden] for start vectors [batch, init].
 
-        As in the original, a batch of several vectors is reshaped without a transposition, so
-        the state of one sequence mixes several vectors. Its sessions were trained that way.
+        As in the original, several vectors are reshaped without a transposition, so the state of
+        one sequence mixes several vectors. Sessions of the original were trained this way.
         """
         layers, hidden_dim = self.config.gru_layers, self.config.hidden_dim
         return torch.tanh(self.inithid_fc(init)).view(layers, len(init), hidden_dim)
 
     def init_hidden_each(self, init: Tensor) -> Tensor:
-        """Return `init_hidden` of each vector alone, independent of the rest of the batch."""
+        """Return the hidden state [layers, batch, hidden] with each vector used by itself.
+
+        The state of a sequence then does not depend on the rest of the batch.
+        """
         return torch.cat([self.init_hidden(vector[None]) for vector in init], dim=1)
 
     def shift_right(self, events: Tensor) -> Tensor:
-        """Return the inputs that predict `events` [steps, batch]: the primary event first."""
+        """Return the inputs that predict `events` [steps, batch]: the primary event comes first."""
         return torch.cat([torch.full_like(events[:1], self.primary_event), events[:-1]])
 
     def event_table(self) -> Tensor:
-        """Return the part of the first linear layer that depends on the event [events, hidden].
+        """Return what each event contributes to the first linear layer [events, hidden].
 
-        The layer over the concatenated embedding, flag and control is a sum of one part each.
+        The input of that layer joins the embedding of the event, a flag "no control" and the
+        control, so its output is a sum: this table, and the result of `project_controls`.
         """
-        events = self.config.event_dim
+        event_dim = self.config.event_dim
         weight, bias = self.concat_input_fc.weight, self.concat_input_fc.bias
-        return functional.linear(self.event_embedding.weight, weight[:, :events], bias)
+        return functional.linear(self.event_embedding.weight, weight[:, :event_dim], bias)
 
     def project_controls(self, controls: Tensor | None, use_control: Tensor | None) -> Tensor:
-        """Return the part of the first linear layer that depends on the control.
+        """Return what the flag "no control" and the control contribute to the first linear layer.
 
         Shape [steps or 1, batch, hidden], or [hidden] without controls. Arguments as in forward.
         """
-        events = self.config.event_dim
+        event_dim = self.config.event_dim
         weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
-        no_control = weight[:, events]  # of the flag "no control"
+        no_control = weight[:, event_dim]  # the weights of the flag
         if controls is None:
             return no_control
-        projected = functional.linear(controls, weight[:, events + 1 :])
+        projected = functional.linear(controls, weight[:, event_dim + 1 :])
         if use_control is None:
             return projected
         return torch.where(use_control[:, None], projected, no_control.to(projected.dtype))
@@ -114,11 +123,11 @@ class PerformanceRNN(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return logits [steps, batch, events] and the hidden state after the last step.
 
-        inputs: int64 [steps, batch], the event before each predicted one;
+        inputs: int64 [steps, batch], the event before each predicted event;
         hidden: [layers, batch, hidden];
-        controls: [steps or 1, batch, control], of the predicted events, or None for no control;
-        use_control: bool [batch], the sequences that see their control, or None for all;
-        event_table: the result of `event_table()`, to save time in many calls.
+        controls: [steps or 1, batch, control], those of the predicted events, or None;
+        use_control: bool [batch], the sequences that use their controls, or None for all;
+        event_table: the result of `event_table()`, which saves time in many calls.
         """
         table = self.event_table() if event_table is None else event_table
         embedded = functional.embedding(inputs, table)  # [steps, batch, hidden]
@@ -141,17 +150,17 @@ class PerformanceRNN(nn.Module):
         use_control: Tensor,
         teacher_forcing_ratio: float,
     ) -> tuple[Tensor, Tensor]:
-        """Do the same as `forward`, but feed back some sampled events (scheduled sampling).
+        """Return the same as `forward`, with some inputs replaced by samples of the network.
 
-        From the second step on an input is the true event with probability
-        `teacher_forcing_ratio`, otherwise a sample from the logits before it
-        (Bengio et al. 2015).
+        From the second step on, an input is the true event with probability
+        `teacher_forcing_ratio`, and otherwise an event that is sampled from the logits of the
+        step before (scheduled sampling, Bengio et al. 2015).
         """
         logits, table = [], self.event_table()
         sampled = inputs[0]
-        for step, true in enumerate(inputs):
-            use_true = torch.rand(true.shape, device=true.device) < teacher_forcing_ratio
-            event = torch.where(use_true | (step == 0), true, sampled)
+        for step, true_event in enumerate(inputs):
+            use_true = torch.rand(true_event.shape, device=inputs.device) < teacher_forcing_ratio
+            event = torch.where(use_true | (step == 0), true_event, sampled)
             control = controls[step : step + 1]
             output, hidden = self(event[None], hidden, control, use_control, table)
             probabilities = output[0].detach().float().softmax(dim=-1)
@@ -163,9 +172,9 @@ class PerformanceRNN(nn.Module):
         return [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
 
     def _run_layer(self, inputs: Tensor, initial: Tensor, weights: list[Tensor]) -> Tensor:
-        """Return the states [steps, batch, hidden] of a layer, from `initial` [batch, hidden].
+        """Return the states [steps, batch, hidden] of a layer after `initial` [batch, hidden].
 
-        GRULayer is faster than torch's layer on a CPU, and only where there is a backward pass.
+        Training on a CPU uses GRULayer, which is faster there; everything else uses torch's GRU.
         """
         has_backward = self.training and torch.is_grad_enabled() and len(inputs) > 1
         if not has_backward or inputs.device.type != "cpu":
@@ -182,21 +191,21 @@ class PerformanceRNN(nn.Module):
 
 # -------------------------------------------------------------------------------- GRU layer
 #
-# With reset r, update z, candidate n and state h, as in torch.nn.GRU:
+# With reset gate r, update gate z, new gate n and state h, as in torch.nn.GRU:
 #   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
 #   z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
 #   n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
 #   h' = (1 - z) * n + z * h
 
-CHUNK = 8  # steps whose derivatives are computed together: few enough to stay in the cache
+CHUNK = 8  # steps whose derivatives are computed at once; so few stay in the processor's cache
 
 
 class GRULayer(torch.autograd.Function):
-    """The states [steps, batch, hidden] of a GRU layer, with torch's weights and equations.
+    """A GRU layer that computes the states [steps, batch, hidden] of all steps.
 
     Arguments: inputs [steps, batch, width], initial state [batch, hidden], and weight_ih,
-    weight_hh, bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gate.
-    All have one dtype, which is also that of the computation.
+    weight_hh, bias_ih, bias_hh as in `torch.nn.GRU`: rows of the reset, update and new gates.
+    All have the same dtype, in which the layer also computes.
     """
 
     @staticmethod
@@ -206,22 +215,23 @@ class GRULayer(torch.autograd.Function):
         """Compute the states; save the gates, the states and W_hn h + b_hn of each step."""
         (steps, batch, width), hidden_dim = inputs.shape, w_hh.shape[1]
         bias_ih, bias_hh = biases
-        # first W_i x + b_i for all steps at once; each step then turns its part into the gates
+        # first W_i x + b_i for all steps at once; each step then overwrites its part with the gates
         gates = torch.addmm(bias_ih, inputs.reshape(-1, width), w_ih.t())
         gates = gates.view(steps, batch, 3 * hidden_dim)
         states = inputs.new_empty(steps + 1, batch, hidden_dim)
         states[0] = initial
         hidden_new = inputs.new_empty(steps, batch, hidden_dim)  # W_hn h + b_hn
         hidden_part = inputs.new_empty(batch, 3 * hidden_dim)  # W_h h + b_h of one step
-        hidden_both, hidden_last = hidden_part.split_with_sizes((2 * hidden_dim, hidden_dim), 1)
-        for gate, saved, state, next_state in zip(
+        widths = (2 * hidden_dim, hidden_dim)  # reset and update gates, new gate
+        hidden_reset_update, hidden_rest = hidden_part.split_with_sizes(widths, 1)
+        for step_gates, saved, state, next_state in zip(
             gates, hidden_new, states[:-1], states[1:], strict=True
         ):
             torch.addmm(bias_hh, state, w_hh.t(), out=hidden_part)
-            saved.copy_(hidden_last)
-            both, new = gate.split_with_sizes((2 * hidden_dim, hidden_dim), 1)
-            both.add_(hidden_both).sigmoid_()
-            reset, update = both.split_with_sizes((hidden_dim, hidden_dim), 1)
+            saved.copy_(hidden_rest)
+            reset_update, new = step_gates.split_with_sizes(widths, 1)
+            reset_update.add_(hidden_reset_update).sigmoid_()
+            reset, update = reset_update.split_with_sizes((hidden_dim, hidden_dim), 1)
             new.addcmul_(reset, saved).tanh_()
             torch.lerp(new, state, update, out=next_state)
         ctx.save_for_backward(inputs, w_ih, w_hh, gates, states, hidden_new)
@@ -229,20 +239,23 @@ class GRULayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        """Run back through time for the states, then one matrix product for each weight."""
+        """Compute the gradients of the gates step by step from the last, then those of the weights.
+
+        Each weight takes one matrix product over all steps.
+        """
         inputs, w_ih, w_hh, gates, states, hidden_new = ctx.saved_tensors
         (grad_states,) = grads
         steps, batch, hidden_dim = hidden_new.shape
-        grad_gates = torch.empty_like(gates)  # for W_h h + b_h
-        grad_new = torch.empty_like(hidden_new)  # for W_in x + b_in
+        grad_gates = torch.empty_like(gates)  # gradient of W_h h + b_h
+        grad_new = torch.empty_like(hidden_new)  # gradient of W_in x + b_in
         grad_hidden = torch.zeros_like(states[0])
         for end in range(steps, 0, -CHUNK):
             chunk = slice(max(0, end - CHUNK), end)
             derivatives = _gate_derivatives(gates[chunk], states[chunk], hidden_new[chunk])
-            rows = (grad_states[chunk], grad_gates[chunk], grad_new[chunk], *derivatives)
-            backwards = (reversed(row.unbind()) for row in rows)
+            columns = (grad_states[chunk], grad_gates[chunk], grad_new[chunk], *derivatives)
+            last_to_first = (reversed(column.unbind()) for column in columns)
             for grad_state, grad_gate, d_new, to_new, to_update, to_reset, reset, update in zip(
-                *backwards, strict=True
+                *last_to_first, strict=True
             ):
                 grad_hidden += grad_state
                 d_reset, d_update, d_hidden_new = grad_gate.split_with_sizes((hidden_dim,) * 3, 1)
@@ -254,7 +267,7 @@ class GRULayer(torch.autograd.Function):
         flat = grad_gates.view(-1, 3 * hidden_dim)  # [steps * batch, 3 * hidden]
         grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden_dim)
         grad_bias_hh = flat.sum(dim=0)
-        grad_gates[..., 2 * hidden_dim :] = grad_new  # from here on: for W_i x + b_i
+        grad_gates[..., 2 * hidden_dim :] = grad_new  # now the gradient of W_i x + b_i
         grad_w_ih = flat.t() @ inputs.reshape(steps * batch, -1)
         grad_inputs = (flat @ w_ih).view_as(inputs)
         grad_bias_ih = flat.sum(dim=0)
@@ -278,7 +291,7 @@ def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tupl
 # ----------------------------------------------------------------------------- session file
 
 SESSION_VERSION = 1
-# older session files name the entries of `training` otherwise
+# names in the entry `training` of older session files, and what they are called now
 OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
 OLD_PREFIXES = {"option": "options", "scaler": "scaler"}
 OLD_OPTION_NAMES = {"averaging": "ema_decay"}
@@ -289,10 +302,10 @@ class Session:
     """The content of a session file: a network and what training and generation need.
 
     state: the weights; encoding: the version of the event encoding;
-    optimizer_state: None in a session without training state;
-    training: numbers and text such as the step, and "options", a dict of these;
-    ema_state: the moving average of the weights, which is evaluated and generated with, or None;
-    hidden_state: [layers, batch, hidden] after the last batch.
+    optimizer_state: the state of Adam, or None if it has made no step;
+    training: numbers and text such as the step; "options" is a dict of numbers and text;
+    ema_state: the moving average of the weights, for evaluation and generation, or None;
+    hidden_state: [layers, batch, hidden] after the last batch, or None.
 
     The original can read the entries `model_config`, `model_state` and `model_optimizer_state`.
     """
@@ -306,7 +319,7 @@ class Session:
     hidden_state: Tensor | None = None
 
     def build_model(self, device: torch.device, ema: bool = True) -> PerformanceRNN:
-        """Return the network in float32, with the averaged weights if there are any and `ema`."""
+        """Return the network in float32; its weights are the average if there is one and `ema`."""
         with torch.device("meta"):
             model = PerformanceRNN(self.config)
         state = self.ema_state if ema and self.ema_state else self.state
@@ -316,12 +329,12 @@ class Session:
 
     @property
     def control_ratio(self) -> float | None:
-        """The share of the training windows that saw their control, or None if unknown."""
+        """The share of the training windows that used their controls, or None if unknown."""
         ratio = self.training.get("options", {}).get("control_ratio")
         return float(ratio) if isinstance(ratio, int | float) else None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; if the process is killed, the old or the new file is there, whole."""
+        """Write the file; if the process is killed, the old file or the whole new one remains."""
         record = {
             "session": SESSION_VERSION,
             "encoding": self.encoding,
@@ -340,7 +353,7 @@ class Session:
     def load(path: str | os.PathLike[str]) -> Session:
         """Read a session file of this project or of the original.
 
-        Raises OSError if it cannot be opened, ValueError with the path if it is not valid.
+        Raises OSError if it cannot be opened, ValueError with the path if its content is invalid.
         """
         record = tensorfile.load(path)
         try:
@@ -350,13 +363,13 @@ class Session:
 
 
 def _parse_session(record: Any) -> Session:
-    """Check the content of a session file."""
+    """Check the content of a session file; return it as a Session."""
     if not isinstance(record, dict) or "model_config" not in record:
         raise ValueError("not a session file (missing 'model_config')")
     version, encoding = record.get("session", SESSION_VERSION), record.get("encoding", 1)
     if type(version) is not int or version != SESSION_VERSION:
         shown = tensorfile.format_value(version)
-        raise ValueError(f"session version {shown} is not {SESSION_VERSION}")
+        raise ValueError(f"session version {shown} is unknown, only {SESSION_VERSION} can be read")
     if type(encoding) is not int:
         raise ValueError(f"encoding is {tensorfile.format_value(encoding)}, not a whole number")
     sizes = record["model_config"]
@@ -380,16 +393,17 @@ def _parse_session(record: Any) -> Session:
     if not isinstance(optimizer_state, dict | None):
         raise ValueError("model_optimizer_state is not a dict")
     if optimizer_state is not None and not optimizer_state.get("state"):
-        optimizer_state = None  # it has made no step
+        optimizer_state = None  # no optimizer step was made
     training = _parse_training(record.get("training", {}))
     return Session(config, state, encoding, optimizer_state, training, ema_state, hidden_state)
 
 
 def _parse_training(training: Any) -> dict[str, Any]:
-    """Check the entry `training` of a session file; bring older files to the current layout.
+    """Check the entry `training` of a session file; return it in the current layout.
 
-    They have "option control_ratio" for training["options"]["control_ratio"], and
-    "scaler scale" for training["scaler"]["scale"].
+    Older files have training["option control_ratio"] instead of
+    training["options"]["control_ratio"], and training["scaler scale"] instead of
+    training["scaler"]["scale"].
     """
     if not isinstance(training, dict):
         raise ValueError("training is not a dict")
@@ -416,16 +430,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:
-    """Return the state of an Adam that has made no step, which the original needs."""
+    """Return the state of an Adam that has made no step; the original cannot load None."""
     with torch.device("meta"):
         model = PerformanceRNN(config)
-    # outside of the block: in torch 2.6 creating an optimizer fails on the meta device
+    # not inside the block: in torch 2.6 creating an optimizer fails with the meta device
     return torch.optim.Adam(model.parameters()).state_dict()
 
 
 def _check_state(config: ModelConfig, state: Any) -> None:
-    """Raise ValueError unless `state` has finite weights of exactly the names and shapes."""
-    with torch.device("meta"):  # nothing is allocated for sizes that a file only claims
+    """Raise ValueError unless `state` has exactly the weights of the network, all finite."""
+    with torch.device("meta"):  # a file may claim huge sizes: allocate nothing for them
         expected = {name: t.shape for name, t in PerformanceRNN(config).state_dict().items()}
     if not isinstance(state, dict) or set(state) != set(expected):
         raise ValueError("model_state does not have the weights of a network of this size")
@@ -443,9 +457,9 @@ def _check_state(config: ModelConfig, state: Any) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; auto prefers cuda, then mps, then cpu.
+    """Return the device `name`, one of config.DEVICES; "auto" prefers cuda, then mps, then cpu.
 
-    Raises ValueError if this machine does not have it.
+    Raises ValueError if this machine does not have the device.
     """
     available = {
         "cuda": torch.cuda.is_available(),

@@ -62,13 +62,14 @@ from training.trainer import (
 )
 from utils import Number, Parser
 
-# options that decide what the network learns; stored in the session, so that a change is reported
+# options that change the result; they are stored in the session, so that a change is reported
 RECIPE = (
     *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
     *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
     *("ema_decay", "stretch", "seed"),
 )
-SAMPLE_CONTROL = Control(parse_scale_or_chord("C major"), 3)  # of the music in the log
+# the sample that each validation adds to the logs
+SAMPLE_CONTROL = Control(parse_scale_or_chord("C major"), 3)
 SAMPLE_EVENTS = 400
 
 
@@ -81,7 +82,7 @@ def prepare(
     """Load the data and open or create the session.
 
     Returns the trainer, the sampler of the training data, and the validation data.
-    Raises ValueError with what is missing.
+    Raises ValueError if data is missing, or does not fit the session or the options.
     """
     train_data, val_data = load_data(options)
     window = (options.window_size, options.stride_size, options.carry)
@@ -96,14 +97,17 @@ def find_data_files(folder: str) -> list[Path]:
     paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if os.path.isdir(folder) else []
     if not paths:
         raise ValueError(
-            f"no {DATA_SUFFIX} files in {folder!r}: preprocess.py makes them from MIDI files, "
-            f"and this downloads some: {FETCH_COMMAND}"
+            f"no {DATA_SUFFIX} files in {folder!r}: preprocess.py makes them from MIDI files; "
+            f"to download MIDI files: {FETCH_COMMAND}"
         )
     return paths
 
 
 def load_data(options: TrainConfig) -> tuple[Corpus, Corpus]:
-    """Return the training and the validation data."""
+    """Return the training data and the validation data.
+
+    Raises ValueError if there are no files, or if the dataset is the parent folder of a split.
+    """
     dataset = Path(options.dataset)
     if (dataset / SPLIT_FILE).exists():
         train, val = (str(dataset / subset) for subset in SUBSETS[:2])
@@ -116,37 +120,40 @@ def load_data(options: TrainConfig) -> tuple[Corpus, Corpus]:
         val_paths = find_data_files(options.validation)
     else:
         train_paths, val_paths = hold_out(train_paths, dataset, options.validation_share)
-    # loaded together, so that two encodings are noticed
+    # loaded together, because Corpus.load rejects files in different encodings
     performances = Corpus.load([*train_paths, *val_paths]).performances
     count = len(train_paths)
     return Corpus(performances[:count]), Corpus(performances[count:])
 
 
 def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
-    """Raise ValueError if the data does not suffice for the options."""
+    """Raise ValueError if the data is too little for the options, or does not fit them."""
     if options.stretch and sampler.corpus.encoding is not CURRENT:
         raise ValueError(
-            "--stretch needs data of the current encoding, and this is of the original's: "
-            "make it again without --legacy"
+            f"--stretch needs data in the current encoding, but {options.dataset!r} is in the "
+            "original's: convert the MIDI files again without --legacy"
         )
     if len(sampler) < options.batch_size:
         raise ValueError(
             f"{options.dataset!r} has {len(sampler)} windows of {options.window_size} events in "
-            f"{len(sampler.corpus)} files to train on, and a batch needs {options.batch_size}: "
+            f"{len(sampler.corpus)} files to train on, but a batch needs {options.batch_size}: "
             "add data, or use a smaller -b or -w"
         )
     has_limit = options.max_steps or options.max_minutes
     if options.patience and not (len(val_data) or has_limit):
         raise ValueError(
             "without validation data --patience cannot end the training: "
-            "use -v, a second file, or --max-minutes"
+            "use -v, add a second file, or set --max-minutes"
         )
 
 
 def build_trainer(
     options: TrainConfig, train_data: Corpus, val_data: Corpus, distributed: Distributed
 ) -> Trainer:
-    """Open or create the session; return a trainer that continues it with the options."""
+    """Open or create the session; return a trainer that continues it with these options.
+
+    Raises ValueError if the session is invalid or does not fit the data or the options.
+    """
     path, device = Path(options.session), distributed.select_device(pick_device(options.device))
     params, encoding = options.model_params, train_data.encoding
     session = open_session(path, encoding, distributed, params, options.init_from, options.seed)
@@ -184,7 +191,7 @@ def build_trainer(
 
 
 def make_schedule(options: TrainConfig) -> Schedule:
-    """Return the learning rate and the limits of the run."""
+    """Return the schedule of the learning rate, with the limits of the training."""
     limits = (options.max_steps, options.max_minutes, options.patience)
     return Schedule(options.learning_rate, options.warm_up, *limits)
 
@@ -193,7 +200,7 @@ def make_schedule(options: TrainConfig) -> Schedule:
 def open_batches(
     trainer: Trainer, sampler: WindowSampler, options: TrainConfig
 ) -> Iterator[Iterator[Batch]]:
-    """Open an iterator over the batches from the trainer's step on; a thread loads one ahead."""
+    """Iterate over batches, from the trainer's step on; a thread prepares the next batch."""
 
     def load(step: int) -> Batch:
         packed = sampler.sample_batch(
@@ -216,7 +223,10 @@ def open_batches(
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[threading.Event]:
-    """Open an event that Ctrl-C and SIGTERM set, so that training can save; a second one ends."""
+    """Set an event at Ctrl-C or SIGTERM instead of ending, so that training can save.
+
+    The next such signal has its usual effect again.
+    """
     stop, numbers = threading.Event(), (signal.SIGINT, signal.SIGTERM)
     with contextlib.ExitStack() as restore_handlers:
 
@@ -239,21 +249,24 @@ def train(
     stop: threading.Event,
     options: TrainConfig,
 ) -> None:
-    """Train until a limit or a signal; save at intervals, at the end and after an error."""
+    """Train until a limit or a signal; save at intervals, at the end and after an error.
+
+    In several processes, all take the same decisions: the clock is that of the main process.
+    """
     path, schedule, distributed = Path(options.session), make_schedule(options), trainer.distributed
     started = validated = saved = time.monotonic()
     seconds_before = trainer.state.seconds
-    unread: list[StepResult] = []  # a result is read after the next step has started on the GPU
+    unread: list[StepResult] = []  # read one step later, so that a GPU need not wait
     try:
         while True:
             now = time.monotonic()
-            # all processes follow the clock of the main one, and stop if any of them gets a signal
             clock = [
                 seconds_before + now - started,
                 now - validated > options.validation_interval,
                 now - saved > options.saving_interval,
             ]
             clock = [distributed.is_main * value for value in clock]
+            # a signal to any of the processes stops all
             sums = distributed.sum(np.array([*clock, stop.is_set()])).tolist()
             seconds, needs_validation, needs_saving, is_stopped = sums
             trainer.set_seconds(seconds)
@@ -286,7 +299,11 @@ def train(
 
 
 def log_step(result: StepResult, logger: Logger, path: Path) -> None:
-    """Wait for a step and log it; NotFiniteError if the network is destroyed."""
+    """Wait for the result of a step and log it.
+
+    path: the session file, for the message of NotFiniteError, which is raised if the loss or the
+    gradients are not finite.
+    """
     loss, grad_norm = float(result.loss), float(result.grad_norm)
     if not math.isfinite(loss + grad_norm):
         raise NotFiniteError(path, result.state.step)
@@ -294,7 +311,10 @@ def log_step(result: StepResult, logger: Logger, path: Path) -> None:
 
 
 def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> None:
-    """Evaluate the averaged weights, and save them if they are the best so far."""
+    """Evaluate the averaged weights, log the result, and save the weights if they are the best.
+
+    path: the session file. Without validation data, or without a new step, nothing happens.
+    """
     if not len(val_data) or trainer.validated_step == trainer.state.step:
         return
     result = trainer.evaluate(val_data)
@@ -311,7 +331,7 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
 
 
 def format_corpus(corpus: Corpus) -> str:
-    """Return `113,708 events in 9 files`."""
+    """Format the size of a corpus, such as `113,708 events in 9 files`."""
     return f"{corpus.events:,} events in {len(corpus)} file{'' if len(corpus) == 1 else 's'}"
 
 
@@ -325,7 +345,10 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
     )
     path, schedule = Path(options.session), make_schedule(options)
     if schedule.is_finished(trainer.state):
-        print(f"{path}: training is finished: use a larger --max-... or --patience to continue")
+        print(
+            f"{path}: training is finished: to continue, use a larger --max-steps, --max-minutes "
+            "or --patience"
+        )
         return
     logs = log_dir(path) if options.enable_logging else None
     with (
@@ -336,18 +359,18 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
         train(trainer, batches, val_data, logger, stop, options)
     state = trainer.state
     print(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
-    listen = path
+    best = path
     if math.isfinite(state.best) and best_path(path).exists():
-        listen = best_path(path)
-        print(f"best: {listen}, {state.best:.3f} nats/event")
-    print(f"to hear it: python3 generate.py -s {listen}")
+        best = best_path(path)
+        print(f"best: {best}, {state.best:.3f} nats/event")
+    print(f"to hear it: python3 generate.py -s {best}")
 
 
 # ---------------------------------------------------------------------------------- commands
 
 
 def run_training(options: TrainConfig) -> int:
-    """Train, alone or as one of the processes of torchrun; only the main one writes and prints."""
+    """Train, also as one of several processes; only the main process writes files and prints."""
     path = Path(options.session)
     with Distributed.join() as distributed, contextlib.ExitStack() as stack:
         if distributed.is_main:
@@ -367,7 +390,7 @@ def run_training(options: TrainConfig) -> int:
 
 
 def evaluate_session(options: TrainConfig) -> int:
-    """Print the metrics of a session on all data of a folder."""
+    """Print the metrics of a session on all .data files of a folder."""
     path = Path(options.session)
     session, corpus = Session.load(path), Corpus.load(find_data_files(options.dataset))
     check_encoding(path, session, corpus.encoding)
@@ -386,7 +409,10 @@ def evaluate_session(options: TrainConfig) -> int:
 
 
 def export_session(options: TrainConfig) -> int:
-    """Write the averaged weights alone, in half precision, rounded as generate.py rounds them."""
+    """Write a session with only the averaged weights, in half precision.
+
+    They are first rounded as generate.py rounds them.
+    """
     session = Session.load(options.session)
     weights = round_weights(session.ema_state or session.state)
     state = {name: weight.half() for name, weight in weights.items()}
@@ -437,15 +463,15 @@ def build_parser() -> Parser:
     add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
     add("-w", "--window-size", **size, help="events per window")
     add("-S", "--stride-size", **count, help="events between window starts")
-    add("--carry", **size, help="windows in a row that carry the hidden state")
+    add("--carry", **size, help="consecutive windows that the hidden state is carried over")
     add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
     add(
         "--stretch",
         type=Number(float, 0, 0.5),
         metavar="SHARE",
-        help="change the tempo by up to this share; 0.05 is 5%%",
+        help="change the tempo of windows by up to this share; 0.05 is 5%%",
     )
-    add("-c", "--control-ratio", **share, help="share of the windows that are trained with control")
+    add("-c", "--control-ratio", **share, help="share of the windows that use their controls")
     add(
         "-T",
         "--teacher-forcing-ratio",
@@ -460,7 +486,7 @@ def build_parser() -> Parser:
         "--warm-up",
         type=Number(int, 0),
         metavar="STEPS",
-        help="steps of rising learning rate, at most a tenth of the training",
+        help="steps in which the learning rate rises, at most a tenth of the training",
     )
     add("--weight-decay", type=Number(float, 0, 1), metavar="DECAY", help="weight decay of AdamW")
     add(
@@ -468,8 +494,8 @@ def build_parser() -> Parser:
         "--averaging",
         type=Number(float, 0, 0.999999),
         metavar="DECAY",
-        help="decay of the moving average of the weights, with which the session is evaluated and "
-        "generates music; 0: off",
+        help="decay per step of the moving average of the weights, which is used for evaluation "
+        "and generation; 0: off",
     )
     add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
     precision = "precision of the matrix products; auto: the fastest"
@@ -495,7 +521,7 @@ def build_parser() -> Parser:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
-    """Parse the command line; a wrong one ends the program with one line and exit status 2."""
+    """Parse the command line; an error ends the program with one line and exit status 2."""
     parser = build_parser()
     options = TrainConfig(**vars(parser.parse_args(argv)))
     if options.init_from:
@@ -510,15 +536,15 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 1 if it failed."""
+    """Run the command; return its exit status."""
     options = parse_args(argv)
     command = run_training
     if options.evaluate:
         command = evaluate_session
     elif options.export:
         command = export_session
-    stopped = "interrupted; the session file is as it was last saved"
-    return utils.run_command("train.py", functools.partial(command, options), stopped)
+    message = "interrupted; the session file is as it was last saved"
+    return utils.run_command("train.py", functools.partial(command, options), message)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Beam search: the most likely sequence, or a sample of likely ones."""
+"""Beam search for the most likely sequence, or for a sample of likely sequences."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def beam_search(
 ) -> Tensor:
     """Return the best sequence of the beam for each start vector, int64 [steps, batch].
 
-    All candidates have the same length, so their log-probabilities compare. With `stochastic` the
-    beam is a sample without replacement, ranked by perturbed log-probability (Kool, van Hoof and
-    Welling 2019, algorithm 1).
+    All candidates have the same length, so their log-probabilities can be compared. With
+    `stochastic` the beam is a sample without replacement, ranked by perturbed log-probability
+    (Kool, van Hoof and Welling 2019, algorithm 1).
     """
     batch = len(inputs.init)
     sequences = torch.arange(batch, device=engine.device)
     state, event, mask = engine.prime(inputs)
-    rows = sequences.repeat_interleave(beam_size)
-    state, event = state.select(rows), event[rows]
-    mask.select(rows)
-    dtype = torch.float32 if engine.device.type == "mps" else torch.float64  # the widest one
-    # at the first step the candidates of a beam are equal: only one of them may be continued
+    indices = sequences.repeat_interleave(beam_size)  # [batch * beam]
+    state, event = state.select(indices), event[indices]
+    mask.select(indices)
+    dtype = torch.float32 if engine.device.type == "mps" else torch.float64  # MPS has no float64
+    # at first all candidates of a beam are equal, so only one of them may be continued
     log_probs = torch.full((batch, beam_size), -torch.inf, device=engine.device)
     log_probs[:, 0] = 0.0
-    scores = log_probs.clone()  # what candidates are ranked by
+    scores = log_probs.clone()  # candidates are ranked by these [batch, beam]
     events, parents = [], []
     for _ in range(steps):
         logits = mask.apply(engine.step(state, event))
@@ -48,18 +48,19 @@ def beam_search(
         parent, event = best // logits.shape[-1], (best % logits.shape[-1]).flatten()
         events.append(event.view(batch, beam_size))
         parents.append(parent)
-        rows = (sequences[:, None] * beam_size + parent).flatten()
-        state = state.select(rows)
-        mask.select(rows)
+        indices = (sequences[:, None] * beam_size + parent).flatten()
+        state = state.select(indices)
+        mask.select(indices)
         mask.update(event)
     return _trace_best(events, parents)
 
 
 def _perturb(log_probs: Tensor, parent: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return Gumbel-perturbed log-probabilities [batch, beam, events], maximum at `parent`.
+    """Return Gumbel-perturbed log-probabilities [batch, beam, events] with maxima `parent`.
 
-    log_probs: of the continuations; parent: the perturbed log-probabilities of the candidates
-    [batch, beam]. Kool et al. 2019, equations 23 and 24 of appendix B.3, in stable form.
+    log_probs: of the continuations [batch, beam, events]; parent: perturbed log-probabilities of
+    the candidates [batch, beam]. Numerically stable form of equations 23 and 24 in appendix B.3
+    of Kool et al. 2019.
     """
     shape = log_probs.shape[1:]
     uniform = torch.stack([torch.rand(shape, generator=g, dtype=torch.double) for g in generators])
@@ -68,14 +69,18 @@ def _perturb(log_probs: Tensor, parent: Tensor, generators: Sequence[torch.Gener
     perturbed = log_probs + gumbel
     top = perturbed.max(dim=-1, keepdim=True).values
     parent = parent[..., None]
-    # -inf at the maximum, which becomes `parent`
+    # -inf at the maximum, so the result there is `parent`
     gap = parent - perturbed + torch.log1p(-torch.exp(perturbed - top))
     result = parent - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
     return torch.where(log_probs.isfinite() & parent.isfinite(), result, -torch.inf)
 
 
 def _trace_best(events: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """Follow the best candidate back from the last step: int64 [steps, batch]."""
+    """Return the sequence [steps, batch] that ends in the best candidate of the last step.
+
+    events, parents: event of each candidate, and its index in the beam of the step before, for
+    each step [batch, beam].
+    """
     candidate = torch.zeros_like(events[0][:, :1])
     path = []
     for event, parent in zip(reversed(events), reversed(parents), strict=True):

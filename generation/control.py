@@ -1,4 +1,4 @@
-"""The grammar of generate.py's -c: a control schedule as text, or from a file."""
+"""Control schedules from text, in the grammar of generate.py's option -c, and from files."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from midi.control_schedule import WINDOW, Control, ControlSchedule, find_density
 from sequence import CURRENT, MAX_SECONDS, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
-TIME_STEP = 0.1  # seconds from row to row of a written schedule
-DEFAULT_DENSITY = 3
-MAX_RATE = 60  # notes/s
+TIME_STEP = 0.1  # seconds between the rows of a schedule from text
+DEFAULT_DENSITY = 3  # level of a first part without density
+MAX_RATE = 60  # notes/s that a control may request
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = """\
   1,0,1,0,1,1,0,1,0,1,0,1;3           weights of C, C#, ... B, then the density
-  ;3                                  all pitch classes alike, at density 3
+  ;3                                  all pitch classes equally, density 3
   C major;3                           a scale or chord by name
-  G7;8/s                              eight notes a second
+  G7;8/s                              eight notes per second
   C major;3 | A minor;6 @20 | G7 @30  from second 20 on, then from 30 on
   C major;1 | ~ F# dorian;9 @40       a gradual change that ends at second 40
   song.mid                            the controls of a MIDI file, event by
                                       event
-  dataset/processed                   those of a .data file, or of one in the
-                                      folder, chosen by the seed"""
+  dataset/processed                   the controls of a .data file; the seed
+                                      chooses one of the files in a folder"""
 
 NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 ACCIDENTALS = {"#": 1, "♯": 1, "b": -1, "♭": -1}
-# semitones above the root, by the name that follows the note name, with or without a space
+# semitones above the root; a name follows the note name, with or without a space
 SCALES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
     "minor": (0, 2, 3, 5, 7, 8, 10),
@@ -79,10 +79,11 @@ SCALES = {
 
 
 def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlSchedule:
-    """Return the schedule of a MIDI or .data file, event by event.
+    """Return the controls of a MIDI or .data file as a schedule with a row for each event.
 
-    Of the .data files in a folder, `seed` chooses one.
-    Raises ValueError with the path for a file without notes, or one that cannot be read.
+    path: a file, or a folder, where `seed` chooses one of the .data files;
+    encoding: that of the session. Raises ValueError with the path for a file that cannot be
+    read or has no notes.
     """
     file = Path(path)
     if file.is_dir():
@@ -103,7 +104,7 @@ def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlS
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
     if not len(controls):
-        raise ValueError(f"{file}: no notes, so there is no control in it")
+        raise ValueError(f"{file}: no notes, so it has no control")
     density, histogram = (controls[:, columns] for columns in ControlSeq.feat_ranges().values())
     return ControlSchedule(density.argmax(axis=1), histogram, text=str(file))
 
@@ -113,9 +114,9 @@ def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlS
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a written control.
+    """A part of a control in text form.
 
-    start: the second at which it begins, or at which the gradual change to it ends.
+    start: the second at which the part begins, or at which the gradual change to it ends.
     """
 
     control: Control
@@ -125,10 +126,10 @@ class Part:
 
 
 def parse_control(text: str) -> ControlSchedule:
-    """Return the schedule of a written control.
+    """Parse a control in text form into a schedule.
 
-    The grammar is PART | PART @SECONDS | ..., each PART [~] [PITCHES] [;DENSITY].
-    Raises ValueError that names the wrong part and gives a right example.
+    The grammar is PART | PART @SECONDS | ..., where PART is [~] [PITCHES] [;DENSITY].
+    Raises ValueError that names the wrong part and shows an example.
     """
     if text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX)) or "/" in text.partition(";")[0]:
         raise ValueError(f"no such file or folder: {_quote(text)}")
@@ -139,12 +140,12 @@ def parse_control(text: str) -> ControlSchedule:
             parts.append(_parse_part(part, parts[-1] if parts else None))
         except ValueError as error:
             where = f"part {number}, {_quote(part)}: " if len(texts) > 1 else ""
-            raise ValueError(f"{where}{error} (a right example: '{EXAMPLE}')") from error
+            raise ValueError(f"{where}{error} (example: '{EXAMPLE}')") from error
     return _build_schedule(parts)
 
 
 def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
-    """Return a schedule with a row every 0.1 s; gradual changes are interpolated linearly."""
+    """Return a schedule with a row every TIME_STEP; gradual changes are linear."""
     starts = np.array([part.start for part in parts])
     is_gradual = np.array([part.is_gradual for part in parts])
     values = np.array([(p.control.note_density, *p.control.pitch_histogram) for p in parts])
@@ -167,7 +168,7 @@ def _quote(text: str) -> str:
 
 
 def _parse_part(text: str, previous: Part | None) -> Part:
-    """Return the part [~] [PITCHES] [;DENSITY] [@SECONDS]."""
+    """Parse a part: [~] [PITCHES] [;DENSITY] [@SECONDS]."""
     control, at, time = text.partition("@")
     control = control.lstrip()
     is_gradual = control.startswith("~")
@@ -178,28 +179,31 @@ def _parse_part(text: str, previous: Part | None) -> Part:
         raise ValueError("the first part cannot be a gradual change (~)")
     pitches, semicolon, density = control.removeprefix("~").partition(";")
     if "," in pitches:
-        histogram = np.array([_parse_float(weight, "a number") for weight in pitches.split(",")])
+        histogram = np.array(
+            [_parse_float(weight, "weight {} is not a number") for weight in pitches.split(",")]
+        )
     elif pitches.strip():
         histogram = parse_scale_or_chord(pitches)
     elif semicolon:
         histogram = np.zeros(12)
     else:
-        raise ValueError("it is empty")
+        raise ValueError("it is empty, but it needs pitch classes, a density, or both")
     level = previous.control.note_density if previous else DEFAULT_DENSITY
     if semicolon:
         level = _parse_density(density)
     return Part(Control(histogram, level), start, is_gradual, text.strip())
 
 
-def _parse_float(text: str, meaning: str) -> float:
+def _parse_float(text: str, message: str) -> float:
+    """Return a number; ValueError with the message, which shows the text at its `{}`."""
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{_quote(text)} is not {meaning}") from None
+        raise ValueError(message.format(_quote(text))) from None
 
 
 def _parse_start(text: str, previous: Part | None) -> float:
-    start = _parse_float(text, "a number of seconds")
+    start = _parse_float(text, "{} after '@' is not a number of seconds")
     if previous is None and start != 0:
         raise ValueError(
             f"it starts at second {start:g}, but the first part must start at second 0"
@@ -212,7 +216,7 @@ def _parse_start(text: str, previous: Part | None) -> float:
 
 
 def _parse_density(text: str) -> int:
-    """Return the density level of '3', or of notes per second, '8/s'."""
+    """Return the density level of a text: a level such as '3', or notes per second, '8/s'."""
     if re.fullmatch(r"\s*\d+\s*", text):
         return int(text)
     rate = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*s\s*", text)
@@ -221,12 +225,12 @@ def _parse_density(text: str) -> int:
             f"density {_quote(text)} is neither a whole number 0-11 nor notes per second ('8/s')"
         )
     if float(rate[1]) > MAX_RATE:
-        raise ValueError(f"{rate[1]} notes/s is more than {MAX_RATE}")
+        raise ValueError(f"density {rate[1]} notes/s is over {MAX_RATE} notes/s")
     return int(find_density_level(float(rate[1]) * WINDOW))
 
 
 def parse_scale_or_chord(text: str) -> Array:
-    """Return the 12 weights from C of 'C major', 'A minor', 'F# dim' or 'Bb7'.
+    """Return the 12 weights, from C on, of a name such as 'C major', 'F# dim' or 'Bb7'.
 
     The root has weight 2, the fifth 1.5, the other notes of the scale or chord 1.
     Raises ValueError for an unknown name.
@@ -240,9 +244,11 @@ def parse_scale_or_chord(text: str) -> Array:
         kind = kind.lower() or "maj"
     if kind not in SCALES:
         names = ", ".join(SCALES)
-        raise ValueError(f"unknown scale or chord {_quote(kind)} in {_quote(text)}, use {names}")
+        raise ValueError(
+            f"unknown scale or chord {_quote(kind)} in {_quote(text)}, use one of {names}"
+        )
     weights = np.zeros(12)
     weights[list(SCALES[kind])] = 1
-    weights[0] = 2  # this and the fifth tell C major from A minor
+    weights[0] = 2  # so C major differs from A minor, which has the same notes
     weights[7] *= 1.5
     return np.roll(weights, NATURALS[natural.upper()] + ACCIDENTALS.get(accidental, 0))

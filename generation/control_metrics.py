@@ -16,17 +16,18 @@ from model import PerformanceRNN
 from sequence import PITCHES, Control, Encoding, EventSeq, NoteSeq
 from utils import Array
 
-SCALES = ("C major", "A minor", "F# major", "C pentatonic")
-DENSITIES = (1, 3, 6, 9)
-STEPS = 800  # events per sample
-MAX_LINES = 4  # sections that are reported one by one
+# the samples of `evaluate_controls`
+EVAL_SCALES = ("C major", "A minor", "F# major", "C pentatonic")
+EVAL_LEVELS = (1, 3, 6, 9)  # of density
+EVAL_STEPS = 800  # events per sample
+MAX_LINES = 4  # more sections of a sample are averaged
 
 
 @dataclass(frozen=True)
 class ControlMetrics:
     """A comparison of notes with a requested control.
 
-    similarity: cosine similarity of the generated and the requested pitch-class histogram;
+    similarity: cosine similarity of the generated and the requested pitch-class histogram, 0-1;
     share_in_classes: share of the notes in requested pitch classes; density: average number of
     note ons in two seconds.
     """
@@ -44,7 +45,10 @@ class ControlMetrics:
 
 
 def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlMetrics:
-    """Compare notes, as MIDI pitches and onsets in seconds, with a requested histogram [12]."""
+    """Compare notes with a requested pitch-class histogram [12].
+
+    pitches: MIDI pitches [notes]; onsets: seconds, ascending [notes].
+    """
     counts = np.bincount(pitches % 12, minlength=12)
     norms = np.linalg.norm(counts) * np.linalg.norm(histogram)
     span = float(onsets[-1] - onsets[0]) if len(onsets) > 1 else 0.0
@@ -56,11 +60,14 @@ def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlM
 
 
 def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
-    """Return a line for each section of a sample that has notes, or if there are many, averages."""
-    numbers = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
-    onsets = events.times[numbers] / events.encoding.ticks_per_second
-    pitches = events.to_array()[numbers].astype(np.int64) + PITCHES.start
-    rows = control.find_rows(onsets, numbers)
+    """Compare each section of a sample with its requested control; return a line for each.
+
+    Sections without notes are left out. More than MAX_LINES become one line of averages.
+    """
+    note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
+    onsets = events.times[note_ons] / events.encoding.ticks_per_second
+    pitches = events.to_array()[note_ons].astype(np.int64) + PITCHES.start
+    rows = control.find_rows(onsets, note_ons)
     lines, similarities, errors = [], [], []
     for start, end, name in control.split_sections(events.total_ms / 1000):
         inside = (onsets >= start) & (onsets < end)
@@ -82,7 +89,7 @@ def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
 def generate_samples(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
-    """Generate a sample of `steps` events for each control."""
+    """Generate a sample of `steps` events for each of the controls, which stay constant."""
     rules = EventRules(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
     rows = np.stack([control.to_array() for control in controls])[None]  # [1, batch, control]
     table = ControlTable(torch.from_numpy(rows).to(model.device))
@@ -93,23 +100,26 @@ def generate_samples(
 
 
 def evaluate_controls(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
-    """Generate a sample for each of some scales and densities; yield a line for each of them."""
-    pairs = [(scale, density) for scale in SCALES for density in DENSITIES]
+    """Measure how closely a network follows controls, with a sample for each scale and density.
+
+    Yields a line for each of EVAL_SCALES and EVAL_LEVELS.
+    """
+    pairs = [(scale, density) for scale in EVAL_SCALES for density in EVAL_LEVELS]
     controls = [Control(parse_scale_or_chord(scale), density) for scale, density in pairs]
-    samples = generate_samples(model, encoding, controls, STEPS, seed)
+    samples = generate_samples(model, encoding, controls, EVAL_STEPS, seed)
     metrics = {
         pair: measure_control(notes.pitches, notes.starts, control.pitch_histogram)
         for pair, notes, control in zip(pairs, samples, controls, strict=True)
     }
-    for scale in SCALES:
-        rows = [metrics[scale, density] for density in DENSITIES]
+    for scale in EVAL_SCALES:
+        rows = [metrics[scale, density] for density in EVAL_LEVELS]
         yield (
             f"{scale}: histogram similarity {np.mean([row.similarity for row in rows]):.3f}, "
             f"{np.mean([row.share_in_classes for row in rows]):.1%} of notes in requested "
             "pitch classes"
         )
-    for density in DENSITIES:
-        notes = [metrics[scale, density].density for scale in SCALES]
+    for density in EVAL_LEVELS:
+        notes = [metrics[scale, density].density for scale in EVAL_SCALES]
         yield (
             f"density {density}: {np.mean(notes):.1f} notes per 2 s, {min(notes):.1f} to "
             f"{max(notes):.1f} (requested {format_density(density)})"

@@ -1,8 +1,9 @@
 """Feedback control of the note density.
 
 A network follows a requested density only roughly, with a steady error. The controller sums the
-error in notes, lets the sum decay, and corrects the density level that the network is given:
-feedback by a leaky integral (Astrom and Murray 2008, Feedback Systems, chapter 10).
+error in notes, lets the sum decay with time, and accordingly raises or lowers the density level
+that the network gets: integral feedback, with a leak (Astrom and Murray 2008, Feedback Systems,
+chapter 10).
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from torch import Tensor
 GAIN = 0.15  # levels of correction for each missing note
 TIME_CONSTANT = 20.0  # seconds in which the accumulated error decays to 1/e
 MAX_CORRECTION = 3  # levels up or down
-ZERO_ERROR = MAX_CORRECTION + 0.5  # how no error is stored, see DensityController
+ZERO_ERROR = MAX_CORRECTION + 0.5  # stored value of no error, see DensityController
 
 
 @dataclass(frozen=True)
 class DensityTarget:
-    """What the density levels of a control mean, and what each event adds to the music.
+    """Requested rates of the density levels, and the notes and seconds of each event.
 
     column: index of the first density column in a control vector, where the level is one-hot;
-    rates: float [levels], notes/s that a level requests, infinite for a level without an upper
-    end, which is not controlled; notes: float [events], note ons in each event; seconds:
-    float [events], the duration of each event.
+    rates: notes/s that each level requests, float [levels]; infinite for a level without a
+    maximum, which is not corrected; notes: 1 for a note on, else 0, float [events];
+    seconds: duration of each event, float [events].
     """
 
     column: int
@@ -37,13 +38,12 @@ class DensityTarget:
 class DensityController:
     """A controller that selects corrected control vectors for a batch of sequences.
 
-    requested: the control vectors that are requested [requests, control]. They are referred to
-    by index below; an index of None means that there is only one.
-
+    requested: the requested control vectors [requests, control]. The methods take an index into
+    them; None if there is only one.
     controls: the distinct corrected control vectors [variants, control].
 
-    The error of a sequence is stored in levels of correction plus ZERO_ERROR, which makes it
-    positive, and its whole part the index of the correction.
+    The error of a sequence is stored as levels of correction plus ZERO_ERROR. So it is positive,
+    and its whole part is the index of the correction.
     """
 
     def __init__(self, target: DensityTarget, requested: Tensor) -> None:
@@ -56,8 +56,8 @@ class DensityController:
         is_controlled = rates[level].isfinite()[:, None]
         missing = torch.where(is_controlled, rates[level, None] * seconds - notes, 0.0)
         self._decay = torch.exp(-seconds / TIME_CONSTANT)  # [events]
-        # what each event adds to the error under each control; the second term keeps ZERO_ERROR
-        # where it is while the error decays: [requests * events]
+        # what each event adds to the error with each request [requests * events]; the second term
+        # keeps ZERO_ERROR constant while the error decays
         self._change = (GAIN * missing * self._decay + ZERO_ERROR * (1 - self._decay)).flatten()
         corrections = torch.arange(-MAX_CORRECTION, MAX_CORRECTION + 1, device=requested.device)
         corrected = (level[:, None] + corrections * is_controlled).clamp(0, levels - 1)
@@ -67,22 +67,22 @@ class DensityController:
         self._variant, self._corrections = index.flatten(), len(corrections)
 
     def reset(self, index: Tensor | None, event: Tensor) -> Tensor:
-        """Return the error [batch] for which `update` with the same event gives no error.
+        """Return the error [batch] before an event, such that there is no error after it.
 
-        index: the requested control [batch]; event: the previous event [batch].
+        index: of the requested control [batch]; event: the event [batch], which does not count.
         """
         change = self._change[_flat_index(event, index, self._events)]
         return (ZERO_ERROR - change) / self._decay[event]
 
     def update(self, error: Tensor, index: Tensor | None, event: Tensor) -> Tensor:
-        """Return the error [batch] after an event [batch] under the requested control [batch]."""
+        """Return the error [batch] after an event [batch]; index: of the requested control."""
         change = self._change.index_select(0, _flat_index(event, index, self._events))
         decay = self._decay.index_select(0, event)
         error = torch.addcmul(change, error, decay)
         return error.clamp_(ZERO_ERROR - MAX_CORRECTION, ZERO_ERROR + MAX_CORRECTION)
 
     def select(self, error: Tensor, index: Tensor | None) -> Tensor:
-        """Return the index in `controls` [batch] that corrects the error [batch]."""
+        """Return the index in `controls` [batch] of the control that corrects the error [batch]."""
         correction = _flat_index(error.long(), index, self._corrections)
         return self._variant.index_select(0, correction)
 

@@ -1,7 +1,7 @@
 """Step-by-step generation with a network.
 
-On a CPU most matrix products use 8-bit integers, which is several times as fast as float32; the
-distribution of the next event then differs by less than 0.01 in total variation on average.
+On a CPU most matrix products use 8-bit integers, which is several times as fast as float32. The
+distribution of the next event then differs by less than 0.01 on average (total variation).
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from generation.density import DensityController, DensityTarget
 from generation.sampling import EventMask, EventRules, Sampler, gumbel_noise
 from model import PerformanceRNN
 
-MAX_CONTROLS = 64  # distinct controls up to which the input gates are computed beforehand
-INPUT_SCALE, INPUT_ZERO = 2 / 255, 128  # 8-bit levels of inputs between -1 and 1
+MAX_CONTROLS = 64  # the first layer's input gates are precomputed for at most so many controls
+INPUT_SCALE, INPUT_ZERO = 2 / 255, 128  # quantization of inputs between -1 and 1 to 8 bits
 
-DEFAULT_SAMPLER, NO_CONTEXT = Sampler(), torch.empty(0, dtype=torch.long)
+DEFAULT_SAMPLER = Sampler()
+NO_CONTEXT = torch.empty(0, dtype=torch.long)
 Linear = Callable[[Tensor], Tensor]  # [batch, inputs] -> [batch, outputs]
 
 
 @dataclass(frozen=True)
 class ControlTable:
-    """A control schedule as tensors.
+    """A control schedule as tensors: rows of control vectors, one after another.
 
-    controls: float32 [rows, 1 or batch, control], or None for no control. The last row holds to
-    the end. durations: int64 [events], the duration of each event, and row_duration, the duration
-    of a row, in one unit; without durations a row holds for one event.
-    target: the density to keep by feedback, or None for no feedback.
+    controls: float32 [rows, 1 or batch, control], or None for no control; a column for each
+    sequence, or one for all. After its end the last row stays valid.
+    durations: duration of each of the 240 events, int64 [events], and row_duration: duration of
+    a row, in the same unit. With durations of None each row is for one event.
+    target: for density feedback, or None for none.
     """
 
     controls: Tensor | None = None
@@ -42,7 +44,7 @@ class ControlTable:
     target: DensityTarget | None = None
 
     def get_durations(self, event: Tensor) -> Tensor:
-        """Return the durations of events [batch]."""
+        """Return the durations [batch] of events [batch]; 1 if a row is for one event."""
         return torch.ones_like(event) if self.durations is None else self.durations[event]
 
 
@@ -51,11 +53,13 @@ NO_CONTROL = ControlTable()
 
 @dataclass(frozen=True)
 class GenerationInputs:
-    """What a batch of sequences is generated from.
+    """The inputs for the generation of a batch of sequences.
 
-    init: start vectors [batch, init]; generators: a CPU generator for each sequence, so that a
-    sequence does not depend on the others in its batch; controls: those after the context;
-    context: the events before the first generated one, int64 [steps].
+    init: start vectors [batch, init]; generators: a random generator on the CPU for each
+    sequence, so that a sequence does not depend on the others in its batch; rules: for the events
+    that may be generated; controls: from the first generated event on; context: events before
+    the first generated event, int64 [steps], the same for all sequences; context_controls: the
+    controls of the context.
     """
 
     init: Tensor
@@ -68,13 +72,14 @@ class GenerationInputs:
 
 @dataclass(frozen=True)
 class _CompiledControls:
-    """A control table with what each control adds to the first layer.
+    """A control table, and what each distinct control contributes to the first layers.
 
-    index: number of the distinct control in each row [rows, 1 or batch]; controller: if there is
-    one, it selects another control instead of this one;
-    projections: [controls, hidden], or a single [1, hidden] without control; input_gates: the
-    first layer's gates for each event under each control [controls * events, 3 * hidden],
-    or None if there are too many controls.
+    index: index of the distinct control in each row of the table [rows, 1 or batch];
+    controller: of the density, or None; it selects another control instead of that one;
+    projections: contribution of each control to the first linear layer [controls, hidden], or
+    [1, hidden] without controls;
+    input_gates: of the first GRU layer for each event with each control
+    [controls * events, 3 * hidden], or None if there are too many controls.
     """
 
     table: ControlTable
@@ -84,7 +89,10 @@ class _CompiledControls:
     input_gates: Tensor | None
 
     def find(self, time: Tensor | None, column: Tensor) -> Tensor | None:
-        """Return the number of the control [batch] at a time [batch]; None for the only one."""
+        """Return the index of the control [batch] at a time [batch]; None if there is only one.
+
+        time, column: see State.
+        """
         if self.index.numel() == 1:
             return None
         row: Tensor | int = 0
@@ -97,10 +105,10 @@ class _CompiledControls:
 class State:
     """The state of a batch of sequences; `Engine.step` updates it.
 
-    hidden: of each layer [batch, hidden]; time: position in the control table [batch], None if
-    that never changes; column: the column of the control table of each sequence [batch];
-    density_error: see DensityController [batch]; unconditional: the state of the same sequences
-    without control, for guidance.
+    hidden: hidden states of each layer [batch, hidden]; time: position of each sequence in the
+    control table [batch], or None if the table has one row; column: column of each sequence in
+    the control table [batch]; density_error: see DensityController [batch]; unconditional: the
+    state of the same sequences without control, for guidance.
     """
 
     hidden: list[Tensor]
@@ -110,22 +118,22 @@ class State:
     density_error: Tensor | None = None
     unconditional: State | None = None
 
-    def select(self, rows: Tensor) -> State:
-        """Return the state of these sequences; an index may appear several times."""
+    def select(self, indices: Tensor) -> State:
+        """Return the state of the sequences with these indices, which may repeat."""
         return State(
-            [layer[rows] for layer in self.hidden],
+            [layer[indices] for layer in self.hidden],
             self.controls,
-            None if self.time is None else self.time[rows],
-            self.column[rows],
-            None if self.density_error is None else self.density_error[rows],
-            None if self.unconditional is None else self.unconditional.select(rows),
+            None if self.time is None else self.time[indices],
+            self.column[indices],
+            None if self.density_error is None else self.density_error[indices],
+            None if self.unconditional is None else self.unconditional.select(indices),
         )
 
 
 def draw_init(model: PerformanceRNN, seed: int, batch: int) -> tuple[Tensor, list[torch.Generator]]:
-    """Return random start vectors [batch, init], and the generators that they are drawn from.
+    """Return random start vectors [batch, init], and the random generators that drew them.
 
-    Those of sequence k depend on the seed and k only.
+    The vector and the generator of sequence k depend only on the seed and k.
     """
     seeds = [utils.derive_seed(seed, k) for k in range(batch)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -136,9 +144,9 @@ def draw_init(model: PerformanceRNN, seed: int, batch: int) -> tuple[Tensor, lis
 class Engine:
     """A network with its weights prepared for generation.
 
-    exact: compute all products in float32, as in training.
-    guidance: classifier-free guidance (Ho and Salimans 2022): the logits without control, plus
-    `guidance` times what the control changes in them. 1 is no guidance.
+    exact: compute all products in float32, not in 8 bits.
+    guidance: scale of classifier-free guidance (Ho and Salimans 2022): the logits are those
+    without control, plus `guidance` times their change by the control. 1 is no guidance.
     """
 
     def __init__(self, model: PerformanceRNN, exact: bool = False, guidance: float = 1.0) -> None:
@@ -148,29 +156,29 @@ class Engine:
         with torch.inference_mode():
             self._event_table = model.event_table()
             self._layers = [
-                # the inputs of the first layer have no bounds, which 8 bits would need
+                # 8 bits need inputs between -1 and 1, which the first layer does not have
                 (self._gru_linear(f"ih_l{layer}", layer > 0), self._gru_linear(f"hh_l{layer}"))
                 for layer in range(model.config.gru_layers)
             ]
             weight, bias = model.output_fc.weight, model.output_fc.bias
             self._output = (_float_linear if self.exact else _split_int8_linear)(weight, bias)
 
-    def _gru_linear(self, name: str, bounded: bool = True) -> Linear:
-        """Return the product with GRU weights; bounded: its inputs are between -1 and 1."""
+    def _gru_linear(self, name: str, is_bounded: bool = True) -> Linear:
+        """Return the product with GRU weights; is_bounded: inputs are between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
-        return (_int8_linear if bounded and not self.exact else _float_linear)(weight, bias)
+        return (_int8_linear if is_bounded and not self.exact else _float_linear)(weight, bias)
 
     @torch.inference_mode()
     def prime(self, inputs: GenerationInputs) -> tuple[State, Tensor, EventMask]:
-        """Return the state after the context, the next step's input [batch], and the mask."""
+        """Return the state after the context, the input of the next step [batch], and the mask."""
         batch = len(inputs.init)
         mask = EventMask(inputs.rules, batch, self.device)
         event = torch.full((batch,), self.model.primary_event, device=self.device)
         hidden = list(self.model.init_hidden_each(inputs.init))
         state = self._make_state(hidden, hidden, inputs.context_controls, event)
-        for following in inputs.context.to(self.device):
+        for next_event in inputs.context.to(self.device):
             self.step(state, event)
-            event = following.expand(batch)
+            event = next_event.expand(batch)
             mask.update(event)
         unconditional = state if state.unconditional is None else state.unconditional
         state = self._make_state(state.hidden, unconditional.hidden, inputs.controls, event)
@@ -183,9 +191,13 @@ class Engine:
         controls: ControlTable,
         event: Tensor,
     ) -> State:
-        """Return a state at time 0; event [batch] is the next step's input, and not counted."""
+        """Return a state at the start of the controls.
+
+        event: the input of the next step [batch]; it comes before the controls, so its duration
+        and notes do not count.
+        """
         compiled = self._compile(controls)
-        time = -controls.get_durations(event) if len(compiled.index) > 1 else None
+        time = -controls.get_durations(event) if len(compiled.index) > 1 else None  # 0 after it
         column = torch.arange(len(event), device=self.device)
         state = State(list(hidden), compiled, time, column)
         if compiled.controller is not None:
@@ -214,14 +226,14 @@ class Engine:
         return _CompiledControls(table, index, controller, projections, input_gates)
 
     def step(self, state: State, event: Tensor) -> Tensor:
-        """Update the state by an event [batch]; return the next one's logits [batch, events]."""
+        """Update the state with an event [batch]; return the logits of the next [batch, events]."""
         logits = self._step(state, event)
         if state.unconditional is None:
             return logits
         return torch.lerp(self._step(state.unconditional, event), logits, self.guidance)
 
     def _step(self, state: State, event: Tensor) -> Tensor:
-        # split_with_sizes and index_select: several times as fast as split and [] on small tensors
+        # on small tensors split_with_sizes and index_select are much faster than split and []
         width = self.model.config.hidden_dim
         sizes = (2 * width, width)  # reset and update gates, new gate
         inputs = self._input_gates(state, event)
@@ -238,7 +250,7 @@ class Engine:
         return self._output(torch.cat(state.hidden, dim=1))
 
     def _input_gates(self, state: State, event: Tensor) -> Tensor:
-        """Return the first layer's input gates [batch, 3 * hidden]; advance time and error."""
+        """Update time and density error; return the first layer's gates [batch, 3 * hidden]."""
         controls = state.controls
         if state.time is not None:
             state.time = state.time + controls.table.get_durations(event)
@@ -257,7 +269,7 @@ class Engine:
     def generate(
         self, inputs: GenerationInputs, steps: int, sampler: Sampler = DEFAULT_SAMPLER
     ) -> Iterator[Tensor]:
-        """Yield sampled events, int64 [batch], one step after another."""
+        """Yield the sampled events of each step, int64 [batch]."""
         state, event, mask = self.prime(inputs)
         events = self.model.config.event_dim
         noise = gumbel_noise(inputs.generators, events, sampler.greedy_ratio, self.device)
@@ -272,10 +284,10 @@ class Engine:
 
 
 def round_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round the weights that generation uses in 8 bits to their 8-bit levels.
+    """Round the weights that generation uses in 8 bits to 8-bit levels.
 
-    A session exported so gives the same logits in 8 bits as in float32, except for the rounding
-    of the hidden state; its evaluation then holds for what it generates.
+    With these weights, logits in 8 bits and in float32 differ only by the rounding of the hidden
+    state, so the evaluation of an exported session is also valid for generation.
     """
     names = [n for n in state if n.startswith("gru.weight") and n != "gru.weight_ih_l0"]
     return state | {name: _round_to_levels(state[name].float()) for name in names}
@@ -287,7 +299,7 @@ def _round_to_levels(weight: Tensor) -> Tensor:
 
 
 def _row_scales(weight: Tensor) -> Tensor:
-    """Return the distance of 8-bit levels, 127 on either side of 0, for each row [rows]."""
+    """Return the distance between 8-bit levels, 127 on each side of 0, for each row [rows]."""
     least, greatest = weight.aminmax(dim=1)
     return (torch.maximum(-least, greatest) / 127).clamp(min=1e-12)
 
@@ -297,11 +309,14 @@ def _float_linear(weight: Tensor, bias: Tensor) -> Linear:
 
 
 def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
-    """Return a product in 8-bit integers, for inputs between -1 and 1; each row has a scale."""
+    """Return a product in 8-bit integers for inputs between -1 and 1.
+
+    Each row of the weight has its own scale.
+    """
     scales = _row_scales(weight).double()
     zeros = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():
-        # torch plans to remove these functions; `has_int8_linear` notices when they are gone
+        # torch plans to remove these functions; `has_int8_linear` tests whether they exist
         warnings.simplefilter("ignore", UserWarning)
         quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(quantized, bias)
@@ -310,24 +325,27 @@ def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
 
 
 def _split_int8_linear(weight: Tensor, bias: Tensor) -> Linear:
-    """Return a finer product: `_int8_linear` of the rounded weights, and of the remainders."""
+    """Return a more precise product: the sum of two 8-bit products.
+
+    One has the weights rounded to 8 bits, the other what the rounding took away.
+    """
     rounded, rows = _round_to_levels(weight), len(weight)
     both = torch.cat([rounded, weight - rounded])
     product = _int8_linear(both, torch.cat([bias, torch.zeros_like(bias)]))
 
     def linear(inputs: Tensor) -> Tensor:
-        coarse, fine = product(inputs).split_with_sizes((rows, rows), 1)
-        return coarse + fine
+        main, correction = product(inputs).split_with_sizes((rows, rows), 1)
+        return main + correction
 
     return linear
 
 
 def has_int8_linear(device: torch.device) -> bool:
-    """Return whether torch has 8-bit products here: not on every CPU type, and not on GPUs."""
+    """Return whether torch has 8-bit products here; it lacks them on GPUs and on some CPUs."""
     if device.type != "cpu":
         return False
     try:
         product = _int8_linear(torch.ones(16, 16), torch.zeros(16))
-        return float(product(torch.ones(1, 16))[0, 0]) > 15
+        return float(product(torch.ones(1, 16))[0, 0]) > 15  # about 16 if it works
     except (AttributeError, RuntimeError):
         return False

@@ -1,4 +1,4 @@
-"""From a session and options to samples: primer, controls, generation, decoding."""
+"""Generation of samples from a session and options: primer, controls, sampling, decoding."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
-MAX_NOTE_SECONDS = 5.0  # a note that the network does not end is cut after this time
-MARGIN = 2.0  # seconds by which a sample may differ from --seconds
-MAX_EVENT_RATE = 400  # events/s; a limit for --seconds
+MAX_NOTE_SECONDS = 5.0  # longer generated notes are cut: the network has missed their note offs
+MARGIN = 2.0  # seconds by which the length of a sample may differ from --seconds
+MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 
 
 # ---------------------------------------------------------------------------------- primer
@@ -36,9 +36,9 @@ MAX_EVENT_RATE = 400  # events/s; a limit for --seconds
 
 @dataclass(frozen=True, eq=False)
 class Primer:
-    """The events of a primer with their controls [events, 24].
+    """The events of a primer with their control vectors, float32 [events, 24].
 
-    dropped_notes: number of its notes outside the piano's 88 keys.
+    dropped_notes: number of its notes that were outside the piano's 88 keys.
     """
 
     events: EventSeq
@@ -47,14 +47,14 @@ class Primer:
 
     @property
     def seconds(self) -> float:
-        """Return the duration."""
+        """The duration in seconds."""
         return self.events.total_ms / 1000
 
 
 def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> Primer:
-    """Return the part of a MIDI file from second `start`, about `seconds` long.
+    """Load the part of a MIDI file from second `start` on that is about `seconds` long.
 
-    It begins with a note and ends just before one; a note that sounds there is held into the
+    It begins with a note and ends just before one. Notes that sound at its end go on in the
     generated music. Raises ValueError if there is no note.
     """
     notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
@@ -67,10 +67,10 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
     if not len(note_ons):
         where = f" after second {start:g}" if start else ""
         raise ValueError(f"{path}: no notes{where}, so it cannot be a primer")
-    late = note_ons[whole.times[note_ons] > seconds * encoding.ticks_per_second]
-    end = int(late[0]) if len(late) else len(events)
-    while end and events[end - 1] in EventSeq.feat_ranges()["velocity"] and len(late):
-        end -= 1  # this velocity is that of the note that was cut off
+    later = note_ons[whole.times[note_ons] > seconds * encoding.ticks_per_second]
+    end = int(later[0]) if len(later) else len(events)
+    while end and events[end - 1] in EventSeq.feat_ranges()["velocity"] and len(later):
+        end -= 1  # this velocity is for the note after the primer
     is_dropped = is_later & ~on_piano & (notes.starts <= selected.starts[0] + seconds)
     controls = ControlSeq.from_event_seq(whole).to_array()[:end]
     return Primer(EventSeq(events[:end], encoding), controls, int(is_dropped.sum()))
@@ -81,9 +81,9 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
 
 @dataclass(frozen=True, eq=False)
 class GenerationJob:
-    """A model, and what it is to generate: `options.batch_size` samples of `steps` events.
+    """A model, and what to generate with it: `options.batch_size` samples of `steps` events.
 
-    control and primer are what `options` name, loaded; seed is that of the options, or random.
+    control, primer: loaded from what `options` name; seed: that of `options`, or a random one.
     """
 
     model: PerformanceRNN
@@ -96,7 +96,7 @@ class GenerationJob:
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
-    """Return the job as tensors; the primer has its controls if the rest has any."""
+    """Return the job as tensors. The primer gets its own controls if the job has a control."""
     options, device = job.options, job.model.device
     init, generators = draw_init(job.model, job.seed, options.batch_size)
     if options.init_zero:
@@ -118,11 +118,10 @@ def build_inputs(job: GenerationJob) -> GenerationInputs:
 
 
 def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
-    """Return the rules for what can be played; with --free, repeats and silence only."""
+    """Return the rules of playable music; with --free only those of repeats and silence."""
     durations = EventSeq.event_durations(encoding)
     max_silence = 1000 * options.silence  # milliseconds
-    events = EventSeq.playable_events()
-    rules = EventRules(*events, durations, options.repeats, max_silence)
+    rules = EventRules(*EventSeq.playable_events(), durations, options.repeats, max_silence)
     if options.free:
         none = np.zeros_like(rules.enables)
         rules = replace(rules, allowed_at_start=~none[0], enables=none, disables=none)
@@ -130,7 +129,7 @@ def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules
 
 
 def build_sampler(options: GenerateConfig) -> Sampler:
-    """Return the sampler with its temperatures and filters."""
+    """Return a sampler with the temperatures and filters of the options."""
     ranges = EventSeq.feat_ranges()
     temperatures = {
         ranges["note_on"]: options.pitch_temperature,
@@ -150,7 +149,10 @@ def build_sampler(options: GenerateConfig) -> Sampler:
 def build_control_table(
     control: ControlSchedule | None, encoding: Encoding, device: torch.device, steering: bool
 ) -> ControlTable:
-    """Return a schedule as tensors, with the durations of events in milliseconds."""
+    """Return a control schedule as tensors; durations are in milliseconds.
+
+    steering: whether to correct the density by feedback.
+    """
     if control is None:
         return NO_CONTROL
     controls = torch.from_numpy(control.to_array()).to(device)[:, None]  # [rows, 1, control]
@@ -162,7 +164,7 @@ def build_control_table(
 
 
 def build_density_target(encoding: Encoding) -> DensityTarget:
-    """Return the middle of each density level as a target; the last level has no upper end."""
+    """Return the middle of each density level as its target; the last level has no maximum."""
     notes = middle_notes(np.arange(DENSITY_LEVELS))
     notes[-1] = np.inf
     is_note_on = np.isin(np.arange(EventSeq.dim()), EventSeq.feat_ranges()["note_on"])
@@ -176,7 +178,7 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
 
 
 def generate_events(job: GenerationJob) -> Iterator[Array]:
-    """Yield event indices [batch] after the primer, one step after another."""
+    """Yield the events of each step after the primer, as indices [batch]."""
     options, inputs = job.options, build_inputs(job)
     engine = Engine(job.model, options.exact, options.guidance)
     steps: Iterable[torch.Tensor]
@@ -190,10 +192,10 @@ def generate_events(job: GenerationJob) -> Iterator[Array]:
 
 
 class SampleBuffer:
-    """The events of a batch of growing samples, one byte each.
+    """A buffer for the events of a batch of samples while they grow, one byte per event.
 
-    elapsed: the duration of each sample in milliseconds, from its first note; with a primer, from
-    the primer's end.
+    elapsed: duration of each sample in milliseconds [batch], from its first note on; with a
+    primer from the end of the primer on.
     """
 
     def __init__(self, batch: int, encoding: Encoding, has_primer: bool = False) -> None:
@@ -205,7 +207,7 @@ class SampleBuffer:
 
     def add(self, events: Array) -> None:
         """Append the next event of each sample [batch]."""
-        if self._count == len(self._events):
+        if self._count == len(self._events):  # it is full: double it
             self._events = np.concatenate([self._events, np.empty_like(self._events)])
         self._events[self._count] = events
         self._count += 1
@@ -213,7 +215,7 @@ class SampleBuffer:
         self.elapsed += self._durations[events] * self._has_notes
 
     def get(self, number: int) -> EventSeq:
-        """Return the events of one sample so far."""
+        """Return the events of sample `number` so far."""
         return EventSeq(self._events[: self._count, number], self._encoding)
 
 
@@ -221,10 +223,10 @@ class SampleBuffer:
 
 
 def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
-    """Return the notes of a sample from its first note, as they are written.
+    """Return the notes of a sample as its file has them; the first one starts at second 0.
 
-    events: without the primer. The notes begin with the primer unless --continuation-only, and
-    end about --seconds after it.
+    events: the generated events. The notes of the primer come first, except with
+    --continuation-only. With --seconds the sample ends about so many seconds after the primer.
     """
     start, options = 0.0, job.options
     if job.primer is not None:
@@ -241,10 +243,10 @@ def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
 
 
 def end_at_boundary(notes: NoteSeq, seconds: float, start: float = 0.0) -> NoteSeq:
-    """Return notes that end at a musical boundary within MARGIN of `seconds`.
+    """Cut notes at a musical boundary within MARGIN of `seconds`.
 
-    The boundary is the onset with the longest wait before it, except the first onset from second
-    `start` on. Notes that sound there end there.
+    The boundary is the onset after the longest time without an onset, but never the first onset
+    from second `start` on. Notes that sound at the boundary end there.
     """
     onsets = np.unique(notes.starts)
     ends = onsets[onsets >= start][1:]

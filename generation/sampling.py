@@ -1,4 +1,4 @@
-"""How the next event is sampled from logits: temperature, filters, event rules, random noise."""
+"""Sampling of the next event from logits: temperatures, filters, event rules, random noise."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from torch import Tensor
 
 from utils import Array
 
-FULL = 1 - 1e-4  # share of a limit that counts as used up; sums of shares are not exact
-DISABLED = 2.0  # share that marks a disabled event
+FULL = 1 - 1e-4  # a limit is used up from this share on, because sums of shares are not exact
+DISABLED = 2.0  # any share above 1: the event is not allowed
 NOISE_STEPS = 64  # steps for which noise is computed at once
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How events are sampled from logits.
+    """Settings for sampling events from logits.
 
     temperature: divides the logits.
-    range_temperatures: temperature among the events of a range; the probability of the range
-    as a whole stays as `temperature` gives it.
-    top_k: keep the most likely events only (0: all). top_p: keep the fewest events that have
-    this probability together (Holtzman et al. 2020). min_p: keep events at least this many times
-    as likely as the most likely one (Nguyen et al. 2024).
-    greedy_ratio: share of steps that take the most likely event, chosen for each sequence.
+    greedy_ratio: share of the events that are the most likely one; for each sequence it is
+    random which ones.
+    top_k: keep only so many of the most likely events (0: all). top_p: keep the fewest events
+    whose probabilities sum to at least this (Holtzman et al. 2020). min_p: keep events that have
+    at least this share of the probability of the most likely one (Nguyen et al. 2024).
+    range_temperatures: other temperatures among the events of a range of indices; the probability
+    of the whole range stays as `temperature` makes it.
     """
 
     temperature: float = 1.0
@@ -41,7 +42,7 @@ class Sampler:
         """Return events [batch] from logits and Gumbel noise [batch, events]."""
         if self.range_temperatures or self.top_k or self.top_p < 1 or self.min_p > 0:
             return (self.filter_logits(logits) + noise).argmax(dim=-1)
-        # only one temperature: scale the noise instead, the same except for ties near 0
+        # scaling the noise instead of the logits has the same maximum, and is faster
         return torch.add(logits, noise, alpha=_clamp(self.temperature)).argmax(dim=-1)
 
     def filter_logits(self, logits: Tensor) -> Tensor:
@@ -54,8 +55,9 @@ class Sampler:
             least = logits.topk(self.top_k).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p < 1:
-            sizes, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-            outside = sizes.cumsum(dim=-1) - sizes >= self.top_p  # never the most likely event
+            sorted_probs, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+            before = sorted_probs.cumsum(dim=-1) - sorted_probs  # 0 for the most likely event
+            outside = before >= self.top_p
             outside = torch.zeros_like(outside).scatter(-1, order, outside)
             logits = logits.masked_fill(outside, -torch.inf)
         if self.min_p > 0:
@@ -81,19 +83,19 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _clamp(temperature: float) -> float:
-    return min(max(temperature, 1e-30), 1e30)  # float32 has no more
+    return min(max(temperature, 1e-30), 1e30)  # within the range of float32
 
 
 @dataclass(frozen=True)
 class EventRules:
-    """Which events may follow which, for a sampler that knows nothing about music.
+    """Rules for which events may follow; EventMask applies them.
 
-    allowed_at_start: bool [events]. enables, disables: bool [events, events], the events that
-    each event makes possible and impossible.
-    note_ons: bool [events]; max_repeats: how often one of them may come in a row, not counting
-    events that are no note ons (0: no limit).
-    durations: number [events]; max_silence: the time between two note ons stays below it
-    (0: no limit).
+    allowed_at_start: events that may come first, bool [events]. enables, disables: bool [events,
+    events], in row k the events that are allowed, or not allowed, from event k on.
+    note_ons: which events are note ons, bool [events]; max_repeats: how often the same note on
+    may come without another note on between (0: no limit).
+    durations: of each event [events]; max_silence: the time between two note ons must be shorter,
+    in the same unit (0: no limit).
     """
 
     allowed_at_start: Array
@@ -106,12 +108,12 @@ class EventRules:
 
 
 class EventMask:
-    """The events that the rules allow now, for a batch of sequences.
+    """A mask of the events that the rules allow next, for a batch of sequences.
 
-    Each event has used a share of its limit: `start` before the first event; after event k,
-    share * factors[k] + terms[k]. An event that has used 1 is not allowed. A note on uses its
-    share by repeats, an event with a duration by the silence that would follow, and any other
-    event, which alone may be enabled or disabled, by being disabled.
+    Each event has a share of a limit, and is allowed while the share is below 1. For a note on it
+    is the share of its repeats so far; for an event with a duration that of the silence if it came
+    next; for any other event 0 or DISABLED. Only these others can be enabled and disabled.
+    An event k changes all shares at once: share = share * factors[k] + terms[k].
     """
 
     def __init__(self, rules: EventRules, batch: int, device: torch.device) -> None:
@@ -120,7 +122,7 @@ class EventMask:
         limited = (rules.note_ons & (repeat > 0)) | (silence > 0)
         note_ons = rules.note_ons[:, None]
         same = np.eye(len(silence)) * rules.note_ons
-        # a note on ends the silence: what an event may add to it counts from zero again
+        # a note on ends the silence, so shares of silence start again with the event's own
         terms = repeat * same + np.where(note_ons, silence, silence[:, None] * (silence > 0))
         terms = np.where(limited, terms, DISABLED * rules.disables)
         factors = np.where(note_ons, same, 1.0)
@@ -136,22 +138,22 @@ class EventMask:
         return logits.masked_fill(self._used > FULL, -torch.inf)
 
     def update(self, event: Tensor) -> None:
-        """Apply the effect of the next event of each sequence [batch]."""
+        """Update the mask with the next event of each sequence [batch]."""
         factors, terms = self._table.index_select(0, event).unbind(1)
         self._used = torch.addcmul(terms, self._used, factors)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these sequences; an index may appear several times."""
-        self._used = self._used[rows]
+    def select(self, indices: Tensor) -> None:
+        """Keep the sequences with these indices, which may repeat."""
+        self._used = self._used[indices]
 
 
 def gumbel_noise(
     generators: Sequence[torch.Generator], events: int, greedy_ratio: float, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield the noise of each step [batch, events], from a generator for each sequence.
+    """Yield the Gumbel noise of each step [batch, events], with a generator for each sequence.
 
-    The index of the largest sum of logit and noise is a sample (Gumbel 1954). In greedy steps the
-    noise is zero, which gives the most likely event.
+    The event with the largest sum of logit and noise is a sample (Gumbel 1954). A share of
+    `greedy_ratio` of the rows is zero, which gives the most likely event.
     """
     while True:
         noise = []

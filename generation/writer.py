@@ -1,4 +1,4 @@
-"""Output files of a sample: MIDI with metadata, piano roll, audio."""
+"""Output files of a sample: MIDI file with metadata, piano roll, audio."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sequence import EventSeq, NoteSeq
 
 
 def output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield FOLDER/output-000.mid and so on: all numbers, or those after the existing files.
+    """Yield FOLDER/output-000.mid and so on, without end.
 
-    A new file is created empty at once, so that no other process takes its name. When
-    overwriting, the picture and audio of the old file are removed.
+    overwrite: start at 000, and remove the picture and audio of each old file. Otherwise start
+    after the existing files, and create each file empty, so that no other process takes its name.
     """
     if overwrite:
         for number in itertools.count():
@@ -44,9 +44,10 @@ def output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
 def write_sample(
     path: Path, job: GenerationJob, number: int, events: EventSeq, argv: Sequence[str]
 ) -> Iterator[str]:
-    """Write sample `number` as MIDI, and as picture and audio where requested; yield messages.
+    """Write sample `number` as MIDI, and as picture and audio if requested; yield messages.
 
-    events: without the primer; argv: the arguments that generate the sample again.
+    path: the MIDI file; events: the generated events; argv: the arguments of generate.py that
+    generate the sample again.
     """
     options, notes = job.options, decode_sample(job, events)
     events = trim_events(job, events, notes)
@@ -72,9 +73,10 @@ def write_sample(
 
 
 def find_start(job: GenerationJob, events: EventSeq) -> float:
-    """Return the second of the file at which the generated events start.
+    """Return the second in the file at which the generated events start.
 
-    That is after the primer. Without primer the first note is at 0, and a rest before it negative.
+    This is the end of the primer. Without a primer the first note is at second 0, so the result
+    is negative if there is a rest before it.
     """
     if job.primer is not None and not job.options.continuation_only:
         return job.primer.seconds
@@ -83,7 +85,7 @@ def find_start(job: GenerationJob, events: EventSeq) -> float:
 
 
 def trim_events(job: GenerationJob, events: EventSeq, notes: NoteSeq) -> EventSeq:
-    """Return the events before the end of the notes, where --seconds has cut the sample."""
+    """Return the events before the end of the notes, which --seconds may have cut."""
     if job.options.seconds is None:
         return events
     end = notes.seconds - find_start(job, events)
@@ -92,12 +94,12 @@ def trim_events(job: GenerationJob, events: EventSeq, notes: NoteSeq) -> EventSe
 
 
 def find_requested_control(job: GenerationJob, events: EventSeq) -> ControlSchedule | None:
-    """Return the requested control by the seconds of the file, from the end of the primer."""
+    """Return the requested control with times in seconds of the file, after the primer."""
     if job.control is None:
         return None
     seconds = events.times / events.encoding.ticks_per_second
     rows = job.control.find_rows(seconds, np.arange(len(seconds)))
-    # in the legacy encoding, sums of seconds may step back by rounding
+    # in the legacy encoding, rounding errors may make a time smaller than the one before
     times = np.maximum.accumulate(np.maximum(seconds + find_start(job, events), 0))
     if len(job.control) == 1:
         times, rows = times[:1], rows[:1]

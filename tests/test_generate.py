@@ -175,13 +175,15 @@ def test_control_of_a_file_is_recorded(folder: Path) -> None:
         (["--free", "-T", "2"], "sampling at temperature 2"),
     ],
 )
-def test_methods(capsys: pytest.CaptureFixture[str], options: list[str], method: str) -> None:
+def test_first_message_has_the_method(
+    capsys: pytest.CaptureFixture[str], options: list[str], method: str
+) -> None:
     assert run("-l", "60", "-b", "2", *options) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"m.sess on cpu, {method}, seed 5"
     assert len(read_outputs()) == 2
 
 
-def test_greedy_from_zeros_does_not_depend_on_the_seed() -> None:
+def test_greedy_from_zeros_ignores_the_seed() -> None:
     for seed in ("5", "77"):
         run("-l", "80", "-b", "1", "-g", "1", "-z", "--seed", seed, "-o", seed)
     assert NoteSeq.from_midi_file("5/output-000.mid") == NoteSeq.from_midi_file("77/output-000.mid")
@@ -211,7 +213,7 @@ def test_control_file_gives_the_length(
 
 
 @pytest.mark.parametrize("seconds", [4, 11])
-def test_samples_end_within_two_seconds_of_the_length(seconds: int) -> None:
+def test_samples_end_near_the_requested_length(seconds: int) -> None:
     assert run("--seconds", str(seconds), "-b", "6") == 0
     for number in range(6):
         length = max(note.end for note in read_notes(f"out/output-00{number}.mid"))
@@ -343,7 +345,7 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], argv: list[str], flag
     assert flag in line
 
 
-def test_wrong_control_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_of_a_control_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     line = usage_error(capsys, "-c", "C majr;3")
     assert line.startswith("generate.py: error: argument -c/--control: ")
     assert "'majr'" in line

@@ -37,7 +37,7 @@ def test_forward_matches_step_by_step_loop(with_control: bool) -> None:
 
 
 @torch.no_grad()
-def test_init_hidden_of_a_batch_is_reshaped_as_in_the_original() -> None:
+def test_init_hidden_reshapes_as_the_original() -> None:
     model = make_model()
     events, init, _ = random_inputs(17, 3)
     width, layers = model.config.hidden_dim, model.config.gru_layers
@@ -52,7 +52,7 @@ def test_init_hidden_of_a_batch_is_reshaped_as_in_the_original() -> None:
     torch.testing.assert_close(logits, reference, atol=1e-5, rtol=0)
 
 
-def test_init_hidden_of_one_vector_does_not_depend_on_the_batch() -> None:
+def test_init_hidden_each_is_independent_of_the_batch() -> None:
     model, init = make_model(), torch.randn(3, 4)
     assert torch.equal(model.init_hidden_each(init)[:, :1], model.init_hidden(init[:1]))
 
@@ -78,7 +78,7 @@ def test_batch_mixes_sequences_with_and_without_control() -> None:
     torch.testing.assert_close(mixed[:, 1], model(inputs, hidden)[0][:, 1])
 
 
-def test_dropout_is_between_layers_and_in_training_only() -> None:
+def test_dropout_acts_between_layers_during_training() -> None:
     events, init, _ = random_inputs(9, 2)
 
     def is_deterministic(model: PerformanceRNN) -> bool:
@@ -92,7 +92,7 @@ def test_dropout_is_between_layers_and_in_training_only() -> None:
 
 
 @torch.no_grad()
-def test_scheduled_sampling_with_true_inputs_only_equals_forward() -> None:
+def test_scheduled_sampling_feeds_back_samples() -> None:
     model = make_model()
     events, init, controls = random_inputs(9, 2)
     inputs, hidden = model.shift_right(events), model.init_hidden(init)
@@ -153,7 +153,7 @@ def test_gru_layer_gradients_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(GRULayer.apply, values)
 
 
-def test_gru_layer_gradients_in_bfloat16_are_within_one_percent() -> None:
+def test_gru_layer_gradients_in_bfloat16() -> None:
     """Sums over 100 steps and 8 sequences; torch's own layer is 1.4% off for weight_hh."""
     arguments = make_layer(100, 8, 64, 64)
     grad_states = torch.randn(100, 8, 64, dtype=torch.double)
@@ -163,7 +163,7 @@ def test_gru_layer_gradients_in_bfloat16_are_within_one_percent() -> None:
         assert float((one - other).norm() / one.norm()) < 0.01
 
 
-def test_network_trains_with_gru_layer_in_any_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_on_cpu_uses_gru_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, apply = [], GRULayer.apply
     monkeypatch.setattr(GRULayer, "apply", lambda *given: calls.append(given) or apply(*given))
     model = PerformanceRNN(ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2))
@@ -198,7 +198,7 @@ def test_session_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
-def test_options_of_older_sessions_are_found(tmp_path: Path) -> None:
+def test_older_sessions_are_upgraded(tmp_path: Path) -> None:
     model = make_model()
     old = {
         "step": 3,
@@ -248,9 +248,7 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
         ({"carried_state": torch.zeros(8)}, "carried_state"),
     ],
 )
-def test_invalid_session_is_an_error_with_the_path(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_invalid_session_is_an_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     record = {
         "session": 1,
         "encoding": 2,
@@ -265,7 +263,7 @@ def test_invalid_session_is_an_error_with_the_path(
     assert "odd.sess" in str(error.value)
 
 
-def test_weights_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+def test_nonfinite_weights_are_an_error(tmp_path: Path) -> None:
     model = make_model()
     model.output_fc.bias.data[2] = torch.nan
     make_session(model).save(tmp_path / "a.sess")
@@ -300,7 +298,7 @@ def test_truncated_session_is_an_error(tmp_path: Path, share: float) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit on file sizes here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_killed_while_saving_leaves_the_old_file(tmp_path: Path) -> None:
+def test_killed_save_leaves_the_old_file(tmp_path: Path) -> None:
     import resource
 
     path, session = tmp_path / "a.sess", make_session(make_model())
@@ -323,7 +321,7 @@ def test_killed_while_saving_leaves_the_old_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2  # with the unfinished file
 
 
-def test_optimizer_is_not_created_on_the_meta_device(
+def test_unused_optimizer_is_created_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In torch 2.6 that fails."""

@@ -130,7 +130,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, data: Path) -> No
 
 
 @pytest.mark.parametrize(("interval", "on_disk"), [("0", [0, 1, 2, 3]), ("1000", [0, 0, 0, 0])])
-def test_session_is_saved_every_interval_and_after_an_error(
+def test_session_is_saved_at_intervals_and_after_errors(
     folder: Path,
     data: Path,
     interval: str,
@@ -189,7 +189,7 @@ def test_changed_options_are_reported(
     ) in lines
 
 
-def test_hidden_state_is_carried_only_to_windows_that_continue(
+def test_hidden_state_is_kept_for_continuing_windows(
     folder: Path, data: Path, tmp_path: Path
 ) -> None:
     run(data, "--max-steps", "2")
@@ -233,7 +233,7 @@ def test_sessions_of_older_versions_are_resumed(folder: Path, data: Path) -> Non
 # ------------------------------------------------------------------------------- validation
 
 
-def test_best_weights_are_kept_in_their_own_session(folder: Path, data: Path) -> None:
+def test_best_session_has_the_best_weights(folder: Path, data: Path) -> None:
     more = ("-v", str(data), "--validation-interval", "0.000001", "--max-steps", "3")
     assert run(data, *more, "-l", "0.01") == 0
     best = Session.load("m.best.sess")
@@ -243,7 +243,7 @@ def test_best_weights_are_kept_in_their_own_session(folder: Path, data: Path) ->
     assert best.training["best"] == training()["best"]
 
 
-def test_best_is_saved_with_the_validation(
+def test_best_session_is_saved_at_once(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(step: int) -> None:
@@ -267,7 +267,7 @@ def test_patience_ends_training(folder: Path, data: Path, monkeypatch: pytest.Mo
         assert (entries["step"], entries["best"], entries["stale_validations"]) == (5, 2.0, 3)
 
 
-def test_best_is_measured_again_on_other_validation_data(
+def test_other_validation_data_resets_the_best(
     folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(data, "--max-steps", "10", "-l", "0.01", "-v", str(data))
@@ -281,7 +281,7 @@ def test_best_is_measured_again_on_other_validation_data(
 def test_evaluate_prints_metrics_and_changes_nothing(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("generation.control_metrics.STEPS", 40)
+    monkeypatch.setattr("generation.control_metrics.EVAL_STEPS", 40)
     run(data, "--max-steps", "2")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     outputs = []
@@ -312,7 +312,7 @@ def test_init_from_starts_with_the_averaged_weights(
     assert trainer.state.step == 0
 
 
-def test_init_from_a_missing_session_is_an_error(
+def test_init_from_missing_session_is_an_error(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(data, "--init-from", "nowhere.sess") == 1
@@ -354,9 +354,7 @@ def test_full_disk_stops_the_logs_only(
     assert training()["step"] == 30
 
 
-def test_exported_session_has_the_averaged_weights_in_half_precision(
-    folder: Path, data: Path
-) -> None:
+def test_export_writes_averaged_weights_in_half_precision(folder: Path, data: Path) -> None:
     run(data, "--max-steps", "2")
     assert run(data, "--export", "small.sess") == 0
     small, ema = Session.load("small.sess"), Session.load("m.sess").ema_state
@@ -385,7 +383,7 @@ def test_exported_session_has_the_averaged_weights_in_half_precision(
         (("-s", "file/m.sess"), "file"),
     ],
 )
-def test_missing_data_is_an_error_before_a_session_is_made(
+def test_missing_data_creates_no_session(
     folder: Path,
     data: Path,
     more: tuple[str, ...],
@@ -418,7 +416,7 @@ def test_session_with_invalid_state_is_an_error(
     assert next(iter(entries)) in error_line(capsys)
 
 
-def test_other_sizes_than_those_of_the_session_are_an_error(
+def test_sizes_of_a_session_cannot_change(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.prepare(train.parse_args(arguments(data)))
@@ -427,7 +425,7 @@ def test_other_sizes_than_those_of_the_session_are_an_error(
 
 
 @pytest.mark.parametrize("what", ["loss", "weights"])
-def test_network_that_is_not_finite_is_not_saved(
+def test_nonfinite_network_is_not_saved(
     folder: Path,
     data: Path,
     what: str,
@@ -454,14 +452,14 @@ def test_network_that_is_not_finite_is_not_saved(
 
 
 @pytest.mark.parametrize("locked", ["m.sess", "m.best.sess"])
-def test_session_in_use_can_be_read_but_not_trained(
+def test_locked_session_can_only_be_read(
     folder: Path,
     data: Path,
     locked: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("generation.control_metrics.STEPS", 40)
+    monkeypatch.setattr("generation.control_metrics.EVAL_STEPS", 40)
     assert run(data, "--max-steps", "1") == 0
     before = Path("m.sess").read_bytes()
     with utils.lock_file(locked):
@@ -473,7 +471,7 @@ def test_session_in_use_can_be_read_but_not_trained(
     assert set(os.listdir()) == {"m.sess", "m.best.sess"}
 
 
-def test_new_session_does_not_overwrite_an_old_best(
+def test_new_session_keeps_an_old_best_session(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("m.best.sess").write_bytes(b"hours of training")

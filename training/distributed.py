@@ -1,4 +1,4 @@
-"""Training one network in several processes, as torchrun starts them."""
+"""Training of one network in several processes that torchrun starts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from utils import Array
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process among the `world_size` processes of a training; without torchrun the only one.
+    """The processes that train a network together, seen from this one; one without torchrun.
 
+    rank: the number of this process, from 0; world_size: the number of processes.
     All processes must call the same methods in the same order.
     """
 
@@ -30,7 +31,7 @@ class Distributed:
     @staticmethod
     @contextlib.contextmanager
     def join() -> Iterator[Distributed]:
-        """Connect to the processes that torchrun's environment variables describe."""
+        """Connect to the other processes, which torchrun describes in environment variables."""
         if _environment_world_size() == 1:
             yield Distributed()
             return
@@ -46,7 +47,7 @@ class Distributed:
         return self.rank == 0
 
     def select_device(self, device: torch.device) -> torch.device:
-        """Return the device of this process: on CUDA each has its own."""
+        """Return the device of this process: with CUDA each process has its own GPU."""
         if self.world_size == 1 or device.type != "cuda":
             return device
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -54,7 +55,7 @@ class Distributed:
         return device
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Return the module, its gradients averaged over the processes in each backward pass."""
+        """Return a module whose backward pass averages gradients over the processes."""
         return module if self.world_size == 1 else nn.parallel.DistributedDataParallel(module)
 
     def broadcast(self, values: Sequence[float]) -> list[float]:
@@ -66,43 +67,43 @@ class Distributed:
         return message.tolist()
 
     def all_equal(self, values: Sequence[float]) -> bool:
-        """Return whether all processes have the values of the main process."""
+        """Return whether all processes have the same values."""
         return not self.sum(np.array([self.broadcast(values) != list(values)])).any()
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over the processes, in place."""
+        """Replace a tensor with its mean over the processes; return it."""
         if self.world_size > 1:
             dist.all_reduce(value)
             value /= self.world_size
         return value
 
     def sum(self, values: Array) -> Array:
-        """Return the sum over the processes as float64."""
+        """Return the sum over the processes, float64."""
         total = torch.from_numpy(values.astype(np.float64))
         if self.world_size > 1:
             dist.all_reduce(total)
         return total.numpy()
 
-    def gather(self, columns: Tensor) -> Tensor:
-        """Return the [..., columns, width] of all processes side by side, on the CPU."""
-        columns = columns.cpu()
+    def gather(self, shard: Tensor) -> Tensor:
+        """Return the shards [..., batch, width] of all processes as one batch, on the CPU."""
+        shard = shard.cpu()
         if self.world_size == 1:
-            return columns
-        parts = [torch.empty_like(columns) for _ in range(self.world_size)]
-        dist.all_gather(parts, columns.contiguous())
-        return torch.cat(parts, dim=-2)
+            return shard
+        shards = [torch.empty_like(shard) for _ in range(self.world_size)]
+        dist.all_gather(shards, shard.contiguous())
+        return torch.cat(shards, dim=-2)
 
-    def shard(self, columns: Tensor) -> Tensor:
-        """Return the part of [..., columns, width] that belongs to this process."""
-        count = columns.shape[-2] // self.world_size
-        return columns[..., self.rank * count : (self.rank + 1) * count, :]
+    def shard(self, whole: Tensor) -> Tensor:
+        """Return the part of a batch [..., batch, width] that belongs to this process."""
+        count = whole.shape[-2] // self.world_size
+        return whole[..., self.rank * count : (self.rank + 1) * count, :]
 
 
 def exit_process(status: int) -> NoReturn:
     """End this process with `status`.
 
-    One of several processes ends without Python's cleanup: threads of gloo may still hold Python
-    objects, and without an interpreter they abort ("terminate called without an active exception").
+    One of several processes skips Python's cleanup: threads of gloo may still hold Python objects,
+    and abort when the interpreter is gone ("terminate called without an active exception").
     """
     sys.stdout.flush()
     sys.stderr.flush()

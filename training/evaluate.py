@@ -1,4 +1,4 @@
-"""How well a network predicts performances: negative log-likelihood and accuracy."""
+"""Evaluation of a network on performances: negative log-likelihood and accuracy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import torch
 from torch.nn import functional
 
 from corpus.performance import Corpus, Performance, check_encoded, expand_controls
+from midi.control_schedule import COMPRESSED_DIM
 from model import PerformanceRNN
 from sequence import Encoding, EventSeq
 from utils import Array
 
-STEPS = 128  # events of each performance in memory at once
+STEPS = 128  # events of each performance that are evaluated at once, to limit memory
 
 
 @dataclass(frozen=True, eq=False)
 class EvalResult:
-    """Sums over all predicted events, one entry for each of the 240 events of the vocabulary.
+    """Sums over all predicted events; each array has an entry for each kind of event [240].
 
-    counts: how often the event occurred; correct: how often it also was the most probable one;
-    losses: its negative log-likelihoods in nats, summed.
+    counts: how often the event occurred; correct: how often it was also the most likely one;
+    losses: the sum of its negative log-likelihoods, in nats.
     """
 
     counts: Array
@@ -33,7 +34,7 @@ class EvalResult:
 
     @property
     def events(self) -> int:
-        """The number of events."""
+        """The number of predicted events."""
         return int(self.counts.sum())
 
     @property
@@ -43,7 +44,7 @@ class EvalResult:
 
     @property
     def nats(self) -> float:
-        """The negative log-likelihood of all events."""
+        """The sum of the negative log-likelihoods of all events."""
         return float(self.losses.sum())
 
     @property
@@ -53,12 +54,12 @@ class EvalResult:
 
     @property
     def nats_per_note(self) -> float:
-        """The negative log-likelihood of all events per note-on event."""
+        """The sum of the negative log-likelihoods of all events, divided by the number of notes."""
         return self.nats / max(1, self.notes)
 
     @property
     def bits_per_second(self) -> float:
-        """The negative log-likelihood in bits per second of music, the sum of the time shifts."""
+        """The negative log-likelihood in bits per second of music; time shifts give the seconds."""
         ticks = self.counts[EventSeq.feat_ranges()["time_shift"]] @ self.encoding.time_shifts
         seconds = float(ticks / self.encoding.ticks_per_second)
         return self.nats / math.log(2) / max(seconds, 0.001)
@@ -66,16 +67,16 @@ class EvalResult:
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative log-likelihood of an event."""
-        return math.exp(self.nats_per_event) if self.nats_per_event < 700 else math.inf
+        return math.exp(self.nats_per_event) if self.nats_per_event < 700 else math.inf  # overflow
 
     @property
     def accuracy(self) -> float:
-        """The share of events that were the most probable ones."""
+        """The share of the events that were the most likely ones."""
         return float(self.correct.sum()) / self.events
 
     @property
     def accuracy_by_kind(self) -> dict[str, float]:
-        """The accuracy among note_on, note_off, velocity and time_shift; nan without events."""
+        """The accuracy of note_on, note_off, velocity and time_shift; nan for no events."""
         accuracy = {}
         for kind, span in EventSeq.feat_ranges().items():
             correct, count = self.correct[span].sum(), self.counts[span].sum()
@@ -87,7 +88,7 @@ class EvalResult:
 
 
 def format_table(columns: dict[str, EvalResult]) -> str:
-    """Return the metrics of results of the same events side by side, a column for each result."""
+    """Format the metrics of several results as a table: a header, and a column for each result."""
     results = list(columns.values())
     rows = [
         ("", list(columns)),
@@ -109,10 +110,11 @@ def format_table(columns: dict[str, EvalResult]) -> str:
 def evaluate(
     model: PerformanceRNN, corpus: Corpus, max_events: int | None = None, use_control: bool = True
 ) -> EvalResult:
-    """Predict each event of each performance, or only its first `max_events`, from those before.
+    """Measure how well a network predicts each event of a performance from the events before it.
 
+    max_events: evaluate only so many events of each performance, or None for all;
+    use_control: give the network the controls of the performance.
     The hidden state starts from a zero vector and is carried through the whole performance.
-    The network sees the controls of the performance if `use_control`.
     """
     model.eval()
     performances = sorted(corpus.performances, key=len, reverse=True)
@@ -123,7 +125,7 @@ def evaluate(
     previous = torch.full((len(performances),), model.primary_event, device=model.device)
     sums = np.zeros((3, EventSeq.dim()))  # counts, correct, losses
     for start in range(0, int(lengths.max(initial=0)), STEPS):
-        active = int((lengths > start).sum())  # the first ones, because they are sorted by length
+        active = int((lengths > start).sum())  # only the longest, which come first, go on
         events, packed = _cut_excerpts(performances[:active], lengths[:active], start)
         controls = expand_controls(torch.from_numpy(packed).to(model.device), corpus.encoding)
         targets = torch.from_numpy(np.maximum(events, 0)).to(model.device)  # [steps, active]
@@ -145,9 +147,14 @@ def evaluate(
 def _cut_excerpts(
     performances: Sequence[Performance], lengths: Array, start: int
 ) -> tuple[Array, Array]:
-    """Return events int64 [STEPS, n], -1 after the end, and controls uint8 [STEPS, n, 13]."""
+    """Return STEPS events of each performance from index `start` on, and their controls.
+
+    lengths: how many events of each performance to use.
+    Returns events int64 [STEPS, n], -1 after the end, and compressed controls uint8
+    [STEPS, n, 13].
+    """
     events = np.full((STEPS, len(performances)), -1, np.int64)
-    controls = np.zeros((STEPS, len(performances), 13), np.uint8)
+    controls = np.zeros((STEPS, len(performances), COMPRESSED_DIM), np.uint8)
     for column, (performance, length) in enumerate(zip(performances, lengths, strict=True)):
         stop = min(length, start + STEPS)
         events[: stop - start, column] = performance.events[start:stop]

@@ -1,4 +1,4 @@
-"""Display of a training run: the terminal and TensorBoard."""
+"""Progress of a training, in the terminal and in TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from training.evaluate import EvalResult, format_table
 from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
 
 LOG_DIR = Path("runs")
-INTERVAL = 30.0  # seconds between progress lines where there is no terminal
-WINDOW = 100  # steps that the displayed loss is averaged over
+INTERVAL = 30.0  # seconds between progress lines if the output is not a terminal
+WINDOW = 100  # the displayed loss is the average of so many steps
 
 
 class Logger:
-    """Progress lines in the terminal and, with a `log_dir`, curves in TensorBoard.
+    """A display of progress lines in the terminal and, with a `log_dir`, curves in TensorBoard.
 
-    A context manager; leaving it closes the log.
+    schedule: for the time left; is_silent: display nothing.
+    It is a context manager, which closes the log at the end.
     """
 
     def __init__(
@@ -37,8 +38,8 @@ class Logger:
         self.line = progress.Infinite(file=io.StringIO() if is_silent else sys.stderr)
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.grad_norms: deque[float] = deque(maxlen=WINDOW)
-        self.first: tuple[float, TrainState] | None = None  # when the first step was logged
-        self.printed = time.monotonic()
+        self.first_step: tuple[float, TrainState] | None = None  # time and state
+        self.last_print_time = time.monotonic()
         self.writer: Any = None
         if log_dir is not None and not is_silent:
             tensorboard = utils.import_optional("tensorboardX", "-L/--enable-logging")
@@ -55,14 +56,14 @@ class Logger:
             self.writer.close()
 
     def log_step(self, state: TrainState, loss: float, grad_norm: float, lr: float) -> None:
-        """Display an optimizer step."""
+        """Display an optimizer step; state: after the step; loss: nats/event."""
         self.losses.append(loss)
         self.grad_norms.append(grad_norm)
         now = time.monotonic()
-        self.first = self.first or (now, state)
-        started, first = self.first
-        seconds = max(1e-9, now - started)
-        events_per_second = (state.events - first.events) / seconds
+        self.first_step = self.first_step or (now, state)
+        start_time, start_state = self.first_step
+        seconds = max(1e-9, now - start_time)
+        events_per_second = (state.events - start_state.events) / seconds
         if self.writer:
             clipped = sum(norm > MAX_GRAD_NORM for norm in self.grad_norms) / len(self.grad_norms)
             self._add_scalars(
@@ -75,9 +76,10 @@ class Logger:
                     "speed/events_per_second": events_per_second,
                 },
             )
-        if self.line.is_tty() or now - self.printed > INTERVAL:
-            self.printed = now
-            left = self.schedule.seconds_left(state, (state.step - first.step) / seconds)
+        if self.line.is_tty() or now - self.last_print_time > INTERVAL:
+            self.last_print_time = now
+            steps_per_second = (state.step - start_state.step) / seconds
+            left = self.schedule.seconds_left(state, steps_per_second)
             time_left = (
                 f"{format_time(state.seconds)} elapsed"
                 if left is None
@@ -92,7 +94,7 @@ class Logger:
     def log_validation(
         self, state: TrainState, result: EvalResult, is_best: bool, picture: bytes = b""
     ) -> None:
-        """Display a validation; `picture` is a PNG of generated music, or empty."""
+        """Display a validation; picture: PNG of the piano roll of a sample, or empty."""
         comparison = "best so far" if is_best else f"best {state.best:.3f}"
         self._print(f"step {state.step} | val {result} | {comparison}")
         if not self.writer:
@@ -121,42 +123,42 @@ class Logger:
             self.writer.add_scalar(tag, value, step)
 
     def _print(self, text: str) -> None:
-        """Print a line that the progress line does not overwrite."""
+        """Print a line below the progress line, so that it stays."""
         self.line.writeln("")
         print("\r" * self.line.is_tty() + text, flush=True)
 
 
 def format_time(seconds: float) -> str:
-    """Return `12:40`, or `1:02:40` from an hour on."""
+    """Format a duration as `12:40`, or as `1:02:40` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def log_dir(session: Path) -> Path:
-    """Return `runs/model` for model.sess, and `runs/folder-model` for folder/model.sess."""
+    """Return the log folder: `runs/model` for model.sess, `runs/a-model` for a/model.sess."""
     return LOG_DIR / "-".join(filter(None, (session.parent.name, session.stem)))
 
 
 class _LogFiles:
-    """Opens the files of TensorBoard's writer so that a full disk does not end its thread.
+    """A factory of log files for tensorboardX, whose writer thread must survive a full disk.
 
-    Without that thread its queue would fill up, and training would wait for ever.
+    An error would end that thread; then its queue would fill up, and training would wait forever.
     """
 
-    SCHEME = "log"  # the prefix of the path
+    SCHEME = "log"  # tensorboardX uses this factory for paths that start with "log:"
 
     def directory_check(self, path: str) -> None:
-        """Create the folder."""
+        """Create the folder `path`."""
         os.makedirs(path.removeprefix(f"{self.SCHEME}:"), exist_ok=True)
 
     def open(self, path: str) -> _LogFile:
-        """Open a new file."""
+        """Open a new file `path`."""
         return _LogFile(path.removeprefix(f"{self.SCHEME}:"))
 
 
 class _LogFile:
-    """A file that prints its first error, and then drops what is written to it."""
+    """A file that prints its first write error and ignores everything that is written later."""
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "wb")

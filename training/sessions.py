@@ -1,4 +1,4 @@
-"""Sessions on disk as a training run uses them: locking, creating, resuming, fine-tuning."""
+"""Session files in training: locking, creating, resuming, fine-tuning."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sequence import CURRENT, ENCODINGS, Encoding
 from training.distributed import Distributed
 from training.trainer import DTYPES, TrainState, pick_precision
 
-# options that decide which windows follow one another in the columns of the batches
+# with the same values of these options, the windows of a resumed run continue the last ones
 WINDOW_OPTIONS = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
 
 
 def best_path(path: Path) -> Path:
-    """Return the path of the best state of a session: `model.best.sess` for `model.sess`."""
+    """Return the path of the best session of a training: `model.best.sess` for `model.sess`."""
     return path.with_name(f"{path.stem}.best{path.suffix}")
 
 
 @contextlib.contextmanager
 def lock_sessions(*paths: Path) -> Iterator[None]:
-    """Keep other processes of this project from writing session files meanwhile.
+    """Lock session files, so that no other process of this project writes them meanwhile.
 
-    Raises ValueError if another process has locked one.
+    Raises ValueError if another process has locked one of them.
     """
     with contextlib.ExitStack() as locks:
         for path in paths:
@@ -46,7 +46,10 @@ def lock_sessions(*paths: Path) -> Iterator[None]:
                     f"{path}: another process is writing it: wait until it ends, or use another -s"
                 ) from error
             if not is_locked:
-                print(f"{path}: this folder has no file locks: do not train it twice at a time")
+                print(
+                    f"{path}: files cannot be locked in this folder: "
+                    "do not train this session in two processes at the same time"
+                )
         yield
 
 
@@ -58,13 +61,13 @@ def open_session(
     init_from: str = "",
     seed: int = 0,
 ) -> Session:
-    """Load the session for data of `encoding`; create the file if it is missing.
+    """Load the session for data in `encoding`; create the file if it is missing.
 
-    The main process opens it first, so that only that one creates it.
+    model_params, init_from, seed: as in TrainConfig.
     Raises ValueError if the session does not fit `model_params` or the data.
     """
     if not distributed.is_main:
-        distributed.broadcast([0])
+        distributed.broadcast([0])  # wait until the main process has created the file
     utils.check_writable(path.parent)
     if path.exists():
         session = _load_checked(path, encoding, model_params)
@@ -73,7 +76,7 @@ def open_session(
     else:
         if best_path(path).exists():
             raise ValueError(
-                f"{path} is missing, and a new one would overwrite {best_path(path)}: "
+                f"{path} is missing, and a new session would overwrite {best_path(path)}: "
                 "move that file, or use another -s"
             )
         session = _create_session(encoding, model_params, init_from, seed)
@@ -86,7 +89,7 @@ def open_session(
 
 
 def _create_session(encoding: Encoding, model_params: str, init_from: str, seed: int) -> Session:
-    """Return a session with initial weights, or with the weights of the session `init_from`."""
+    """Return a session with initial weights, or with those of the session file `init_from`."""
     if init_from:
         source = _load_checked(Path(init_from), encoding, model_params)
         sizes = config.parse_model_params(model_params, source.config)
@@ -98,52 +101,63 @@ def _create_session(encoding: Encoding, model_params: str, init_from: str, seed:
 
 
 def _load_checked(path: Path, encoding: Encoding, model_params: str) -> Session:
-    """Load a session; ValueError if its sizes are not those of `model_params`, but for dropout.
+    """Load a session for data in `encoding`.
 
-    Its own dropout is returned, so that a change of it can be reported.
+    Raises ValueError if its encoding or its sizes differ. Only the dropout may differ from
+    `model_params`; the session is returned with its own, so that a change can be reported.
     """
     session = Session.load(path)
     check_encoding(path, session, encoding)
     sizes = config.parse_model_params(model_params, session.config)
     if replace(sizes, gru_dropout=session.config.gru_dropout) != session.config:
-        raise ValueError(f"argument -p/--model-params: {path} has {format_sizes(session.config)}")
+        raise ValueError(
+            f"argument -p/--model-params: the sizes of a session cannot change, and {path} has "
+            f"{format_sizes(session.config)}: leave -p out, or start a new session"
+        )
     return session
 
 
 def check_encoding(path: Path, session: Session, encoding: Encoding) -> None:
-    """Raise ValueError unless the session is for data of `encoding`."""
+    """Raise ValueError unless the session is for data in `encoding`."""
     if session.encoding != encoding.version:
         is_legacy = ENCODINGS.get(session.encoding, CURRENT).is_legacy
         command = "preprocess.py --legacy" if is_legacy else "preprocess.py"
         raise ValueError(
-            f"{path} needs data of encoding {session.encoding}, and this is of encoding "
-            f"{encoding.version}: make it with {command}"
+            f"{path} needs data in encoding {session.encoding}, but this data is in encoding "
+            f"{encoding.version}: convert the MIDI files with {command}"
         )
 
 
 def format_sizes(sizes: ModelConfig) -> str:
-    """Return the sizes as the argument of -p."""
+    """Format the sizes of a network like the argument of -p."""
     return ",".join(f"{name}={value}" for name, value in asdict(sizes).items())
 
 
 def load_state(path: Path, session: Session, val_data: Corpus) -> TrainState:
-    """Return the TrainState of a session; without its best if that is of other validation data."""
+    """Return the TrainState of a session; other validation data resets the best loss.
+
+    path: the session file, for messages. Raises ValueError for a value of the wrong type.
+    """
     state = TrainState()
     for name, default in asdict(state).items():
         value = session.training.get(name, default)
         if type(value) is not type(default):
             shown = tensorfile.format_value(value)
-            raise ValueError(f"{path}: {name} in training is {shown}")
+            kind = type(default).__name__
+            raise ValueError(f"{path}: {name} in training is {shown}, not of type {kind}")
         state = replace(state, **{name: value})
     if state.val_data == val_data.fingerprint:
         return state
     if state.val_data:
-        print("the validation data has changed: the best so far is measured anew")
+        print("the validation data has changed: the best loss so far does not count any more")
     return replace(state, best=math.inf, stale_validations=0, val_data=val_data.fingerprint)
 
 
 def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool) -> None:
-    """Print the options that differ from those of the session's last run."""
+    """Print which options differ from those of the session's last run.
+
+    values: the options of this run by name; drop_optimizer: whether -r is given.
+    """
     before = {
         **session.training.get("options", {}),
         "precision": session.training.get("precision"),
@@ -161,11 +175,14 @@ def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool
 
 
 def continues_windows(session: Session, recipe: dict[str, Any], train_data: Corpus) -> bool:
-    """Return whether the next windows continue the last ones, so that the hidden state does too."""
+    """Return whether the next windows continue the last ones of the session.
+
+    If they do, the hidden state of the session can be used.
+    """
     options = session.training.get("options", {})
     fingerprint = session.training.get("train_data", train_data.fingerprint)
     if fingerprint != train_data.fingerprint:
-        print("the training data has changed")
+        print("the training data has changed: training goes on with new windows")
         return False
     return all(options.get(name) == recipe[name] for name in WINDOW_OPTIONS)
 
@@ -173,7 +190,10 @@ def continues_windows(session: Session, recipe: dict[str, Any], train_data: Corp
 def choose_precision(
     precision: str, session: Session, device: torch.device, distributed: Distributed
 ) -> str:
-    """Return `precision`; for auto that of the session, which stays, or the best for the device."""
+    """Return `precision`; for "auto" that of the session, or the best for the device.
+
+    The main process chooses for all processes.
+    """
     if precision != "auto":
         return precision
     saved = session.training.get("precision")

@@ -1,4 +1,4 @@
-"""The trainer: the state of a training run, the learning-rate schedule and the optimizer step."""
+"""The trainer: the state of a training, the learning-rate schedule and the optimizer step."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from sequence import CURRENT, Encoding
 from training.distributed import Distributed
 from training.evaluate import EvalResult, evaluate
 
-MAX_GRAD_NORM = 1.0  # longer gradients are scaled down to this length
-EVAL_EVENTS = 1000  # events of each performance that a validation during training reads
+MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
+EVAL_EVENTS = 1000  # a validation during training uses so many events of each performance
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BF16_SPEEDUP = 1.5  # "auto" takes bf16 if its matrix products are so many times as fast
+BF16_SPEEDUP = 1.5  # precision "auto" is bf16 if its products are more than so many times as fast
 ONE_PROCESS = Distributed()
 
 
 class NotFiniteError(ValueError):
-    """The loss or the weights are not finite; the session file must not be overwritten."""
+    """An error for a loss or weights that are not finite: the session must not be saved."""
 
     def __init__(self, path: Path, step: int) -> None:
         super().__init__(
@@ -42,33 +42,34 @@ class NotFiniteError(ValueError):
 
 @dataclass(frozen=True)
 class TrainState:
-    """How far a session has been trained; stored in its file."""
+    """The progress of a session over all its runs; it is stored in the session file."""
 
     step: int = 0
-    seconds: float = 0.0  # of training and validation, over all runs of the session
-    events: int = 0
+    seconds: float = 0.0  # of training and validation
+    events: int = 0  # that the network was trained on
     best: float = math.inf  # lowest validation loss, nats/event
     val_data: str = ""  # fingerprint of the data that `best` was measured on
-    stale_validations: int = 0  # in a row without a new best
+    stale_validations: int = 0  # validations since the best one
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate during a run, and the limits of the run; None is no limit."""
+    """The learning rate of a training, and its limits; None means no limit."""
 
     peak: float  # highest learning rate
     warm_up: int = 0  # steps
     max_steps: int | None = None
     max_minutes: float | None = None
-    patience: int | None = None  # validations in a row without a new best
+    patience: int | None = None  # validations without a new best
 
     def learning_rate(self, state: TrainState) -> float:
         """Return the learning rate of the next step.
 
-        It rises in a line over `warm_up` steps, but over a tenth of the run at most. If the run
-        has an end, it also falls in a line, from the peak at the start to zero at the end.
+        It rises linearly over `warm_up` steps, or over the first tenth of the training if that is
+        shorter. With a limit of steps or minutes it also falls linearly, from `peak` at the start
+        to zero at the limit.
         """
-        done = 0.0  # share of the run
+        done = 0.0  # share of the training that is done
         if self.max_steps:
             done = state.step / self.max_steps
         if self.max_minutes:
@@ -77,7 +78,7 @@ class Schedule:
         return self.peak * rise * max(0.0, 1 - done)
 
     def is_finished(self, state: TrainState) -> bool:
-        """Return whether one of the limits is reached."""
+        """Return whether a limit is reached."""
         return (
             (self.max_steps is not None and state.step >= self.max_steps)
             or (self.max_minutes is not None and state.seconds >= 60 * self.max_minutes)
@@ -85,7 +86,7 @@ class Schedule:
         )
 
     def seconds_left(self, state: TrainState, steps_per_second: float) -> float | None:
-        """Return the time until the first limit is reached, or None without one."""
+        """Return the time until the first limit of steps or minutes, or None if there is none."""
         left = []
         if self.max_minutes:
             left.append(60 * self.max_minutes - state.seconds)
@@ -96,18 +97,21 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What an optimizer step depends on, besides the batch and the learning rate."""
+    """Options of an optimizer step."""
 
-    precision: str = "fp32"  # a key of DTYPES, for the matrix products; weights stay fp32
+    precision: str = "fp32"  # of the matrix products, a key of DTYPES; weights stay float32
     weight_decay: float = 0.0
-    ema_decay: float = 0.999  # of the averaged weights, per step
+    ema_decay: float = 0.999  # decay per step of the moving average of the weights
     teacher_forcing_ratio: float = 1.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """An optimizer step, which a GPU may still be computing: reading a tensor waits for it."""
+    """The result of an optimizer step.
+
+    A GPU may still be computing the tensors; converting one to a float waits for it.
+    """
 
     state: TrainState  # after the step
     loss: Tensor  # nats/event
@@ -116,7 +120,7 @@ class StepResult:
 
 
 class BatchLoss(nn.Module):
-    """The loss of a batch, in one module so that DistributedDataParallel averages gradients."""
+    """The loss of a batch as a module, which DistributedDataParallel can wrap."""
 
     def __init__(self, model: PerformanceRNN, distributed: Distributed) -> None:
         super().__init__()
@@ -125,9 +129,10 @@ class BatchLoss(nn.Module):
     def forward(
         self, batch: Batch, carried: Tensor | None, init: Tensor, teacher_forcing_ratio: float
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss in nats/event and the hidden state [layers, batch, hidden] at the end.
+        """Return the loss in nats/event and the hidden state after the batch.
 
-        carried: the hidden state after the previous batch, for the windows that continue it;
+        carried: hidden state [layers, batch, hidden] after the previous batch, for the windows
+        that continue those of that batch;
         init: start vectors [batch of all processes, init].
         """
         model = self.model
@@ -146,11 +151,11 @@ class BatchLoss(nn.Module):
 
 
 class Trainer:
-    """A network in training, with all that a resumed run needs to continue exactly.
+    """A network in training, with everything that a resumed run needs to continue exactly.
 
     state: the TrainState, which only the trainer changes;
-    ema: the network with the exponential moving average of the weights, which is evaluated and
-    generated with; hidden: the state [layers, batch, hidden] after the last batch, or None.
+    ema: the network with the exponential moving average of the weights, for evaluation and
+    generation; hidden: hidden state [layers, batch, hidden] after the last batch, or None.
     """
 
     def __init__(
@@ -162,15 +167,15 @@ class Trainer:
         encoding: Encoding = CURRENT,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """Start with empty optimizer state.
+        """Create a trainer with an empty optimizer state.
 
         encoding: the event encoding of the data;
-        metadata: other entries of `training` in the session file, such as the options.
+        metadata: more entries for `training` in the session file, such as the options.
         """
         self.model, self.options, self.distributed = model, options, distributed
         self.encoding, self.metadata = encoding, metadata or {}
         self.state = state or TrainState()
-        self.validated_step = self.state.step  # nothing new to validate before the next step
+        self.validated_step = self.state.step  # a validation needs at least one new step
         self.ema = copy.deepcopy(model).requires_grad_(False)
         self.hidden: Tensor | None = None
         self.weights = list(model.parameters())
@@ -184,9 +189,9 @@ class Trainer:
     # ---------------------------------------------------------------------------- training
 
     def step(self, batch: Batch, lr: float) -> StepResult:
-        """Update the weights and their average by one batch.
+        """Update the weights and their moving average with one batch.
 
-        Random numbers depend on the seed and the number of the step alone.
+        Random numbers depend only on the seed and the number of the step.
         """
         self.model.train()
         for group in self.optimizer.param_groups:
@@ -199,9 +204,9 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._update_ema()
-        self.hidden = hidden  # not before: an error above leaves the state of the last step
+        self.hidden = hidden  # so late, because an error above must leave the old hidden state
         if self.scaler.is_enabled():
-            grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # the step was skipped, the scale lowered
+            grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # overflow: the scaler skipped the step
         loss = self.distributed.mean(loss.detach())
         events = self.distributed.world_size * batch.targets.numel()
         self.state = replace(
@@ -210,7 +215,7 @@ class Trainer:
         return StepResult(self.state, loss, grad_norm, lr)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss and the hidden state after the batch."""
+        """Return the loss of a batch and the hidden state after it."""
         seed = (self.options.seed, self.state.step)
         torch.manual_seed(utils.derive_seed(*seed))
         count = self.distributed.world_size * batch.targets.shape[1]
@@ -228,20 +233,23 @@ class Trainer:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Move the average towards the weights; faster in the first steps, when they are bad."""
+        """Move the average toward the weights, faster in the first steps.
+
+        The schedule is that of TensorFlow's ExponentialMovingAverage with num_updates.
+        """
         step = self.state.step
         decay = min(self.options.ema_decay, (1 + step) / (10 + step))
         for average, weight in zip(self.ema.parameters(), self.weights, strict=True):
             average.lerp_(weight, 1 - decay)
 
     def set_seconds(self, seconds: float) -> None:
-        """Set how long the session has been trained; the training loop has the clock."""
+        """Set the training time in the state; the training loop measures it."""
         self.state = replace(self.state, seconds=seconds)
 
     # -------------------------------------------------------------------------- validation
 
     def evaluate(self, val_data: Corpus) -> EvalResult:
-        """Evaluate the averaged weights; each process takes its share of the performances."""
+        """Evaluate the averaged weights; each process evaluates a share of the performances."""
         rank, world_size = self.distributed.rank, self.distributed.world_size
         share = Corpus(val_data.performances[rank::world_size])
         result = evaluate(self.ema, share, EVAL_EVENTS)
@@ -262,9 +270,9 @@ class Trainer:
     # -------------------------------------------------------------------- saving, resuming
 
     def save(self, path: Path, collective: bool = True) -> None:
-        """Write the session, with all that is needed to resume.
+        """Write the session with everything that is needed to resume it.
 
-        collective: false after an error, when other processes may not answer.
+        collective: whether the other processes call this method, too; not after an error.
         Raises NotFiniteError, and writes nothing, if a weight is not finite.
         """
         if not all(bool(weight.isfinite().all()) for weight in self.weights):
@@ -283,7 +291,7 @@ class Trainer:
             session.save(path)
 
     def save_best(self, path: Path) -> None:
-        """Write a session with the averaged weights alone, to generate with."""
+        """Write a session with only the averaged weights, to generate from."""
         if self.distributed.is_main:
             self._build_session(self.ema).save(path)
 
@@ -296,7 +304,11 @@ class Trainer:
     def restore(
         self, path: Path, session: Session, with_hidden: bool, with_optimizer: bool
     ) -> None:
-        """Continue the session of this network, which was read from `path`."""
+        """Restore what the session has besides the weights and the TrainState.
+
+        path: the session file, for messages. with_hidden, with_optimizer: restore these states.
+        Raises ValueError if the state of the optimizer does not fit the network.
+        """
         if session.ema_state:
             self.ema.load_state_dict(session.ema_state)
         if with_hidden and session.hidden_state is not None:
@@ -317,27 +329,27 @@ class Trainer:
             ) from error
 
     def _restore_optimizer(self, saved: dict[str, Any]) -> None:
-        """Set the moments of Adam.
+        """Restore the moments of Adam.
 
-        Its settings stay the current ones, because files of an old torch do not have all of them.
+        Its other settings stay as they are, because files of old torch versions lack some.
         """
         (group,) = saved["param_groups"]
         if not isinstance(saved["state"], dict):
-            raise TypeError("its state is not a dict")
+            raise TypeError("it is not a dict")
         moments: dict[int, dict[str, Any]] = {}
         for number, (weight, key) in enumerate(zip(self.weights, group["params"], strict=True)):
-            if key in saved["state"]:  # otherwise the weight has never been updated
+            if key in saved["state"]:  # otherwise the weight was never updated
                 moments[number] = _parse_moments(number, weight, saved["state"][key])
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
 def _parse_moments(number: int, weight: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
-    """Check what Adam stores for a weight."""
+    """Check and return what Adam stores for a weight."""
     moments = {"step": torch.tensor(float(saved["step"]))}
     for name in ("exp_avg", "exp_avg_sq"):
         moment = saved[name]
         if not isinstance(moment, Tensor) or moment.shape != weight.shape:
-            raise ValueError(f"{name} of weight {number} has another shape")
+            raise ValueError(f"{name} of weight {number} does not have the shape of the weight")
         moments[name] = moment
     if not all(value.isfinite().all() for value in moments.values()):
         raise ValueError(f"the moments of weight {number} are not finite")
@@ -345,14 +357,14 @@ def _parse_moments(number: int, weight: Tensor, saved: dict[str, Any]) -> dict[s
 
 
 def pick_precision(device: torch.device) -> str:
-    """Return bf16 if a quick measurement shows that it pays on this device, otherwise fp32."""
+    """Return "bf16" if a short measurement shows that it is faster here, and otherwise "fp32"."""
     speedup = _measure_speed(torch.bfloat16, device) / _measure_speed(torch.float32, device)
     return "bf16" if speedup > BF16_SPEEDUP else "fp32"
 
 
 def _measure_speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Return matrix products per second, of a size as in training, the best of three."""
-    left = torch.ones(1024, 512, dtype=dtype, device=device)
+    """Return matrix products per second, the best of three measurements."""
+    left = torch.ones(1024, 512, dtype=dtype, device=device)  # about the sizes in training
     right = torch.ones(512, 1536, dtype=dtype, device=device)
     seconds = []
     for _ in range(3):

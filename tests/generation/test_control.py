@@ -92,7 +92,7 @@ def test_density_is_a_level_or_a_rate(density: str, level: int) -> None:
     assert parse_control("C major;" + density).density.tolist() == [level]
 
 
-def test_density_is_that_of_the_part_before() -> None:
+def test_density_defaults_to_the_previous_part() -> None:
     assert set(parse_control("C major;7 | G7 @1").density) == {7}
     assert parse_control("C major").density.tolist() == [DEFAULT_DENSITY]
 
@@ -127,7 +127,7 @@ def test_sections_are_the_parts() -> None:
 
 
 @pytest.mark.parametrize(("start", "row"), [("20.04", 200), ("20.06", 201)])
-def test_start_is_rounded_to_a_tenth_of_a_second(start: str, row: int) -> None:
+def test_start_is_rounded_to_tenths(start: str, row: int) -> None:
     density = parse_control(f"C;1 | C;2 @{start}").density
     assert np.flatnonzero(density == 2)[0] == row
 
@@ -183,7 +183,7 @@ def test_gradual_change_does_not_overshoot(start: str, end: str) -> None:
         ("", ["empty"]),
     ],
 )
-def test_error_has_the_wrong_part_and_an_example(text: str, words: list[str]) -> None:
+def test_error_names_part_and_has_example(text: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"\w") as error:
         parse_control(text)
     message = str(error.value)
@@ -209,7 +209,7 @@ def test_help_examples_are_valid() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mid", "A.MIDI", "a.kar"])
-def test_midi_file_gives_a_control_for_each_event(tmp_path: Path, name: str) -> None:
+def test_midi_file_has_a_control_for_each_event(tmp_path: Path, name: str) -> None:
     path = write_midi(tmp_path / name, 50, 1)
     control = load_control(str(path), 0)
     events = EventSeq.from_note_seq(NoteSeq.from_midi_file(path).trim_start())

@@ -72,7 +72,7 @@ def test_many_sections_are_averaged(events: EventSeq) -> None:
     assert line.endswith(f"notes per 2 s (average of {count} sections)")
 
 
-def test_evaluation_has_a_line_for_each_scale_and_density() -> None:
+def test_each_scale_and_density_has_a_line() -> None:
     lines = list(evaluate_controls(make_model(), CURRENT))
     assert [line.split(":")[0] for line in lines] == [
         *("C major", "A minor", "F# major", "C pentatonic"),

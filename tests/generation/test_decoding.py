@@ -45,7 +45,7 @@ def search(model: PerformanceRNN, init: torch.Tensor, *options: Any, **fields: A
 # --------------------------------------------------------------------------------- sampling
 
 
-def test_greedy_takes_the_most_probable_event_for_any_seed() -> None:
+def test_greedy_takes_the_most_probable_event() -> None:
     model, init, greedy = make_model(), torch.randn(2, 4), Sampler(greedy_ratio=1.0)
     events = sample(model, init, 30, greedy)
     assert torch.equal(events, sample(model, init, 30, greedy, seed=9))
@@ -55,7 +55,7 @@ def test_greedy_takes_the_most_probable_event_for_any_seed() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_samples_follow_the_distribution_of_the_network(temperature: float) -> None:
+def test_samples_follow_the_distribution(temperature: float) -> None:
     model, count = make_model(TINY_SIZES, 3.0), 4000
     first = sample(model, torch.zeros(count, 2), 1, Sampler(temperature))[0]
     event, init = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 2)
@@ -118,7 +118,7 @@ def test_beams_match_plain_beam_search(beam_size: int) -> None:
 
 @pytest.mark.parametrize("scale", [2.0, 5.0])
 @torch.no_grad()
-def test_beam_of_all_sequences_finds_the_most_probable_one(scale: float) -> None:
+def test_full_beam_finds_the_most_probable_sequence(scale: float) -> None:
     sequences = torch.tensor(list(itertools.product(range(4), repeat=5))).T  # [steps, count]
     count = sequences.shape[1]
     model, init = make_model(TINY_SIZES, scale), 3 * torch.randn(8, 2)

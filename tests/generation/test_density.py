@@ -83,7 +83,7 @@ def test_correction_is_limited_after_long_silence() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 12])  # with and without precomputed input gates
-def test_network_is_given_the_corrected_level(rows: int) -> None:
+def test_network_gets_the_corrected_level(rows: int) -> None:
     columns, target, model = slice(0, 12), build_density_target(CURRENT), make_model()
     inputs = random_events(80, 3, seed=1)
     inputs[0] = model.primary_event

@@ -153,7 +153,7 @@ def test_event_mask_includes_context(model: PerformanceRNN) -> None:
 # ------------------------------------------------------------------------------ beam search
 
 
-def test_beam_of_one_is_greedy_with_context_and_controls(model: PerformanceRNN) -> None:
+def test_beam_of_one_is_greedy(model: PerformanceRNN) -> None:
     engine = Engine(model, exact=True, guidance=1.5)
     controls = ControlTable(random_controls(3, 1), DURATIONS, 20)
     inputs = make_inputs(zeros(1), controls, context=torch.tensor([3, 220, 91]))
@@ -174,7 +174,7 @@ def test_beams_keep_their_own_event_mask(model: PerformanceRNN, stochastic: bool
 
 
 @needs_int8
-def test_int8_sequences_do_not_depend_on_the_batch(model: PerformanceRNN) -> None:
+def test_int8_is_independent_of_the_batch(model: PerformanceRNN) -> None:
     init, controls = torch.randn(5, INIT_DIM), random_controls(60, 5)
     engine = Engine(model)
     all_events, first_events = (

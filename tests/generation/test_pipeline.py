@@ -44,7 +44,7 @@ def test_sampler_has_all_filters() -> None:
     assert sampler.range_temperatures == {range(88): 3.0, range(176, 208): 2.0}
 
 
-def test_event_rules() -> None:
+def test_event_rules_depend_on_options() -> None:
     rules = build_inputs(make_job(repeats=4, silence=3.0)).rules
     assert np.flatnonzero(~rules.allowed_at_start).tolist() == list(range(88, 176))  # note offs
     assert (rules.max_repeats, rules.max_silence) == (4, 3000)  # milliseconds
@@ -54,7 +54,7 @@ def test_event_rules() -> None:
     assert free.max_repeats == 4
 
 
-def test_written_control_goes_by_milliseconds() -> None:
+def test_control_text_is_timed_in_milliseconds() -> None:
     table = build_inputs(make_job("C major;3 | G7;9 @2")).controls
     assert table.controls is not None
     assert table.durations is not None
@@ -63,7 +63,7 @@ def test_written_control_goes_by_milliseconds() -> None:
     assert table.controls[rows, 0, :12].argmax(dim=1).tolist() == [3, 9]
 
 
-def test_control_of_a_file_goes_by_events(tmp_path: Path) -> None:
+def test_control_file_is_timed_in_events(tmp_path: Path) -> None:
     path = write_data(tmp_path / "d", count=1, notes=30) / "0.mid.data"
     control = load_control(str(path), 0)
     table = build_inputs(make_job(control)).controls
@@ -72,12 +72,12 @@ def test_control_of_a_file_goes_by_events(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.controls[:, 0].numpy(), control.to_array())
 
 
-def test_density_is_steered_on_request() -> None:
+def test_steering_option_sets_the_density_target() -> None:
     assert build_inputs(make_job(";3")).controls.target is not None
     assert build_inputs(make_job(";3", steering=False)).controls.target is None
 
 
-def test_primer_has_controls_when_the_rest_has() -> None:
+def test_primer_has_controls_if_the_job_has() -> None:
     primer = [C4, LONGEST_SHIFT, LONGEST_SHIFT]
     inputs = build_inputs(make_job(";3", primer))
     assert inputs.context.tolist() == primer
@@ -99,7 +99,7 @@ def test_start_vectors_depend_on_seed_and_number() -> None:
 
 
 @pytest.mark.parametrize("beam_size", [0, 3])
-def test_generation_uses_all_options(beam_size: int) -> None:
+def test_generation_options_are_used(beam_size: int) -> None:
     options = {"batch_size": 2, "stochastic_beam_search": True, "temperature": 0.7}
     speed = {"exact": True, "guidance": 2.0}
     job = make_job(
@@ -126,7 +126,7 @@ def test_buffer_keeps_all_events() -> None:
 
 
 @pytest.mark.parametrize(("has_primer", "elapsed"), [(True, 2342), (False, 1171)])
-def test_rest_before_the_first_note_does_not_count(has_primer: bool, elapsed: int) -> None:
+def test_rest_before_first_note_does_not_count(has_primer: bool, elapsed: int) -> None:
     buffer = SampleBuffer(1, CURRENT, has_primer)
     for event in (LONGEST_SHIFT, C4, LONGEST_SHIFT):
         buffer.add(np.array([event]))
@@ -154,7 +154,7 @@ def test_primer_is_cut_before_a_note(tmp_path: Path) -> None:
     assert len(primer.controls) == len(events)
 
 
-def test_primer_starts_with_a_note_of_the_piano(tmp_path: Path) -> None:
+def test_primer_starts_with_a_piano_note(tmp_path: Path) -> None:
     notes = NoteSeq([0, 5, 6, 7], [1, 6, 7, 8], [110, 60, 62, 64], [64] * 4)
     primer = save_and_load(tmp_path, notes, 0.0, 15.0)
     assert primer.seconds == pytest.approx(3.0, abs=0.01)
@@ -178,7 +178,7 @@ def test_primer_without_notes(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------- decoding
 
 
-def test_primer_is_part_of_the_sample_unless_continuation_only() -> None:
+def test_continuation_only_drops_the_primer() -> None:
     primer = EventSeq.from_note_seq(make_notes([0, 1, 2], 0.5)).to_array().tolist()
     events = EventSeq([LONGEST_SHIFT, C4, LONGEST_SHIFT])
     assert decode_sample(make_job(None, primer), events).pitches.tolist() == [40, 41, 42, 60]
@@ -203,17 +203,17 @@ def test_sample_ends_at_the_longest_wait() -> None:
     assert (len(notes), notes.seconds) == (4, pytest.approx(8.7))
 
 
-def test_sample_does_not_end_before_its_first_note() -> None:
+def test_sample_has_at_least_one_note() -> None:
     assert len(end_at_boundary(make_notes([0, 8.0, 8.4]), 1.0)) == 1
 
 
-def test_sample_does_not_end_at_its_first_note_after_the_primer() -> None:
+def test_sample_has_a_note_after_the_primer() -> None:
     notes = end_at_boundary(make_notes([0, 8.0, 8.4, 8.5, 8.7]), 9.0, start=8.3)
     assert notes.starts.tolist() == [0, 8.0, 8.4, 8.5]
 
 
 @pytest.mark.parametrize("seconds", [1.0, 5.0])
-def test_length_counts_from_the_end_of_the_primer(seconds: float) -> None:
+def test_length_counts_after_the_primer(seconds: float) -> None:
     notes = NoteSeq([0, 3, 5.5], [1, 4, 5.9], [60, 62, 64], [64] * 3)
     primer = EventSeq([*EventSeq.from_note_seq(notes).to_array(), 208])
     job = make_job(None, primer.to_array().tolist(), seconds=seconds)

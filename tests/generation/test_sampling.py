@@ -115,7 +115,7 @@ def update(mask: EventMask, *events: int) -> None:
     mask.update(torch.tensor(events))
 
 
-def test_repeats_of_a_note_are_limited_until_another_note() -> None:
+def test_repeats_of_a_note_are_limited() -> None:
     mask = make_mask(max_repeats=3)
     for event in (0, 2, 0, 2, 2, 1, 0, 0):
         assert allowed(mask) == [[0, 1, 2, 3]]
@@ -127,7 +127,7 @@ def test_repeats_of_a_note_are_limited_until_another_note() -> None:
     assert allowed(mask) == [[0, 1, 2, 3]]
 
 
-def test_no_limits() -> None:
+def test_limits_of_zero_are_off() -> None:
     mask = make_mask()
     for event in [0] * 100 + [3] * 100:
         update(mask, event)
@@ -150,7 +150,7 @@ def test_repeats_and_silence_are_limited_together() -> None:
         assert allowed(mask) == [expected]
 
 
-def test_selected_sequences_keep_their_rules() -> None:
+def test_selected_sequences_keep_their_mask() -> None:
     disables = np.zeros((4, 4), bool)
     disables[0, 2] = True
     mask = make_mask(3, max_repeats=1, disables=disables)

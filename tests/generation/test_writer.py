@@ -18,7 +18,7 @@ def test_concurrent_runs_take_different_names(tmp_path: Path) -> None:
     assert names == [f"output-00{number}.mid" for number in range(4)]
 
 
-def test_control_by_events_is_recorded_from_the_first_note() -> None:
+def test_recorded_control_starts_at_the_first_note() -> None:
     rows = ControlSeq([1, 2, 3, 4], np.eye(12)[:4])
     control = ControlSchedule(rows.note_density, rows.pitch_histogram)
     events = EventSeq([LONGEST_SHIFT, 40, LONGEST_SHIFT, 41])
@@ -30,7 +30,7 @@ def test_control_by_events_is_recorded_from_the_first_note() -> None:
     assert requested.histogram.argmax(axis=1).tolist() == [0, 1, 2, 3]
 
 
-def test_control_by_time_is_recorded_from_the_end_of_the_primer() -> None:
+def test_recorded_control_starts_after_the_primer() -> None:
     job = make_job("C;1 | G;9 @2", [40, LONGEST_SHIFT, LONGEST_SHIFT])
     requested = find_requested_control(job, EventSeq([LONGEST_SHIFT, 41, LONGEST_SHIFT, 42]))
     assert requested is not None

@@ -80,7 +80,7 @@ def read_losses(output: str) -> list[float]:
     return [float(words[1]) for words in lines if words[0] == "loss"]
 
 
-def test_two_processes_with_half_the_batch_train_like_one(folder: Path) -> None:
+def test_two_processes_train_like_one(folder: Path) -> None:
     limit = ("--max-steps", "20")
     processes = start_processes(arguments("two.sess", 2, *limit), train_with_losses)
     main_output, other_output = finish(processes)
@@ -102,7 +102,7 @@ def test_two_processes_with_half_the_batch_train_like_one(folder: Path) -> None:
     assert Session.load("two.sess").training["step"] == 22
 
 
-def test_two_processes_stopped_and_resumed_equal_uninterrupted(folder: Path) -> None:
+def test_two_processes_resume_exactly(folder: Path) -> None:
     limit = ("--max-steps", "10")
     main = functools.partial(train_until_signal, signal.SIGINT, 5)  # in one of them only
     finish(start_processes(arguments("parts.sess", 2, *limit), main))
@@ -114,7 +114,7 @@ def test_two_processes_stopped_and_resumed_equal_uninterrupted(folder: Path) -> 
     assert all(torch.equal(parts.state[name], value) for name, value in whole.state.items())
 
 
-def test_lost_process_ends_the_training_with_a_valid_session(folder: Path) -> None:
+def test_lost_process_leaves_a_valid_session(folder: Path) -> None:
     main = functools.partial(train_until_signal, signal.SIGKILL, 5)
     first, _ = start_processes(arguments("two.sess", 2), main)
     first.join(timeout=60)
@@ -129,7 +129,7 @@ def train_in_own_folder(argv: list[str]) -> int:
     return train.main(argv)
 
 
-def test_processes_with_different_data_end_with_an_error(folder: Path) -> None:
+def test_processes_with_different_data_fail(folder: Path) -> None:
     for rank in range(2):
         write_data(folder / str(rank) / "data", count=3 + rank)
     for process in start_processes(arguments("two.sess", 2), train_in_own_folder):
@@ -148,7 +148,7 @@ def test_torchrun_starts_the_processes(folder: Path) -> None:
     assert done.stdout.count("two.sess: step 5") == 1
 
 
-def test_one_process_is_the_main_one() -> None:
+def test_single_process_is_main() -> None:
     with Distributed.join() as single:
         assert (single.rank, single.world_size, single.is_main) == (0, 1, True)
         assert single.broadcast([1.5, 2]) == [1.5, 2]
@@ -156,7 +156,7 @@ def test_one_process_is_the_main_one() -> None:
 
 
 @pytest.mark.parametrize(("world_size", "calls"), [("2", [3]), ("1", [])])
-def test_one_of_several_processes_exits_without_cleanup(
+def test_several_processes_exit_without_cleanup(
     world_size: str, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exits: list[int] = []

@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     return tick()
 
 
-def test_terminal_has_one_moving_line_and_lines_that_stay(
+def test_terminal_progress_overwrites_its_line(
     clock: Iterator[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Terminal()
@@ -61,7 +61,7 @@ def test_terminal_has_one_moving_line_and_lines_that_stay(
     )
 
 
-def test_file_has_one_line_per_interval(
+def test_file_progress_has_one_line_per_interval(
     clock: Iterator[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Logger(Schedule(1.0)) as logger:

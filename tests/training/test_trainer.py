@@ -46,17 +46,17 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert np.all(np.diff(rates[10:]) < 0)
 
 
-def test_warm_up_is_a_tenth_of_the_run_at_most() -> None:
+def test_warm_up_is_at_most_a_tenth() -> None:
     state = TrainState(step=10, seconds=60.0)
     for schedule in (Schedule(1.0, 1000, max_steps=100), Schedule(1.0, 1000, max_minutes=10)):
         assert schedule.learning_rate(state) == pytest.approx(0.9)
 
 
-def test_learning_rate_of_an_endless_run_stays() -> None:
+def test_learning_rate_is_constant_without_limits() -> None:
     assert Schedule(1.0).learning_rate(TrainState(10**6)) == 1.0
 
 
-def test_run_is_finished_at_each_limit() -> None:
+def test_training_is_finished_at_each_limit() -> None:
     state = TrainState(step=10, seconds=120.0, stale_validations=3)
     assert Schedule(1.0, max_steps=10).is_finished(state)
     assert Schedule(1.0, max_minutes=2.0).is_finished(state)
@@ -125,7 +125,7 @@ def test_ema_is_a_moving_average_of_the_weights(ema_decay: float) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_trains_fp32_weights_about_the_same(precision: str) -> None:
+def test_lower_precision_has_similar_losses(precision: str) -> None:
     exact, rough = make_trainer(), make_trainer(precision)
     for batch in make_batches(count=3):
         losses = [float(trainer.step(batch, lr=0.01).loss) for trainer in (exact, rough)]
@@ -134,7 +134,7 @@ def test_lower_precision_trains_fp32_weights_about_the_same(precision: str) -> N
     assert {weight.dtype for weight in rough.weights} == {torch.float32}
 
 
-def test_fp16_step_is_skipped_if_the_scale_is_too_large() -> None:
+def test_fp16_overflow_skips_the_step() -> None:
     trainer = make_trainer("fp16")
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1e30)
     before = copy_weights(trainer)
@@ -154,7 +154,7 @@ def test_long_gradients_are_clipped() -> None:
     assert clipped == pytest.approx(1.0, abs=1e-3)
 
 
-def test_weight_decay_shrinks_weights_by_rate_times_decay() -> None:
+def test_weight_decay_is_scaled_by_learning_rate() -> None:
     plain, decayed = make_trainer(), make_trainer(weight_decay=0.1)
     before = plain.weights[1].detach().clone()
     for trainer in (plain, decayed):
@@ -163,7 +163,7 @@ def test_weight_decay_shrinks_weights_by_rate_times_decay() -> None:
 
 
 @pytest.mark.parametrize(("speed", "precision"), [(1.2, "fp32"), (3.0, "bf16")])
-def test_auto_precision_is_bf16_where_it_is_much_faster(
+def test_auto_precision_is_bf16_if_much_faster(
     speed: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speeds = {torch.float32: 1.0, torch.bfloat16: speed}
