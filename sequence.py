@@ -6,7 +6,7 @@ Control     pitch classes and note density of the next two seconds (in midi.cont
 ControlSeq  one control for each event
 
 There are two encodings. CURRENT counts time in whole milliseconds, so sums of time shifts are
-exact and cannot drift. LEGACY is that of the original project, for its data and sessions.
+exact and cannot drift. LEGACY is the encoding of the original project's data and sessions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ += ["measure_onset_errors", "transpose", "transposition_range"]
 
 PITCHES = range(21, 109)  # of a piano
 KEYS = len(PITCHES)
-BINS = 32  # of velocities, and of time shifts
+BINS = 32  # number of velocity events, and of time shift events
 DEFAULT_VELOCITY = 64  # of notes before the first velocity event
 MAX_SECONDS = 24 * 3600  # of a performance
 
@@ -53,12 +53,12 @@ MAX_SECONDS = 24 * 3600  # of a performance
 class Encoding:
     """One version of the encoding: what the time shift and velocity events stand for.
 
-    time_shifts: length of each time shift [32], in ticks; ticks_per_second: of the clock;
+    time_shifts: duration of each time shift [32], in ticks; ticks_per_second: of the clock;
     velocity_edges: the highest MIDI velocity of each velocity bin except the last [31];
     velocity_values: the MIDI velocity that each bin is decoded to [32].
     is_legacy: encode as the original does: notes end when their keys are released, without
-    pedal; each gap is rounded down by itself; each note on has a velocity event; the control
-    windows are cut off at the end of the piece; and histograms are not normalized again.
+    pedal; each gap between events is rounded down separately; each note on has a velocity event;
+    control windows are cut off at the end of the piece; and histograms are not normalized again.
     """
 
     version: int
@@ -69,7 +69,7 @@ class Encoding:
     is_legacy: bool
 
     def __reduce__(self) -> str:
-        """Pickle the name alone, so that an encoding is one object in other processes too."""
+        """Pickle only the name, so that worker processes get this object and `is` works."""
         return "LEGACY" if self.is_legacy else "CURRENT"
 
 
@@ -78,7 +78,7 @@ CURRENT = Encoding(
     time_shifts=SHIFT_MS,
     ticks_per_second=1000,
     velocity_edges=4.0 + 4 * np.arange(BINS - 1),
-    velocity_values=4 * np.arange(BINS) + 3,  # the middle of 1-4 (rounded up), 5-8, ..., 125-127
+    velocity_values=4 * np.arange(BINS) + 3,  # the middle, rounded up, of 1-4, 5-8, ..., 125-128
     is_legacy=False,
 )
 _LEGACY_EDGES = 21 + 88 / 31 * np.arange(BINS - 1)
@@ -104,7 +104,7 @@ def _index_ranges(rows: tuple[tuple[str, int], ...]) -> OrderedDict[str, range]:
     )
 
 
-# Kind and number of the events, in index order. All tables below are derived from these rows.
+# Kinds of events, and number of events of each kind, in index order. The tables below follow it.
 EVENT_ROWS = (("note_on", KEYS), ("note_off", KEYS), ("velocity", BINS), ("time_shift", BINS))
 EVENT_DIM = sum(width for _, width in EVENT_ROWS)
 _RANGES = _index_ranges(EVENT_ROWS)
@@ -115,7 +115,7 @@ _KEY_OF_EVENT[_NOTE_ON] = _KEY_OF_EVENT[_NOTE_OFF] = np.arange(KEYS)
 
 
 def _spread(kind: str, values: Array) -> Array:
-    """Return the values of the events of one kind, with 0 for all other events [240]."""
+    """Return a table [240] with the values of the events of one kind, and 0 for all others."""
     table = np.zeros(EVENT_DIM, values.dtype)
     table[_RANGES[kind]] = values
     return table
@@ -135,7 +135,7 @@ class EventSeq:
         """Raise TypeError for indices that are not integers, ValueError for one out of range."""
         values = np.asarray(array) if np.size(array) else np.empty(0, np.uint8)
         if values.ndim != 1 or values.dtype.kind not in "iu":
-            raise TypeError(f"events must be a row of integers, not {values.dtype} {values.shape}")
+            raise TypeError(f"events must be integers [events], not {values.dtype} {values.shape}")
         invalid = (values < 0) | (values >= EVENT_DIM)
         if invalid.any():
             raise ValueError(f"event {values[invalid][0]} is not in 0-{EVENT_DIM - 1}")
@@ -257,17 +257,17 @@ class EventSeq:
     def playable_events() -> tuple[Array, Array, Array, Array]:
         """Return which events are possible after which, for sampling.
 
-        Four bool arrays: the events that are possible at the start [240], which excludes note
-        offs; the events that become possible [240, 240], and impossible [240, 240], after each
-        event; and which events are note ons [240]. A sounding key may be struck again, so that
-        a network that has missed its note off does not lose the key.
+        Four bool arrays: the events that are possible at the start [240]: all but note offs;
+        the events that each event (row) makes possible, and impossible, both [240, 240]; and
+        which events are note ons [240]. A sounding key may be struck again, so that a network
+        that forgets a note off can still use the key.
         """
         start = np.ones(EVENT_DIM, bool)
         start[_NOTE_OFF] = False
-        opens = np.zeros((EVENT_DIM, EVENT_DIM), bool)
-        closes = opens.copy()
-        opens[_NOTE_ON, _NOTE_OFF] = closes[_NOTE_OFF, _NOTE_OFF] = True
-        return start, opens, closes, _IS_NOTE_ON.copy()
+        enables = np.zeros((EVENT_DIM, EVENT_DIM), bool)
+        disables = enables.copy()
+        enables[_NOTE_ON, _NOTE_OFF] = disables[_NOTE_OFF, _NOTE_OFF] = True
+        return start, enables, disables, _IS_NOTE_ON.copy()
 
 
 def transposition_range(events: Array) -> tuple[Array, Array]:
@@ -294,13 +294,13 @@ def transpose(events: Array, controls: Array, offsets: Array) -> tuple[Array, Ar
 
 
 def _select_piano_notes(note_seq: NoteSeq, order: Array) -> list[Array]:
-    """Return the columns of the notes on the piano, in an order of all notes."""
+    """Return the columns of the notes on the piano, sorted by `order`, the indices of all notes."""
     order = order[np.isin(note_seq.pitches[order], PITCHES)]
     return [column[order] for column in note_seq.columns]
 
 
 def _round_notes(note_seq: NoteSeq) -> tuple[Array, Array, Array, Array, Array]:
-    """Round notes to milliseconds, and join notes of one key that start within 15 ms.
+    """Round notes to milliseconds, and merge notes of one key that start within 15 ms.
 
     Returns starts, ends, keys and velocities, sorted by (key, start), and the starts in seconds
     before rounding, each [notes]. Notes of one key do not overlap.
@@ -319,7 +319,7 @@ def _round_notes(note_seq: NoteSeq) -> tuple[Array, Array, Array, Array, Array]:
 
 
 def _encode(note_seq: NoteSeq, encoding: Encoding) -> Array:
-    """Return event indices by the rules of the current encoding; see `EventSeq.from_note_seq`."""
+    """Return event indices in the current encoding; see `EventSeq.from_note_seq`."""
     starts, ends, keys, velocities, _ = _round_notes(note_seq)
     if not len(starts):
         return np.empty(0, np.uint8)
@@ -330,9 +330,9 @@ def _encode(note_seq: NoteSeq, encoding: Encoding) -> Array:
     bins = np.searchsorted(encoding.velocity_edges, velocities[order])
     changes = np.append(True, np.diff(bins) != 0)
     changed = order[changes]  # notes with a velocity event
-    shift_clocks, nth, shifts = choose_time_shifts(np.unique(clocks))
+    shift_clocks, shift_ranks, shifts = choose_time_shifts(np.unique(clocks))
     return _sort_events(
-        ("time_shift", shifts, shift_clocks, nth),  # nth < 0
+        ("time_shift", shifts, shift_clocks, shift_ranks),  # these ranks are negative
         ("note_off", keys, off_clocks, keys),
         ("velocity", bins[changes], on_clocks[changed], KEYS + 2 * keys[changed]),
         ("note_on", keys, on_clocks, KEYS + 2 * keys + 1),
@@ -340,16 +340,16 @@ def _encode(note_seq: NoteSeq, encoding: Encoding) -> Array:
 
 
 def _encode_legacy(note_seq: NoteSeq, encoding: Encoding) -> Array:
-    """Return event indices by the original's rules: at one time, note by note by (start, end)."""
+    """Return event indices as the original does: at one time, notes in order of (start, end)."""
     order = np.lexsort((note_seq.ends, note_seq.starts))
     starts, ends, pitches, velocities = _select_piano_notes(note_seq, order)
     times, where = np.unique(np.concatenate([starts, ends]), return_inverse=True)
     on_times, off_times = np.split(where, 2)  # as indices of times
     keys, rank = pitches - PITCHES.start, 3 * np.arange(len(pitches))
     bins = np.searchsorted(encoding.velocity_edges, velocities)
-    shift_times, nth, shifts = floor_time_shifts(times, encoding.time_shifts)
+    shift_times, shift_ranks, shifts = floor_time_shifts(times, encoding.time_shifts)
     return _sort_events(
-        ("time_shift", shifts, shift_times, nth),  # nth < 0
+        ("time_shift", shifts, shift_times, shift_ranks),  # these ranks are negative
         ("velocity", bins, on_times, rank),
         ("note_on", keys, on_times, rank + 1),
         ("note_off", keys, off_times, rank + 2),
@@ -359,18 +359,18 @@ def _encode_legacy(note_seq: NoteSeq, encoding: Encoding) -> Array:
 def _sort_events(*groups: tuple[str, Array, Array, Array]) -> Array:
     """Return the event indices of all groups, sorted by (time, rank).
 
-    A group has a kind, and of each of its events the number within the kind, the time as an
-    integer, and the rank among the events at that time.
+    groups: the kind of the events, and for each event its number within the kind, its time as an
+    integer, and its rank among the events at that time.
     """
     events = np.concatenate([numbers + _RANGES[kind].start for kind, numbers, _, _ in groups])
-    ranks = np.concatenate([(time.astype(np.int64) << 32) + rank for _, _, time, rank in groups])
-    return np.asarray(events[np.argsort(ranks)])
+    places = np.concatenate([(time.astype(np.int64) << 32) + rank for *_, time, rank in groups])
+    return np.asarray(events[np.argsort(places)])
 
 
 def measure_onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
     """Return the distance in seconds of each onset from its time as decoded from `event_seq`.
 
-    event_seq: the encoded `note_seq`; ValueError if it has another number of notes.
+    event_seq: the encoding of `note_seq`. Raises ValueError if it has another number of notes.
     """
     *_, starts = _round_notes(note_seq)
     decoded = event_seq.to_note_seq()
@@ -460,7 +460,7 @@ class ControlSeq:
         """
         rows = np.asarray(array)
         if rows.shape[-1:] != (COMPRESSED_DIM,):
-            raise ValueError(f"compressed controls have {COMPRESSED_DIM} columns, not {rows.shape}")
+            raise ValueError(f"compressed controls need {COMPRESSED_DIM} columns, not {rows.shape}")
         density, weights = rows[..., 0].ravel(), rows[..., 1:].reshape(-1, PITCH_CLASSES)
         invalid = (density < 0) | (density >= DENSITY_LEVELS)
         if invalid.any():

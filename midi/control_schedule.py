@@ -20,9 +20,9 @@ PITCH_CLASSES = len(PITCH_NAMES)
 WINDOW = 2  # seconds that a control looks ahead
 DENSITIES = np.arange(1, 37, 3)  # the fewest note ons in a window at each density level
 DENSITY_LEVELS = len(DENSITIES)
-SECTION_SECONDS = 10.0  # length of a section when a schedule has no written parts
+SECTION_SECONDS = 10.0  # length of a section, for a schedule without fixed parts
 
-# Name and width of the parts of a control vector
+# name and width of the parts of a control vector
 CONTROL_ROWS = (("note_density", DENSITY_LEVELS), ("pitch_histogram", PITCH_CLASSES))
 CONTROL_DIM = sum(width for _, width in CONTROL_ROWS)
 COMPRESSED_DIM = 1 + PITCH_CLASSES  # columns of compressed controls: level, then the histogram
@@ -104,7 +104,7 @@ class ControlSchedule:
     density: level of each row [rows]; histogram: weights from C that sum to 1, float32 [rows, 12];
     times: the start of each row in seconds [rows], ascending, or None for one row per event.
     The first row holds from the beginning, whatever its time.
-    text: the schedule as the user wrote it; parts: start in seconds and text of each part of it.
+    text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
     Raises ValueError for other shapes or values.
     """
 
@@ -115,7 +115,7 @@ class ControlSchedule:
     parts: tuple[tuple[float, str], ...] = ()
 
     def __post_init__(self) -> None:
-        # float32 as in the control vector: rows that are the same to a network are repeats
+        # float32 as in the control vector, so that rows which a network cannot tell apart are equal
         object.__setattr__(self, "histogram", np.asarray(self.histogram, np.float32))
         rows, shapes = len(self), [np.shape(column) for column in self.columns]
         if not rows or shapes != [(rows,), (rows,), (rows, PITCH_CLASSES)]:
@@ -158,7 +158,7 @@ class ControlSchedule:
         return np.clip(rows, 0, len(self) - 1)
 
     def select(self, rows: Array, times: Array) -> ControlSchedule:
-        """Return the schedule that has the rows with these indices [n] at these seconds [n]."""
+        """Return a schedule of the rows with these indices [n], with these starts (seconds) [n]."""
         density, histogram = np.asarray(self.density)[rows], self.histogram[rows]
         return ControlSchedule(density, histogram, times, self.text, self.parts)
 
@@ -179,8 +179,8 @@ class ControlSchedule:
     def split_sections(self, length: float) -> list[tuple[float, float, str]]:
         """Return start, end and name of each section of a sample that is `length` seconds long.
 
-        Sections are the written parts, or SECTION_SECONDS each when the schedule changes all
-        the time. The last one ends at infinity.
+        Sections are the parts of the text, or last SECTION_SECONDS each if there are no parts or
+        one of them is a gradual change ("~"). The last section ends at infinity.
         """
         starts = [start for start, _ in self.parts if start < length]
         names = [text for _, text in self.parts]

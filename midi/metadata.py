@@ -1,4 +1,4 @@
-"""What a generated MIDI file says about itself, as text events.
+"""Metadata of a generated MIDI file, as text events: how it was made, and its requested control.
 
 Each text event is "label: text". The labels are those of `LABELS`, and "asked", which holds
 the requested control over time as JSON. They are a file format: old files must stay readable.
@@ -17,11 +17,11 @@ from midi.control_schedule import DENSITY_LEVELS, ControlSchedule
 from midi.notes import NoteSeq
 from midi.pianoroll import measure_density
 
-LABELS = ("session", "seed", "piece", "control", "made with")
+LABELS = ("session", "seed", "piece", "control", "made with")  # "piece": number of the sample
 REQUESTED = "asked"  # label of the requested control
-MAX_ROWS = 240  # rows of a requested control in a file, at most
+MAX_ROWS = 240  # most rows of a requested control in a file
 PROGRAM = ("python3", "generate.py")
-LAST_OF_SEVERAL = "  # the last that it writes"
+LAST_OF_SEVERAL = "  # the last that it writes"  # a shell comment after the command
 
 
 def format_command(argv: Sequence[str], several: bool = False) -> str:
@@ -35,7 +35,7 @@ def format_command(argv: Sequence[str], several: bool = False) -> str:
 def is_command(line: str) -> bool:
     """Return whether a line is exactly what `format_command` writes.
 
-    A MIDI file from elsewhere may hold any text, and readers paste this line into a shell.
+    A MIDI file from elsewhere may hold any text, and users paste this line into a shell.
     """
     try:
         words = shlex.split(line, comments=True)
@@ -59,8 +59,8 @@ def encode_metadata(
 def encode_schedule(schedule: ControlSchedule) -> dict[str, list[Any]]:
     """Return times in seconds, density levels and weights in thousandths, as lists of rows.
 
-    Times are rounded to milliseconds. Of more than `MAX_ROWS` changes, that many are
-    returned, evenly spaced.
+    Times are rounded to milliseconds. If the control changes more than `MAX_ROWS` times, evenly
+    spaced rows are returned.
     """
     columns = schedule.drop_repeats().columns
     count = len(columns[0])
@@ -74,9 +74,9 @@ def encode_schedule(schedule: ControlSchedule) -> dict[str, list[Any]]:
 
 
 def decode_metadata(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedule | None]:
-    """Return the labels with their texts, and the requested control, from text events.
+    """Return the text of each label, and the requested control, from text events.
 
-    The inverse of `encode_metadata`. Never fails: whatever else the texts hold is ignored.
+    The inverse of `encode_metadata`. Never fails: other or invalid texts are ignored.
     """
     metadata: dict[str, str] = {}
     for text in texts:
@@ -89,12 +89,14 @@ def decode_metadata(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedu
 
 
 def _decode_schedule(text: str) -> ControlSchedule | None:
+    """Return the control that `encode_schedule` wrote as JSON; None for any other text."""
     try:
         columns = json.loads(text)
         times, density, weights = (
             np.array(columns[name], np.float64) for name in ("times", "density", "histogram")
         )
         is_level = np.isin(density, range(DENSITY_LEVELS)).all()
+        # limits for files from elsewhere: weights in thousandths, some more rows than we write
         if not is_level or not (np.abs(weights) <= 1e6).all() or len(times) > 10 * MAX_ROWS:
             return None
         share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
@@ -104,14 +106,14 @@ def _decode_schedule(text: str) -> ControlSchedule | None:
 
 
 def format_title(metadata: Mapping[str, str]) -> str:
-    """Return session, seed and number of a sample, as far as they are known."""
+    """Return session, seed and number of a sample, if known: "a.sess, seed 7, sample 2"."""
     formats = {"session": "{}", "seed": "seed {}", "piece": "sample {}"}
     parts = [formats[label].format(metadata[label]) for label in formats if metadata.get(label)]
     return ", ".join(parts)
 
 
 def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -> dict[str, str]:
-    """Return the figures of a sample by name, as texts, compared with the requested control."""
+    """Return figures of a sample as texts, by name, compared with the requested control."""
     summary = {"notes": f"{len(notes):,}", "length": f"{notes.seconds:.1f} s"}
     if not len(notes):
         return summary

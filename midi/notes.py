@@ -24,7 +24,7 @@ SUSTAIN = 64  # controller number of the sustain pedal
 PEDAL_DOWN = 64  # lowest controller value at which the pedal is down
 ALL_PROGRAMS = range(128)
 MAX_RESOLUTION = 32767  # ticks per quarter note that a file can hold
-MIN_TICKS_PER_TWELFTH = 6  # with coarser ticks, too many notes are on the beat by chance
+MIN_TICKS_PER_TWELFTH = 6  # of a quarter note; with coarser ticks, any notes are near the beat
 
 
 def read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
@@ -86,9 +86,9 @@ class NoteSeq:
         """Return the notes of the instruments in `programs`, without drums.
 
         With `sustain`, a note whose key is released while the pedal is down ends when the pedal
-        is lifted. Every note ends when its key is struck again.
+        is lifted. Every note ends at the latest when its key is struck again.
         """
-        return _merge_tracks(_tracks_of_pretty_midi(midi, set(programs)), sustain)
+        return _merge_tracks(_read_pretty_midi(midi, set(programs)), sustain)
 
     @staticmethod
     def from_midi_file(
@@ -110,7 +110,7 @@ class NoteSeq:
         content: bytes, programs: Iterable[int] = ALL_PROGRAMS, sustain: bool = True
     ) -> NoteSeq:
         """Return the notes of the content of a MIDI file; see `from_midi_file`."""
-        return _merge_tracks(_tracks_of_score(_parse(content), set(programs)), sustain)
+        return _merge_tracks(_read_score(_parse(content), set(programs)), sustain)
 
     def to_midi(
         self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
@@ -166,12 +166,12 @@ class NoteSeq:
         return replace(self, velocities=np.clip(self.velocities + offset, 1, 127))
 
     def limit_durations(self, seconds: float, after: float = 0.0) -> NoteSeq:
-        """Return the notes, each ending at most `seconds` after its start, or after `after`."""
+        """Return the notes, each at most `seconds` long, counted from `after` if that is later."""
         latest = np.maximum(self.starts, after) + seconds
         return replace(self, ends=np.minimum(self.ends, latest))
 
     def truncate(self, seconds: float) -> NoteSeq:
-        """Return the notes that start before `seconds`, ending there at the latest."""
+        """Return the notes that start before `seconds`, cut off at that time."""
         notes = NoteSeq(*(column[self.starts < seconds] for column in self.columns))
         return replace(notes, ends=np.minimum(notes.ends, seconds))
 
@@ -184,15 +184,16 @@ def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
     valid = np.isfinite(values) & (values >= low) & (values <= high)
     if not valid.all():
         first = values[~valid][0]
-        raise ValueError(f"note {name} {first} is not allowed ({int((~valid).sum())} such notes)")
+        count = int((~valid).sum())
+        raise ValueError(f"note {name} {first} is not allowed ({count} of {len(values)} notes)")
 
 
 def find_next_onsets(pitches: Array, starts: Array) -> Array:
-    """Return, for notes sorted by (pitch, start), the next later onset of the same pitch.
+    """Return the next later onset of the same pitch for each note: float64 [notes], inf if none.
 
-    float64 [notes], inf where there is none.
+    The notes must be sorted by (pitch, start).
     """
-    is_new = np.ones(len(starts), bool)  # not at the onset of the note before
+    is_new = np.ones(len(starts), bool)  # False for a repeat of the note before
     is_new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) != 0)
     first = np.append(np.flatnonzero(is_new), len(starts))
     following = first[np.cumsum(is_new)]  # index of the next onset, of any pitch
@@ -214,19 +215,19 @@ class _Track:
     notes: Array
     pedal: Array
 
-    def sorted_pedal(self) -> Array:
+    def sort_pedal(self) -> Array:
         """Return the pedal changes in order of time."""
         return np.asarray(self.pedal[:, np.argsort(self.pedal[0], kind="stable")])
 
     def extend_notes(self) -> Array:
-        """Return the notes [4, notes], those held by the pedal ending when it is lifted.
+        """Return the notes [4, notes]; those that the pedal holds end when it is lifted.
 
         A pedal that is never lifted holds until the last event of the track.
         """
         if not self.pedal.size or not self.notes.size:
             return self.notes
         starts, ends, pitches, velocities = self.notes
-        times, values = self.sorted_pedal()
+        times, values = self.sort_pedal()
         lift_times = np.where(values >= PEDAL_DOWN, np.inf, times)
         next_lift = np.minimum.accumulate(lift_times[::-1])[::-1]
         next_lift[np.isinf(next_lift)] = max(times[-1], ends.max())
@@ -238,7 +239,7 @@ class _Track:
         """Return how often the pedal goes down, and for how many seconds it is down."""
         if not self.pedal.size:
             return 0, 0.0
-        times, values = self.sorted_pedal()
+        times, values = self.sort_pedal()
         is_down = values >= PEDAL_DOWN
         lengths = np.diff(times, append=max(times[-1], self.notes[1].max(initial=0.0)))
         is_press = is_down & ~np.append(False, is_down[:-1])
@@ -246,7 +247,7 @@ class _Track:
 
 
 def _merge_tracks(tracks: Iterable[_Track], sustain: bool) -> NoteSeq:
-    """Return the notes of all tracks, each cut where its key is struck again."""
+    """Return the notes of all tracks; each ends at the latest when its key is struck again."""
     parts = [track.extend_notes() if sustain else track.notes for track in tracks]
     if not parts:
         return NoteSeq()
@@ -257,7 +258,7 @@ def _merge_tracks(tracks: Iterable[_Track], sustain: bool) -> NoteSeq:
     return NoteSeq(starts, cut_ends, pitches, velocities)
 
 
-def _tracks_of_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> Iterator[_Track]:
+def _read_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> Iterator[_Track]:
     """Yield the instruments in `programs` except drums; notes of zero length are dropped."""
     for instrument in midi.instruments:
         if not instrument.is_drum and instrument.program in programs:
@@ -270,9 +271,9 @@ def _tracks_of_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> 
             yield _Track(np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T)
 
 
-def _tracks_of_score(score: Any, programs: set[int]) -> Iterator[_Track]:
-    """Yield the tracks of a symusic score, as `_tracks_of_pretty_midi` does."""
-    to_seconds = _tick_converter(score)
+def _read_score(score: Any, programs: set[int]) -> Iterator[_Track]:
+    """Yield the tracks of a symusic score in `programs`, as `_read_pretty_midi` does."""
+    to_seconds = _make_tick_converter(score)
     for track in score.tracks:
         if track.is_drum or track.program not in programs:
             continue
@@ -287,19 +288,19 @@ def _tracks_of_score(score: Any, programs: set[int]) -> Iterator[_Track]:
         yield _Track(columns, np.stack([times, values]))
 
 
-def _tick_converter(score: Any) -> Callable[[Array], Array]:
+def _make_tick_converter(score: Any) -> Callable[[Array], Array]:
     """Return a function from ticks to seconds by the tempo changes of a symusic score."""
     tempos = score.tempos.numpy()
     ticks = np.concatenate([[0], tempos["time"]]).astype(np.float64)
     # microseconds per quarter note; MIDI starts at 500,000, that is 120 quarter notes per minute
-    per_tick = np.concatenate([[500000], tempos["mspq"]]) / 1e6 / score.ticks_per_quarter
+    tick_seconds = np.concatenate([[500000], tempos["mspq"]]) / 1e6 / score.ticks_per_quarter
     order = np.argsort(ticks, kind="stable")
-    ticks, per_tick = ticks[order], per_tick[order]
-    seconds = np.concatenate([[0.0], np.cumsum(np.diff(ticks) * per_tick[:-1])])
+    ticks, tick_seconds = ticks[order], tick_seconds[order]
+    seconds = np.concatenate([[0.0], np.cumsum(np.diff(ticks) * tick_seconds[:-1])])
 
     def to_seconds(tick: Array) -> Array:
         row = np.searchsorted(ticks, tick, "right") - 1
-        return np.asarray(seconds[row] + (tick - ticks[row]) * per_tick[row])
+        return np.asarray(seconds[row] + (tick - ticks[row]) * tick_seconds[row])
 
     return to_seconds
 
@@ -321,16 +322,16 @@ def _parse(content: bytes) -> Any:
     return score
 
 
-# ------------------------------------------------------- facts of a MIDI file besides its notes
+# ----------------------------------------------------- statistics and texts of a MIDI file
 
 
 @dataclass(frozen=True)
 class MidiStats:
-    """Statistics of a MIDI file that its notes alone do not show; drums are left out.
+    """Statistics of a MIDI file that a `NoteSeq` does not hold, without drums.
 
-    on_beat_share: share of the note ons on an eighth or a twelfth of a quarter note, by the
-    file's own beat; 0.0 if its ticks are too coarse to measure it. pedal_presses: how often the
-    sustain pedal goes down; pedal_seconds: for how long it is down.
+    on_beat_share: share of the note ons at a multiple of an eighth or a twelfth of a quarter
+    note, by the file's own beat; 0.0 if its ticks are too coarse to measure it.
+    pedal_presses: how often the sustain pedal goes down; pedal_seconds: how long it is down.
     """
 
     on_beat_share: float
@@ -341,7 +342,7 @@ class MidiStats:
 def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]:
     """Return the notes of the content of a MIDI file, see `from_midi_file`, and its statistics."""
     score = _parse(content)
-    tracks = list(_tracks_of_score(score, set(ALL_PROGRAMS)))
+    tracks = list(_read_score(score, set(ALL_PROGRAMS)))
     onsets = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
     pedals = [track.measure_pedal() for track in tracks]
     stats = MidiStats(
@@ -353,14 +354,14 @@ def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]
 
 
 def _measure_on_beat(onsets: Array, ticks_per_quarter: int) -> float:
-    """Return the share of onsets, in ticks, on an eighth or a twelfth of a quarter note."""
+    """Return the share of onsets (ticks) at a multiple of 1/8 or 1/12 quarter note."""
     if not len(onsets) or ticks_per_quarter < 12 * MIN_TICKS_PER_TWELFTH:
         return 0.0
     is_on_beat = np.zeros(len(onsets), bool)
     for division in (8, 12):
         past = onsets.astype(np.int64) * division % ticks_per_quarter
         distance = np.minimum(past, ticks_per_quarter - past)  # in 1/division ticks
-        is_on_beat |= distance < division  # less than a tick, which rounding may cost
+        is_on_beat |= distance < division  # less than a tick away: files round to ticks
     return float(is_on_beat.mean())
 
 

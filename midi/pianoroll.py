@@ -18,15 +18,16 @@ BLACK_KEYS = (1, 3, 6, 8, 10)
 SOFT, LOUD = 16, 112  # velocities at the ends of the colors
 COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
-GREY, RULE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
+GRAY, LINE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
 GRID = 0.25  # seconds between two points of the density curve
-LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09  # inches
+# margin at the left, keyboard, margin at the right, gap between rows, in inches
+LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09
 
 
 def measure_density(starts: Array, seconds: float) -> tuple[Array, Array]:
-    """Return times and the note ons within two seconds from each, as a curve.
+    """Return the density curve: times [points], and the note ons in the 2 s after each [points].
 
-    starts: note ons in seconds [notes]; seconds: end of the music. No window ends after it.
+    starts: onsets in seconds [notes]; seconds: end of the music; no window ends after it.
     """
     times = np.arange(0.0, max(seconds - WINDOW, 0.0) + GRID, GRID)
     ordered = np.sort(starts)
@@ -62,7 +63,7 @@ def draw_piano_roll(
         _draw_classes(rows[0], requested, seconds)
         _draw_density(rows[1], requested, notes.starts, seconds)
     picture = io.BytesIO()
-    with warnings.catch_warnings():  # letters that the font lacks are drawn as boxes
+    with warnings.catch_warnings():  # characters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(picture, format="png", dpi=110)
     return picture.getvalue()
@@ -89,8 +90,8 @@ def _create_figure(seconds: float, heights: list[float], has_command: bool) -> t
     )
     for axes in rows.flat:
         axes.spines[:].set_visible(False)
-        axes.tick_params(left=False, labelsize=8, color=RULE, labelcolor=GREY)
-        axes.xaxis.label.set(color=GREY, fontsize=8)
+        axes.tick_params(left=False, labelsize=8, color=LINE, labelcolor=GRAY)
+        axes.xaxis.label.set(color=GRAY, fontsize=8)
     for keys, plot in rows:
         keys.set(xticks=[])
         plot.tick_params(labelleft=False)
@@ -105,9 +106,9 @@ def _write_texts(figure: Any, title: str, summary: Mapping[str, str], command: s
     left, plain = LEFT / width, {"parse_math": False, "ha": "left"}
     figure.text(left, 1 - 0.3 / height, title, fontsize=11.5, weight="bold", **plain)
     line = "    ".join(f"{label}: {text}" for label, text in summary.items())
-    figure.text(left, 1 - 0.53 / height, line, fontsize=8.5, color=GREY, **plain)
+    figure.text(left, 1 - 0.53 / height, line, fontsize=8.5, color=GRAY, **plain)
     line = textwrap.shorten(command, int((width - LEFT) / 0.062), placeholder=" ...")
-    style = {"fontsize": 7, "family": "monospace", "color": GREY}
+    style = {"fontsize": 7, "family": "monospace", "color": GRAY}
     figure.text(left, 0.09 / height, line, **style, **plain)
 
 
@@ -115,14 +116,14 @@ def _draw_color_bar(figure: Any, plot: Any, patches: Any) -> None:
     """Draw the colors of the velocities at the right of a plot."""
     width, place = figure.get_size_inches()[0], plot.get_position()
     axes = figure.add_axes((place.x1 + 0.14 / width, place.y0, 0.12 / width, place.height))
-    axes.tick_params(labelsize=7, labelcolor=GREY, color=RULE)
-    axes.yaxis.label.set(color=GREY, fontsize=8)
+    axes.tick_params(labelsize=7, labelcolor=GRAY, color=LINE)
+    axes.yaxis.label.set(color=GRAY, fontsize=8)
     bar = figure.colorbar(patches, cax=axes, label="velocity", extend="both")
     bar.outline.set_visible(False)
 
 
 def _draw_keyboard(axes: Any, low: int, high: int) -> None:
-    """Draw the keys from pitch `low` up to `high`, without it, the lowest at the bottom."""
+    """Draw the keys of the pitches from `low` to `high` - 1, the lowest at the bottom."""
     for pitch in range(low - 1, high + 1):
         if pitch % 12 not in BLACK_KEYS:  # a white key extends under half of its black neighbors
             bottom, top = (
@@ -141,7 +142,7 @@ def _draw_keyboard(axes: Any, low: int, high: int) -> None:
 
 
 def _draw_grid(axes: Any, low: int, high: int) -> None:
-    """Shade the rows of the black keys, and draw lines below each C and F and at seconds."""
+    """Shade the rows of the black keys; draw lines below each C and F, and at some seconds."""
     for pitch in range(low, high):
         if pitch % 12 in BLACK_KEYS:
             axes.axhspan(pitch - 0.5, pitch + 0.5, color="#f3f3f6", zorder=0, lw=0)
@@ -160,7 +161,7 @@ def _draw_notes(axes: Any, notes: NoteSeq) -> Any:
         [(start, y - 0.43), (end, y - 0.43), (end, y + 0.43), (start, y + 0.43)]
         for start, end, y in zip(starts, ends, pitches, strict=True)
     ]
-    colors = _color_map(COLORS)
+    colors = _make_color_map(COLORS)
     patches = collections.PolyCollection(boxes, cmap=colors, edgecolors="white", lw=0.3, zorder=2)
     patches.set_array(np.asarray(velocities, float))
     patches.set_clim(SOFT, LOUD)
@@ -174,7 +175,7 @@ def _draw_classes(row: Any, requested: ControlSchedule, seconds: float) -> None:
     changes = requested.drop_repeats()
     starts = np.clip(changes.columns[0][1:], 0, seconds)
     edges = np.concatenate([[0.0], starts, [seconds]])
-    colors = {"cmap": _color_map(CONTROL_COLORS), "vmin": 0}
+    colors = {"cmap": _make_color_map(CONTROL_COLORS), "vmin": 0}
     colors["vmax"] = max(0.25, float(changes.histogram.max()))
     plot.pcolormesh(edges, np.arange(13) - 0.5, changes.histogram.T, **colors)
     plot.hlines(np.arange(11) + 0.5, 0, seconds, color="white", lw=0.6)
@@ -206,7 +207,8 @@ def _draw_density(row: Any, requested: ControlSchedule, starts: Array, seconds: 
     _label_right(plot, "notes per 2 s\n▬ requested\n— generated")
 
 
-def _color_map(colors: tuple[str, ...]) -> Any:
+def _make_color_map(colors: tuple[str, ...]) -> Any:
+    """Return a color map that blends the colors, evenly spaced."""
     module = import_optional("matplotlib.colors", "a piano roll")
     return module.LinearSegmentedColormap.from_list("", colors)
 
@@ -214,5 +216,5 @@ def _color_map(colors: tuple[str, ...]) -> Any:
 def _label_right(axes: Any, text: str) -> None:
     """Write a label at the right of a plot."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    style = {"fontsize": 7, "color": GREY, "va": "center", "linespacing": 1.3}
+    style = {"fontsize": 7, "color": GRAY, "va": "center", "linespacing": 1.3}
     axes.annotate(text, (1, 0.5), (7, 0), **place, **style)

@@ -1,8 +1,9 @@
-"""Quantization: the fewest time shift events that keep every event near its time.
+"""Quantization: the fewest time shift events that keep every onset and end near its time.
 
-The clock after some time shifts may be up to MAX_OFFSET_MS from the time of an event, which is
-rounded to whole milliseconds: 7.5 ms in all. The 2 * MAX_OFFSET_MS + 1 offsets are as many as
-the shortest shift has milliseconds, so a multiple of that shift always reaches one of them.
+A point is the time of an onset or end, rounded to whole milliseconds; its clock is the sum of the
+time shifts before it. They may differ by MAX_OFFSET_MS; with the rounding, that is 7.5 ms. There
+are 2 * MAX_OFFSET_MS + 1 = 15 possible offsets, and the shortest shift is 15 ms long, so repeating
+that shift always reaches one of them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ SHORTEST_MS, LONGEST_MS = int(SHIFT_MS[0]), int(SHIFT_MS[-1])
 MAX_OFFSET_MS = 7
 _OFFSETS = np.arange(-MAX_OFFSET_MS, MAX_OFFSET_MS + 1)  # of the clock from a point
 _NO_OFFSET = MAX_OFFSET_MS  # index of offset 0
-_TABLE_MS = 4800  # gaps that the tables cover; longer ones begin with the longest shift
-_MAX_PARTS = 8  # no gap in the tables needs more shifts
-_BLOCK = 64  # points between two pinned ones, about
-_IMPOSSIBLE = 100  # more shifts than any gap in the tables needs
+_TABLE_MS = 4800  # the tables cover shorter gaps; other gaps begin with longest shifts
+_MAX_PARTS = 8  # columns of the table of shifts; no gap in it needs more than 6
+_BLOCK = 64  # points per block; one point of each block is pinned, that is, encoded exactly
+_MIN_PINNED_GAP = 60  # all gaps over 52 ms are sums of shifts; an offset may shorten one by 7
+_IMPOSSIBLE = 100  # number of shifts of a gap that is not a sum of shifts
 
-# Costs are multiples of 16: the four low bits are for the offset that a cost comes from.
-# The number of shifts decides; among equals, the sum of squared distances.
+# The number of shifts decides; between equal numbers, the sum of squared distances. Costs are
+# multiples of 16: the four low bits are for the index of the offset that a cost comes from.
 _SHIFT_COST = 16 * 4096
 _DISTANCE_COSTS = (16 * _OFFSETS[:, None] ** 2).astype(np.int32)  # [offsets, 1]
 
@@ -39,7 +41,7 @@ def _build_shift_tables() -> tuple[Array, Array]:
     counts[0] = 0
     for count in range(1, _MAX_PARTS):
         sums_before = np.flatnonzero(counts == count - 1)
-        for k, shift in enumerate(SHIFT_MS):  # ascending, so the longest one is recorded
+        for k, shift in enumerate(SHIFT_MS):  # ascending: the longest possible one is stored last
             sums = sums_before[sums_before + shift < size] + shift
             sums = sums[counts[sums] >= count]
             counts[sums], longest[sums] = count, k
@@ -57,9 +59,9 @@ _SHIFT_COUNTS, _SHIFT_PARTS = _build_shift_tables()
 def _build_gap_costs() -> Array:
     """Return the cost of each gap between two points, int32 [gaps, 16 * offsets].
 
-    The second axis is (offset before, offset after). The number of the offset before is added to
-    the cost, so that the four low bits of a minimum tell where it comes from. The sixteenth
-    offset before is impossible: it makes their number a power of two.
+    The second axis is (offset before, offset after). The index of the offset before is added to
+    the cost, so the four low bits of a minimum show where it comes from. The sixteenth offset
+    before is impossible: it only makes their number a power of two.
     """
     counts = np.concatenate([np.full(2 * MAX_OFFSET_MS, _IMPOSSIBLE), _SHIFT_COUNTS])
     gap = np.arange(_TABLE_MS)[:, None, None] + _OFFSETS[None, None, :] - _OFFSETS[None, :, None]
@@ -73,15 +75,15 @@ _GAP_COSTS = _build_gap_costs()
 
 
 def quantize(points: Array) -> Array:
-    """Return a clock within MAX_OFFSET_MS of each point, with the fewest time shifts between them.
+    """Return a clock within MAX_OFFSET_MS of each point, so that the fewest time shifts are needed.
 
     points: distinct int64 milliseconds [points], ascending; time starts at 0. Returns int64
     [points], not descending.
 
-    This is the Viterbi algorithm over the offsets of each point, with the number of shifts as
-    cost and the sum of squared distances to decide between equals. The result has the fewest
-    shifts except for the pinned points that split the search (see `_pin_points`), and for one
-    shift more in some rests over 4.8 s (see `_TABLE_MS`).
+    This is the Viterbi algorithm over the offsets of each point; the cost is the number of
+    shifts, then the sum of squared distances. The result has the fewest shifts, with two
+    exceptions: a pinned point (see `_pin_points`) or a rest over 4.8 s (see `_TABLE_MS`) may cost
+    one shift more.
     """
     skip = 0 if points[0] == 0 else 1
     points = points if skip == 0 else np.append(0, points)
@@ -97,29 +99,28 @@ def quantize(points: Array) -> Array:
 
 
 def _count_longest(gaps: Array) -> Array:
-    """Return how many longest shifts to take off each gap so that the rest is in the tables."""
+    """Return how many longest shifts to subtract from each gap to reach the tables."""
     return np.maximum(0, (gaps - _TABLE_MS + LONGEST_MS) // LONGEST_MS)
 
 
 def _pin_points(gaps: Array) -> Array:
-    """Return the points whose clock is exact: the first, and one in each block but the last.
+    """Return the indices of pinned points: the first point, and one in each block except the last.
 
-    The pinned point is the one after the longest gap of the block. The search runs on all
-    segments between pinned points at once; a pin may cost one shift. Gaps under 60 ms pin
-    nothing, because not every such gap is a sum of shifts.
+    The clock of a pinned point is exact, so the search can run on all segments between them at
+    once. The pinned point of a block is the one after its longest gap; none if all gaps are short.
     """
     padding = -len(gaps) % _BLOCK
     blocks = np.append(gaps, np.zeros(padding, np.int64)).reshape(-1, _BLOCK)
     longest = np.arange(len(blocks)) * _BLOCK + blocks.argmax(axis=1)
-    return np.append(0, longest[:-1][blocks[:-1].max(axis=1) >= 60] + 1)
+    return np.append(0, longest[:-1][blocks[:-1].max(axis=1) >= _MIN_PINNED_GAP] + 1)
 
 
 def _find_best_offsets(gaps: Array, starts: Array, lengths: Array, last: int) -> Array:
     """Return the index of the best offset of each point [gaps + 1], all segments at once.
 
-    Segments begin at the points `starts` and have `lengths` gaps (descending). They begin and end
-    at offset 0, except that the end of segment `last` is free. Segments are the last axis of all
-    arrays, because it is the longest one.
+    starts: the first point of each segment; lengths: the number of its gaps, descending. Segments
+    begin and end at offset 0; only the end of segment `last` is free. In all arrays the segments
+    are the last axis, because it is the longest one.
     """
     best_offsets = np.full(len(gaps) + 1, _NO_OFFSET)
     if not len(gaps):
@@ -146,7 +147,7 @@ def _find_best_offsets(gaps: Array, starts: Array, lengths: Array, last: int) ->
 
 
 def _minimum(paths: Array) -> Array:
-    """Return the minimum over axis 0 (16 rows): by halves, three times as fast as `min`."""
+    """Return the minimum over axis 0 (16 rows), by halving: three times as fast as `min`."""
     for half in (8, 4, 2, 1):
         paths = np.minimum(paths[:half], paths[half:])
     return np.asarray(paths[0])
@@ -155,34 +156,34 @@ def _minimum(paths: Array) -> Array:
 def choose_time_shifts(clocks: Array) -> tuple[Array, Array, Array]:
     """Return the time shifts that lead from 0 to each of the ascending `clocks` in turn.
 
-    Three int64 rows [shifts]: the clock that the shift leads to, its position among the shifts
-    that lead there (-1 is the last one), and its bin. Longer shifts come first.
+    Three int64 arrays [shifts]: the clock that the shift leads to, its rank among the shifts that
+    lead there (-1 is the last one), and its bin. Longer shifts come first.
     """
     gaps = np.diff(clocks, prepend=0)
     longest = _count_longest(gaps)
     rest = gaps - longest * LONGEST_MS
     counts = longest + _SHIFT_COUNTS[rest]
     gap = np.repeat(np.arange(len(gaps)), counts)
-    nth = np.arange(len(gap)) - np.repeat(np.cumsum(counts) - counts, counts)
-    part = nth - longest[gap]
+    position = np.arange(len(gap)) - np.repeat(np.cumsum(counts) - counts, counts)
+    part = position - longest[gap]
     bins = np.where(part < 0, len(SHIFT_MS) - 1, _SHIFT_PARTS[rest[gap], np.maximum(part, 0)])
-    return clocks[gap], nth - counts[gap], bins
+    return clocks[gap], position - counts[gap], bins
 
 
-def floor_time_shifts(times: Array, lengths: Array) -> tuple[Array, Array, Array]:
-    """Return time shifts as `choose_time_shifts` does, rounding down each gap by itself.
+def floor_time_shifts(times: Array, durations: Array) -> tuple[Array, Array, Array]:
+    """Return time shifts as `choose_time_shifts` does, but round down each gap separately.
 
-    times: ascending seconds; lengths: of the shifts, ascending, in seconds. Time starts at the
-    first of `times`. The first row returned is an index into `times`, not a clock.
+    times: seconds, ascending; durations: of the shifts, in seconds, ascending. Time starts at the
+    first of `times`. The first array has indices of `times` in place of clocks.
     """
     gaps, covered = np.diff(times), np.zeros(max(0, len(times) - 1))
     rows: list[tuple[Array, Array, Array]] = []
     open_gaps = np.arange(len(gaps))
-    while len(open_gaps := open_gaps[gaps[open_gaps] - covered[open_gaps] >= lengths[0]]):
-        bins = np.searchsorted(lengths, gaps[open_gaps] - covered[open_gaps], "right") - 1
-        covered[open_gaps] += lengths[bins]
+    while len(open_gaps := open_gaps[gaps[open_gaps] - covered[open_gaps] >= durations[0]]):
+        bins = np.searchsorted(durations, gaps[open_gaps] - covered[open_gaps], "right") - 1
+        covered[open_gaps] += durations[bins]
         rows.append((open_gaps + 1, np.full(len(open_gaps), len(rows)), bins))
     if not rows:
         return (np.empty(0, np.int64),) * 3
-    indices, nth, bins = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return indices, nth - len(rows), bins
+    indices, positions, bins = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return indices, positions - len(rows), bins

@@ -10,12 +10,12 @@ import numpy as np
 
 from utils import PathLike, atomic_write, import_optional
 
-PEAK = 0.9  # of the 16-bit range
-FADE = 0.25  # seconds
+PEAK = 0.9  # loudest sample, as a share of the 16-bit range
+FADE = 0.25  # seconds, at the end
 
 
 def find_soundfont(path: PathLike | None = None) -> Path:
-    """Return the path of a soundfont, checked; without `path`, of the one in pretty_midi.
+    """Check a soundfont and return its path; without `path`, that of the one in pretty_midi.
 
     Raises ValueError if the file is not a soundfont, OSError if it is missing.
     """
@@ -42,7 +42,7 @@ def render_audio(midi_path: PathLike, path: PathLike, soundfont: PathLike | None
 
 
 def _normalize(content: bytes) -> bytes:
-    """Return a 16-bit WAV file scaled to the same peak, and faded out at the end."""
+    """Return a 16-bit WAV file, scaled so that its peak is PEAK, with a fade-out at the end."""
     with wave.open(io.BytesIO(content)) as file:
         params, samples = file.getparams(), np.frombuffer(file.readframes(-1), "<i2")
     peak = max(1, np.abs(samples.astype(np.int32)).max(initial=0))

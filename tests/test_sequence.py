@@ -1,4 +1,4 @@
-"""Notes, events and controls, compared with lists written by hand and with plain loops."""
+"""Notes, events and controls, compared with handwritten lists and plain loops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sequence import (
 )
 
 SHIFTS = [round(1000 * 1.15**k / 65) for k in range(32)]  # milliseconds
-TOLERANCE_MS = 7.5 + 1e-6  # between a time and the time decoded for it
+TOLERANCE_MS = 7.5 + 1e-6  # between an encoded time and the decoded one
 OFF, VELOCITY, SHIFT, END = 88, 176, 208, 240  # first index of each kind of event
 
 
@@ -206,7 +206,7 @@ def test_layout(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("values", [[0.0], [True], ["1"], [[1, 2]], 3, [None], np.ones(3)])
-def test_events_must_be_a_row_of_integers(values: Any) -> None:
+def test_events_must_be_one_dimensional_integers(values: Any) -> None:
     with pytest.raises(TypeError, match="integers"):
         EventSeq.from_array(values)
 
@@ -218,7 +218,7 @@ def test_event_out_of_range_is_rejected(wrong: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
-def test_events_of_any_integer_type_become_read_only_bytes(dtype: type) -> None:
+def test_integer_events_become_read_only_bytes(dtype: type) -> None:
     source = np.array([0, 239, 7], dtype)
     array = EventSeq.from_array(source).to_array()
     source[0] = 9
@@ -330,9 +330,10 @@ def test_decoding_matches_a_plain_loop(events: list[int]) -> None:
 
 
 def merge_close_notes(notes: list[Note]) -> list[Note]:
-    """Merge notes of a key less than 15 whole ms apart, and cut overlaps; sort by (pitch, start).
+    """Return the notes that events should encode, sorted by (pitch, start).
 
-    Pitches outside the piano are dropped: these are the notes that the events should encode.
+    Notes of a key that start less than 15 whole ms apart are merged, overlapping notes are cut, and
+    pitches outside the piano are dropped.
     """
     by_pitch: dict[int, list[list[Note]]] = {pitch: [] for pitch in range(21, 109)}
     for note in sorted(notes):
@@ -362,7 +363,7 @@ def round_trip(notes: list[Note]) -> list[tuple[Note, Note]]:
 def build_notes(steps: list[tuple[int, int, int, int]]) -> list[Note]:
     """Return notes from (time since the last onset, length, pitch, velocity), in thirds of a ms.
 
-    With thirds, no time is half way between two milliseconds.
+    Thirds, so that no time is halfway between two milliseconds.
     """
     now, notes = 0, []
     for gap, length, pitch, velocity in steps:
@@ -382,7 +383,7 @@ Ints = st.SearchStrategy[int]
 def performances(
     gaps: Ints, lengths: Ints, pitches: Ints = KEYS, size: int = 60
 ) -> st.SearchStrategy[list[Note]]:
-    """Return 1 to `size` notes; gaps and lengths are in thirds of a ms."""
+    """Generate 1 to `size` notes; gaps and lengths are in thirds of a ms."""
     steps = st.tuples(gaps, lengths, pitches, st.integers(1, 127))
     return st.lists(steps, min_size=1, max_size=size).map(build_notes)
 
@@ -518,7 +519,7 @@ def points_of(notes: list[Note]) -> list[int]:
 
 
 def fewest_shifts(notes: list[Note]) -> float:
-    """Return the fewest shifts that pass within 7 ms of all points: every path is tried."""
+    """Return the fewest shifts that reach all points within 7 ms, by trying every path."""
     best: dict[int, float] = {0: 0}  # by clock
     for point in points_of(notes):
         following = dict.fromkeys(range(max(0, point - 7), point + 8), np.inf)
@@ -535,7 +536,7 @@ def encoded_shifts(notes: list[Note]) -> int:
 
 
 def music_without_rests(longest_ms: int) -> st.SearchStrategy[list[Note]]:
-    """Return up to 30 notes with an onset or end at least every `longest_ms`."""
+    """Generate up to 30 notes; lengths and gaps between onsets are at most `longest_ms`."""
     return performances(st.integers(0, 3 * longest_ms), st.integers(3, 3 * longest_ms), size=30)
 
 
@@ -552,15 +553,15 @@ def test_long_rest_costs_at_most_one_more_shift(notes: list[Note]) -> None:
 
 
 def test_long_performance_has_close_to_the_fewest_shifts() -> None:
-    """About one point in 64 is encoded exactly, which may cost a shift."""
+    """About one point in 64 is encoded exactly, which may cost one more shift."""
     notes = random_music(400, rate=8)
     assert fewest_shifts(notes) <= encoded_shifts(notes) <= 1.02 * fewest_shifts(notes)
 
 
-# ------------------------------------------------------------------------- EventSeq: sample files
+# ------------------------------------------------------------------------- EventSeq: example files
 
 
-def test_sample_files_are_encoded_within_tolerance(midi_path: Path) -> None:
+def test_example_files_are_encoded_within_tolerance(midi_path: Path) -> None:
     notes = NoteSeq.from_midi_file(midi_path).trim_start()
     events = EventSeq.from_note_seq(notes)
     pairs = round_trip(notes_of(notes))
@@ -573,8 +574,8 @@ def test_sample_files_are_encoded_within_tolerance(midi_path: Path) -> None:
 
 
 def test_a_note_takes_about_four_events(midi_paths: list[Path]) -> None:
-    pieces = [NoteSeq.from_midi_file(path).trim_start() for path in midi_paths]
-    ratios = [len(EventSeq.from_note_seq(notes)) / len(notes) for notes in pieces]
+    performances = [NoteSeq.from_midi_file(path).trim_start() for path in midi_paths]
+    ratios = [len(EventSeq.from_note_seq(notes)) / len(notes) for notes in performances]
     assert np.mean(ratios) <= 4.15
 
 
@@ -591,7 +592,7 @@ def test_measure_onset_errors() -> None:
 
 
 def count_plainly(events: list[int]) -> tuple[list[int], list[list[float]]]:
-    """Return density level and histogram of each event, by walking two seconds forward from it."""
+    """Return density level and histogram of each event, by a loop over the two seconds after it."""
     now, times = 0, []
     for event in events:
         times.append(now)
@@ -773,7 +774,7 @@ def test_transposition_range(events: list[int], expected: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("where", ["lowest", "highest", "between"])
-def test_transposed_events_and_controls_match_transposed_notes(where: str) -> None:
+def test_transposed_events_match_transposed_notes(where: str) -> None:
     events, controls = batch(range(12))
     lowest, highest = transposition_range(events)
     between = np.random.default_rng(0).integers(lowest, highest + 1)
@@ -796,7 +797,7 @@ def test_transposed_events_and_controls_match_transposed_notes(where: str) -> No
 @pytest.mark.parametrize("seed", range(5))
 def test_playable_events_match_the_sounding_keys(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    possible, opens, closes, is_note_on = EventSeq.playable_events()
+    possible, enables, disables, is_note_on = EventSeq.playable_events()
     assert np.flatnonzero(is_note_on).tolist() == list(range(88))
     sounding: set[int] = set()
     for _ in range(400):
@@ -804,7 +805,7 @@ def test_playable_events_match_the_sounding_keys(seed: int) -> None:
         allowed = keys | {OFF + key for key in sounding} | set(range(VELOCITY, END))
         assert set(np.flatnonzero(possible).tolist()) == allowed
         event = int(rng.choice(sorted(allowed)))
-        possible = (possible | opens[event]) & ~closes[event]
+        possible = (possible | enables[event]) & ~disables[event]
         if event < OFF:
             sounding |= {event}
         elif event < VELOCITY:

@@ -27,7 +27,7 @@ Reader = Callable[[bytes], NoteSeq]
 DRUMS = 9  # channel 10, counted from 0
 
 
-# ------------------------------------------------------------------------------- handmade files
+# --------------------------------------------------------------------------- handwritten files
 
 
 def note_on(tick: int, pitch: int, velocity: int = 64, channel: int = 0) -> Timed:
@@ -106,7 +106,7 @@ def test_notes_have_start_end_pitch_and_velocity(read: Reader) -> None:
     assert rows(read(content)) == [(0, 500, 60, 1), (250, 750, 108, 127), (500, 501, 21, 80)]
 
 
-def test_note_on_with_velocity_zero_is_a_note_off(read: Reader) -> None:
+def test_velocity_zero_is_a_note_off(read: Reader) -> None:
     assert spans(read(midi_bytes([note_on(0, 60), note_on(400, 60, velocity=0)]))) == [(60, 0, 400)]
 
 
@@ -149,7 +149,7 @@ def test_overlapping_notes_of_one_pitch() -> None:
     assert rows(NoteSeq.from_midi_bytes(midi_bytes(twice))) == expected
 
 
-def test_new_note_cuts_the_same_pitch_of_another_channel(read: Reader) -> None:
+def test_new_note_cuts_pitch_of_other_channel(read: Reader) -> None:
     content = midi_bytes(note(60, 0, 900), note(60, 400, 600, channel=1))
     assert spans(read(content)) == [(60, 0, 400), (60, 400, 600)]
 
@@ -269,7 +269,7 @@ def read_plainly(messages: list[Timed]) -> list[Row]:
 
 
 def extend(notes: list[Row], changes: list[tuple[float, int]]) -> list[Row]:
-    """Return notes, those held by the pedal ending where it is lifted, or at the last event."""
+    """Return notes; those held by the pedal end when it is lifted, or at the last event."""
     times = [time for time, _ in changes]
     last = max([note[1] for note in notes] + times)
     extended = []
@@ -282,7 +282,7 @@ def extend(notes: list[Row], changes: list[tuple[float, int]]) -> list[Row]:
 
 
 def cut(notes: list[Row]) -> list[Row]:
-    """Return notes, each cut where its key is struck again."""
+    """Return notes, each cut off when its key is struck again."""
     onsets: dict[int, list[float]] = defaultdict(list)
     for start, _, pitch, _ in sorted(notes):
         onsets[pitch].append(start)
@@ -401,7 +401,7 @@ def test_damaged_bytes_are_read_or_rejected(changes: list[tuple[int, int]]) -> N
     assert (notes.ends > notes.starts).all()
 
 
-# ---------------------------------------------------------------------------------- sample files
+# ---------------------------------------------------------------------------------- example files
 
 
 def table(notes: Iterable[Row]) -> np.ndarray:
@@ -419,7 +419,7 @@ def read_plainly_from(midi: pretty_midi.PrettyMIDI) -> list[Row]:
     return cut(extended)
 
 
-def test_notes_of_sample_files_match_a_plain_loop(midi_path: Path) -> None:
+def test_notes_of_example_files_match_a_plain_loop(midi_path: Path) -> None:
     midi = pretty_midi.PrettyMIDI(str(midi_path))
     expected = table(read_plainly_from(midi))
     seqs = {1e-9: NoteSeq.from_midi(midi), 1e-4: NoteSeq.from_midi_file(midi_path)}
@@ -489,7 +489,7 @@ def text(tick: int, content: str) -> Timed:
     return tick, mido.MetaMessage("text", text=content)
 
 
-def test_text_events_are_read_back_by_other_libraries(tmp_path: Path) -> None:
+def test_other_libraries_read_text_events(tmp_path: Path) -> None:
     path, plain = tmp_path / "a.mid", tmp_path / "plain.mid"
     CHORD.to_midi_file(path, texts=TEXTS)
     CHORD.to_midi_file(plain)

@@ -27,7 +27,7 @@ def test_empty_sample_can_be_drawn() -> None:
     assert rows > 300
 
 
-def test_notes_have_place_and_color() -> None:
+def test_notes_have_position_and_color() -> None:
     notes = NoteSeq([0, 5], [4, 9], [50, 70], [SOFT, LOUD])
     image = decode_png(draw_piano_roll(notes, ""))
     image = image[:, : int(0.88 * image.shape[1])]  # without the color bar

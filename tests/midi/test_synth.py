@@ -27,7 +27,7 @@ def test_audio_has_length_and_level(tmp_path: Path) -> None:
     assert 0.89 < np.abs(samples).max() / 32767 < 0.91
 
 
-def test_own_soundfont_sounds_at_pitch_and_time(tmp_path: Path) -> None:
+def test_audio_has_pitch_and_time_of_notes(tmp_path: Path) -> None:
     soundfont = shutil.copy(find_soundfont(), tmp_path / "own.sf2")
     NoteSeq([0, 1.0], [0.1, 2.0], [21, 69], [1, 100]).to_midi_file(tmp_path / "a.mid")
     render_audio(tmp_path / "a.mid", tmp_path / "a.wav", soundfont)
