@@ -10,11 +10,12 @@ MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 DATA_SUFFIX = ".data"
 DATASET_PROCESSED = "dataset/processed"
 PRETRAINED = "pretrained.sess"
+# downloads MAESTRO; messages about missing data suggest it
 FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SUBSETS = ("train", "validation", "test")
-SPLIT_FILE = "split.json"  # in a folder of .data files that is split into these subsets
+SPLIT_FILE = "split.json"  # marks a folder of .data files that is split into SUBSETS
 # options of train.py that train as the original does; the defaults below learn faster
 LEGACY_RECIPE = (
     "-l 0.001 -b 64 -w 200 --carry 1 --weight-decay 0 --ema-decay 0 --warm-up 0 "
@@ -45,7 +46,7 @@ class ModelConfig:
     Field names and their order are those of `model_config` in a session file.
     """
 
-    init_dim: int = 32  # width of the random start vector
+    init_dim: int = 32  # width of the random vector that the first hidden state is computed from
     event_dim: int = 240  # number of events in the vocabulary
     control_dim: int = 24  # width of a control: 12 for density, 12 for pitch classes
     hidden_dim: int = 512  # width of a GRU layer
@@ -57,7 +58,7 @@ class ModelConfig:
             value = getattr(self, name)
             is_number = type(value) in (int, kind)
             if not is_number or not low <= value <= high:
-                # other values are not printed: nested ones could take forever
+                # other types are not printed: the text of a nested value can be endless
                 shown = f"{value!r:.80}" if is_number else type(value).__name__
                 number = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name}: {shown} is not {number} from {low} to {high}")
@@ -118,8 +119,8 @@ class PreprocessConfig:
     max_seconds: float | None = None
     min_density: float | None = None  # notes/s
     max_density: float | None = None  # notes/s
-    max_outside: float | None = None  # share of the notes, 0..1
-    expressive: bool = False
+    max_outside: float | None = None  # share of the notes outside the piano's range, 0..1
+    expressive: bool = False  # reject scores: onsets on a grid, or nearly one velocity
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,13 @@ class TrainConfig:
     saving_interval: float = 60.0  # seconds
     validation_interval: float = 300.0  # seconds
     batch_size: int = 32  # windows
-    learning_rate: float = 4e-3  # the highest one
+    learning_rate: float = 4e-3  # the peak, after the warm-up
     warm_up: int = 100  # steps
     window_size: int = 64  # events
-    stride_size: int = 10  # events
+    stride_size: int = 10  # events from the start of one window to the next
     carry: int = 4  # consecutive windows that carry the hidden state
-    control_ratio: float = 1.0  # share of the windows, 0..1
-    teacher_forcing_ratio: float = 1.0  # share of the input events, 0..1
+    control_ratio: float = 1.0  # share of the windows with control, 0..1
+    teacher_forcing_ratio: float = 1.0  # share of the input events taken from the data, 0..1
     use_transposition: bool = False
     stretch: float = 0.0  # largest relative change of tempo
     weight_decay: float = 0.1
@@ -150,7 +151,7 @@ class TrainConfig:
     enable_logging: bool = True
     max_steps: int | None = None
     max_minutes: float | None = None
-    patience: int | None = None  # validations without improvement
+    patience: int | None = None  # validations without improvement until training ends
     init_from: str = ""  # session file
     evaluate: bool = False
     export: str = ""  # session file
@@ -174,11 +175,11 @@ class GenerateConfig:
     primer_seconds: float = 15.0
     primer_start: float = 0.0  # seconds
     continuation_only: bool = False
-    greedy_ratio: float = 0.0  # share of the events, 0..1
+    greedy_ratio: float = 0.0  # share of the events that are the most probable ones, 0..1
     beam_size: int = 0  # 0: sampling
     stochastic_beam_search: bool = False
     temperature: float = 0.95
-    time_temperature: float | None = None  # None: no other than temperature
+    time_temperature: float | None = None  # of time shifts; None: the same as temperature
     pitch_temperature: float | None = None
     velocity_temperature: float | None = None
     top_k: int = 0  # 0: all

@@ -44,7 +44,7 @@ from web.report import render_report
 
 MIN_NOTES = 10
 MAX_FILE_SIZE = 64 << 20  # bytes
-# errors of one file's name; any other error while writing ends the run
+# errors that only the name of one file causes; any other error while writing ends the run
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 DATA_REMAINS = "its .data file of an earlier run remains"
 
@@ -53,7 +53,7 @@ DATA_REMAINS = "its .data file of an earlier run remains"
 
 
 class Rejected(Exception):
-    """A file that cannot be used: the reason, and a detail or none."""
+    """The reason why a file cannot be used, and optionally a detail."""
 
 
 def convert_file(
@@ -65,7 +65,8 @@ def convert_file(
 ) -> tuple[FileRecord, Performance | None]:
     """Encode one file; return its record, and the performance unless unchanged or rejected.
 
-    filters: their limits; measure, fingerprint: whether to do that for an unchanged file too.
+    filters: the limit of each filter that is on; measure: compute the statistics of an unchanged
+    file too; fingerprint: compute the fingerprint.
     """
     try:
         content = read_content(record.path)
@@ -85,7 +86,7 @@ def convert_file(
 
 
 def load_previous(path: Path, source: str, encoding: Encoding) -> Performance | None:
-    """Return the `.data` file of an earlier run, unless the MIDI file or the encoding changed."""
+    """Load the `.data` file of an earlier run; return None if it is out of date or unreadable."""
     try:
         performance = Performance.load(path)
     except (OSError, ValueError):  # missing or damaged
@@ -95,7 +96,7 @@ def load_previous(path: Path, source: str, encoding: Encoding) -> Performance | 
 
 
 def read_content(path: Path) -> bytes:
-    """Return the content of a MIDI file; raises Rejected."""
+    """Return the content of a MIDI file; raise Rejected if it cannot be read or is too large."""
     try:
         if not path.is_file():
             raise Rejected("not a file")
@@ -107,7 +108,7 @@ def read_content(path: Path) -> bytes:
 
 
 def read_notes(content: bytes, encoding: Encoding) -> tuple[NoteSeq, PerformanceStats]:
-    """Return the notes, moved so that the first starts at 0, and statistics; raises Rejected."""
+    """Return the notes, moved to start at 0, and their statistics; raise Rejected without notes."""
     try:
         notes, midi_stats = read_midi(content, sustain=not encoding.is_legacy)
         if not len(notes):
@@ -119,7 +120,10 @@ def read_notes(content: bytes, encoding: Encoding) -> tuple[NoteSeq, Performance
 
 
 def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
-    """Encode notes that start at 0, from a MIDI file with the hash `source`; raises Rejected."""
+    """Encode notes that start at 0; raise Rejected if they are too few or too long.
+
+    source: the hash of their MIDI file.
+    """
     try:
         events = EventSeq.from_note_seq(notes, encoding)
     except ValueError as error:
@@ -143,7 +147,7 @@ def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance
 
 
 def preprocess(options: PreprocessConfig) -> Summary:
-    """Convert the files that are new or have changed; move the results to the subsets of a split.
+    """Convert the files that are new or have changed; with a split, move them to its subsets.
 
     Raises OSError if SAVE_DIR cannot be written, and ValueError if it cannot be split.
     """
@@ -190,7 +194,7 @@ def run_jobs(
     records: Sequence[FileRecord],
     options: PreprocessConfig,
 ) -> Iterator[Result | JobFailure]:
-    """Yield the result of each record, in order, with at most as many workers."""
+    """Apply a function to each record in worker processes; yield the results in order."""
     workers = min(options.workers or os.cpu_count() or 1, len(records))
     return WorkerPool(function, workers, options.time_limit).run(iter(records))
 
@@ -199,9 +203,9 @@ def store_results(
     records: Sequence[FileRecord],
     results: Iterable[tuple[FileRecord, Performance | None] | JobFailure],
 ) -> list[FileRecord]:
-    """Write a `.data` file for each new performance, once; return the records with outcomes."""
+    """Write a `.data` file for each new performance; return the records with their outcomes."""
     suffix = "%(index)d/%(max)d  %(eta_td)s"
-    names: dict[bytes, str] = {}  # of the first file with these events
+    names: dict[bytes, str] = {}  # of the first file, by the hash of its events
     stored = []
     with progress.bar.Bar("preprocessing", max=len(records), suffix=suffix) as bar:
         for record, result in zip(records, results, strict=True):
@@ -221,7 +225,7 @@ def store_result(
 ) -> FileRecord:
     """Write one `.data` file unless it is unchanged or a duplicate; return the final record.
 
-    names: the name of the first file for each hash of the events; extended.
+    names: of the first file, by the hash of its events; this file is added if it is new.
     """
     is_new = performance is not None
     performance = performance or Performance.load(record.data_path)
@@ -233,6 +237,7 @@ def store_result(
             outcome=DUPLICATE,
             duplicate_of=first_name,
             detail=DATA_REMAINS if os.path.isfile(record.data_path) else "",
+            # the .data file of an unchanged duplicate stays in the split
             fingerprint=None if is_new else record.fingerprint,
         )
     if not is_new:
@@ -256,12 +261,12 @@ def load_others(
     records: Iterable[FileRecord],
     options: PreprocessConfig,
 ) -> list[FileRecord]:
-    """Return records of the `.data` files in `subsets` that `records` do not have."""
-    current = {record.data_path for record in records if record.fingerprint}
+    """Return records of the `.data` files in `subsets` that belong to none of `records`."""
+    known = {record.data_path for record in records if record.fingerprint}
     others = [
-        FileRecord(folder.midi_name(path), path, path, PREVIOUS)
+        FileRecord(folder.find_midi_name(path), path, path, PREVIOUS)
         for path in subsets
-        if path not in current
+        if path not in known
     ]
     results = run_jobs(load_fingerprint, others, options)
     return [
@@ -286,9 +291,9 @@ def group_records(
     records: Sequence[FileRecord],
     filters: Mapping[str, float],
 ) -> Summary:
-    """Group the records that have a fingerprint by piece; move their files if there is a split.
+    """Group the records that have a fingerprint by piece; with a split, move their files.
 
-    subsets: of the files that are already in one.
+    subsets: the subset of each `.data` file that is already in one.
     """
     files = [(record, record.fingerprint) for record in records if record.fingerprint]
     pieces, links = find_pieces([fingerprint for _, fingerprint in files])
@@ -298,12 +303,13 @@ def group_records(
         current = {n: subsets[path] for n, path in enumerate(paths) if path in subsets}
         split = folder, assign_subsets(pieces, current, folder.split)
         folder.apply_split(paths, pieces, split[1].subsets)
-    near = sorted((k for k in links if k.part >= NEAR_DUPLICATE_PART), key=lambda k: -k.part)
+    near = [link for link in links if link.part >= NEAR_DUPLICATE_PART]
+    near.sort(key=lambda link: -link.part)
     return Summary(
         records,
         filters,
         pieces=[[files[n][0] for n in piece.members] for piece in pieces],
-        near_duplicates=[(files[k.first][0].name, files[k.second][0].name, k.part) for k in near],
+        near_duplicates=[(files[n][0].name, files[m][0].name, part) for n, m, part in near],
         split=split,
     )
 
@@ -343,13 +349,13 @@ def build_parser() -> Parser:
     add(
         "--expressive",
         action="store_true",
-        help="reject onsets on a grid, and velocities that are all the same, as in a score",
+        help="reject scores: onsets on a grid, or nearly all velocities the same",
     )
     return parser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
-    """Parse the command line; a wrong one ends the program with one line and exit status 2."""
+    """Parse the command line; print an error as one line, and exit with status 2."""
     parser = build_parser()
     options = PreprocessConfig(**vars(parser.parse_args(argv)))
     try:
@@ -361,7 +367,7 @@ def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 if SAVE_DIR holds none of the files."""
+    """Run the command; return 0, or 1 after an error, which includes that no file is usable."""
     options = parse_args(argv)
 
     def run() -> int:

@@ -24,17 +24,18 @@ import numpy.typing as npt
 
 PathLike = str | os.PathLike[str]
 Array = npt.NDArray[Any]
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of the file system
+# errors of a file system without locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def find_files(
     root: PathLike, suffixes: tuple[str, ...], errors: list[OSError] | None = None
 ) -> Iterator[Path]:
-    """Yield the files below `root` with one of the lower-case `suffixes`, in any case.
+    """Yield the files below `root` whose names end with one of `suffixes`, in upper or lower case.
 
-    The order is fixed: the files of a folder by name, then its folders by name. Links to
-    folders are followed, but no folder is entered twice. The error of a folder that cannot be
-    read is appended to `errors`, or raised without that.
+    suffixes: in lower case. The order is fixed: the files of a folder by name, then its folders
+    by name. Links to folders are followed, but no folder is entered twice. If a folder cannot be
+    read, the OSError is appended to `errors`, or raised if that is None.
     """
 
     def handle(error: OSError) -> None:
@@ -56,7 +57,7 @@ def find_files(
 
 
 def check_writable(folder: PathLike) -> None:
-    """Create a folder if necessary; OSError, with its name, if it cannot be written to."""
+    """Create a folder if necessary; raise OSError, naming it, if it cannot be written to."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -67,10 +68,10 @@ def check_writable(folder: PathLike) -> None:
 
 
 def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
-    """Write a file that holds either its old or its new content at every moment.
+    """Write a file so that it has its whole old or its whole new content at every moment.
 
-    durable: also after a power failure. An existing file keeps its permissions, and a link
-    its target. Raises OSError with `path`.
+    durable: even after a power failure. An existing file keeps its permissions; a link stays a
+    link, and its target is written. Raises OSError, naming `path`.
     """
     target = os.path.realpath(path)
     try:
@@ -92,7 +93,7 @@ def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
 
 
 def _permissions(path: str) -> int:
-    """Return the permissions of a file, or those that it would be created with."""
+    """Return the permissions of a file, or those of a new file if it does not exist."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def _permissions(path: str) -> int:
 
 
 def _hidden_prefix(target: str) -> tuple[str, str]:
-    """Return the folder of a file, and the prefix of the names of its lock and temporary files."""
+    """Return the folder of a file, and the name prefix of its lock file and temporary files."""
     folder, name = os.path.split(target)
     return folder, "." + hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
 
@@ -111,8 +112,8 @@ def _hidden_prefix(target: str) -> tuple[str, str]:
 def lock_file(path: PathLike) -> Iterator[bool]:
     """Lock a file for this process; yield False if its file system has no locks.
 
-    Removes what a killed `atomic_write` of this file left. The lock ends with the process,
-    even if it is killed. Raises BlockingIOError if another process holds the lock.
+    Removes the temporary files that a killed `atomic_write` of this file left. The lock ends
+    with the process, even if it is killed. Raises BlockingIOError if another process has it.
     """
     import filelock  # only train.py needs it, and it takes 50 ms
 
@@ -140,7 +141,7 @@ def lock_file(path: PathLike) -> Iterator[bool]:
 
 
 def import_optional(module: str, feature: str) -> Any:
-    """Import a library that only one feature needs; ImportError says how to install it.
+    """Import a library that only one feature needs; raise ImportError with the install command.
 
     Such libraries take a second to load, so they are imported when they are needed.
     """
@@ -169,7 +170,7 @@ class Number:
     above: float = -math.inf
 
     def __call__(self, text: str) -> float:
-        """Return the number in `text`; ArgumentTypeError if there is none, or out of range."""
+        """Return the number in `text`; raise ArgumentTypeError if it is none or out of range."""
         try:
             value = self.kind(text)
         except ValueError:
@@ -187,7 +188,7 @@ class Number:
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description, and shows a default where there is one."""
+    """A formatter that keeps the lines of the description and shows the defaults."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -205,8 +206,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An argument parser with one-line errors.
 
-    If an abbreviation fits several options, the one that also has a short form is meant:
-    these are the original's, whose users may know them.
+    If an abbreviation fits several options, but only one of them has a one-letter form, it means
+    that one: the options of the original have such a form, and their abbreviations still work.
     """
 
     def __init__(self, prog: str, description: str, defaults: Any, **options: Any) -> None:
@@ -216,8 +217,8 @@ class Parser(argparse.ArgumentParser):
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         matches = super()._get_option_tuples(option_string)  # type: ignore[misc]
-        lettered = [m for m in matches if any(len(flag) == 2 for flag in m[0].option_strings)]
-        return lettered if len(lettered) == 1 else matches
+        with_letter = [m for m in matches if any(len(flag) == 2 for flag in m[0].option_strings)]
+        return with_letter if len(with_letter) == 1 else matches
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         values = super()._get_values(action, arg_strings)  # type: ignore[misc]
@@ -226,13 +227,13 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def error(self, message: str) -> NoReturn:
-        """End the program with one line, whatever was typed, and exit status 2."""
+        """Print the message as one line, and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {_escape(message)}\n")
 
     def to_argv(self, options: Any) -> list[str]:
-        """Return the shortest arguments that are parsed to `options`, in the order of its fields.
+        """Return the arguments that set `options`, without defaults, in the order of its fields.
 
-        For options without positional arguments.
+        The parser must not have positional arguments.
         """
         actions = {action.dest: action for action in self._actions}
         argv = []
@@ -250,17 +251,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
-    """Return the exit status of `command`; print an error that the user can fix as one line.
+    """Run a command and return its exit status; print errors that the user can fix as one line.
 
-    Such errors are OSError, ValueError, ImportError and lack of memory. `interrupted` is
-    printed after Ctrl-C.
+    These are OSError, ValueError, ImportError and lack of memory. name: of the program;
+    interrupted: the message after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for names of files
+            stream.reconfigure(errors="backslashreplace")  # file names may be invalid Unicode
     try:
         return command()
-    except BrokenPipeError:  # the reader of the output has ended
+    except BrokenPipeError:  # the program that reads the output has ended
         with open(os.devnull, "wb") as null:
             os.dup2(null.fileno(), sys.stdout.fileno())
         return 1
@@ -272,7 +273,7 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
     except (ImportError, ValueError) as error:
         message = str(error)
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         message = "not enough memory: try a smaller batch, window, beam or network"
     sys.stderr.write(f"{name}: error: {_escape(message)}\n")
@@ -284,8 +285,8 @@ def _escape(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Return whether memory is exhausted; torch raises RuntimeError, also while it saves."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error means that memory is exhausted; torch raises RuntimeError for it."""
     phrases = ("can't allocate memory", "not enough memory", "out of memory")
     return (
         isinstance(error, MemoryError)

@@ -1,1 +1,1 @@
-"""Training data: `.data` files, batches of them, and what preprocess.py does with MIDI files."""
+"""Training data: `.data` files, batches, and the steps of preprocess.py."""

@@ -1,6 +1,6 @@
 """Tempo augmentation: performances played faster or slower, with newly quantized times.
 
-Files are not changed: excerpts are stretched when they are cut for a training batch.
+Excerpts are stretched when a training batch is made; `.data` files do not change.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _MARGIN_MS = 100  # added to a window, because quantization moves events
 
 
 def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tuple[Array, Array]:
-    """Return `count` events from `start` on, `factor` times as long, and their controls.
+    """Return `count` events from index `start` on, `factor` times as slow, and their controls.
 
     events: uint8 [all events of a performance], in the current encoding. Returns events uint8
-    [1 + count] and compressed controls uint8 [1 + count, 13]; the first row is the event before
-    the excerpt, or at the start of the performance the first event once more. There are fewer
-    rows where the performance ends too soon.
+    [1 + count] and compressed controls uint8 [1 + count, 13]; row 0 is the event before the
+    excerpt, or at the start of the performance the first event again. There are fewer rows if
+    the performance ends before.
     """
-    # the controls look WINDOW seconds ahead, or near the end of the performance back
+    # controls look WINDOW seconds ahead; near the end of the performance, they look back
     times = np.cumsum(_DURATIONS[events]) - _DURATIONS[events]
     last = min(len(times) - 1, start + math.ceil(_SPARE * count))
     reach = 1000 * WINDOW / factor + _MARGIN_MS
@@ -37,7 +37,7 @@ def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tup
         events[first : np.searchsorted(times, times[last] + reach, "right")], factor
     )
     controls = ControlSeq.from_event_seq(EventSeq(stretched)).to_compressed_array()
-    # time shifts are new, all other events are the same ones in the same order
+    # time shifts are new; the other events are the same, in the same order
     fixed_before = int((_DURATIONS[events[first:start]] == 0).sum())
     fixed = np.flatnonzero(_DURATIONS[stretched] == 0)
     begin = int(fixed[fixed_before]) if fixed_before < len(fixed) else len(stretched)
@@ -46,18 +46,18 @@ def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tup
 
 
 def stretch_events(events: Array, factor: float) -> Array:
-    """Return event indices, uint8, that last `factor` times as long, with the fewest time shifts.
+    """Return events, uint8, that last `factor` times as long, with the fewest time shifts.
 
-    Events at one time keep their order, also where two times become one.
+    Events at one time keep their order, even if two times become one.
     """
     durations = _DURATIONS[events]
     fixed = np.flatnonzero(durations == 0)  # all events except time shifts
     times = np.append((np.cumsum(durations) - durations)[fixed], durations.sum())
     points, where = np.unique(np.rint(factor * times).astype(np.int64), return_inverse=True)
     clocks = quantize(points)
-    shift_clocks, nth, shifts = choose_time_shifts(np.unique(clocks))
-    # sort by (clock, rank): nth < 0, so the time shifts that lead to a clock come first
+    shift_clocks, shift_ranks, shifts = choose_time_shifts(np.unique(clocks))
+    # sort by (clock, rank); shift ranks are negative: the shifts that lead to a clock come first
     new_times = np.concatenate([shift_clocks, clocks[where[:-1]]])
-    order = np.argsort((new_times << 32) + np.concatenate([nth, fixed]))
+    order = np.argsort((new_times << 32) + np.concatenate([shift_ranks, fixed]))
     stretched = np.concatenate([shifts + _FIRST_SHIFT, events[fixed]])
     return np.asarray(stretched[order], np.uint8)

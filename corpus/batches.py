@@ -1,6 +1,6 @@
-"""Training batches: windows of performances, side by side.
+"""Training batches: windows of performances.
 
-Windows are cut from memory maps as bytes, and expanded on the device that trains.
+Windows are read from memory maps as bytes, and expanded on the device that trains.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ START_SHARE = 0.1  # share of segments that begin at the start of their performa
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows side by side, on one device.
+    """Windows on one device, one per column.
 
     previous: int64 [batch], the event before each window; targets: int64 [steps, batch];
-    controls: float32 [steps, batch, 24]; use_control: bool [batch], the windows that the network
-    sees the control of; continues: bool [batch], the windows that follow the window in the same
-    column of the batch before. `previous` has a meaning for these windows only.
+    controls: float32 [steps, batch, 24]; use_control: bool [batch], whether the network sees the
+    control of a window; continues: bool [batch], whether a window follows the one in the same
+    column of the previous batch. Only for these windows, `previous` is used.
     """
 
     previous: Tensor
@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch as bytes: events [1 + steps, batch], where row 0 is before the window.
+    """A batch as bytes: events [1 + steps, batch]; row 0 is the event before the window.
 
     controls: compressed [steps, batch, 13]; use_control and continues: see `Batch`.
     """
@@ -53,7 +53,7 @@ class PackedBatch:
     def to_device(self, device: torch.device, encoding: Encoding) -> Batch:
         """Copy the bytes to a device, and expand them there."""
         parts = (torch.from_numpy(part) for part in vars(self).values())
-        if device.type == "cuda":  # without pinned memory, the copy waits for all work of the GPU
+        if device.type == "cuda":  # without it, the copy waits until the GPU is idle
             parts = (part.pin_memory() for part in parts)
         events, controls, use_control, continues = (
             part.to(device, non_blocking=True) for part in parts
@@ -67,8 +67,8 @@ class _Segments(NamedTuple):
     """The segment of each column of a batch: consecutive windows of one performance; all [batch].
 
     performances: index; starts: index of the first event; windows: index, within the segment, of
-    the window that is in the batch. Draws are random numbers that hold for a whole segment:
-    transpose_draw and control_draw in [0, 1), tempo_draw in [-1, 1).
+    the window that is in the batch. The draws are random numbers, the same for all windows of a
+    segment: transpose_draw and control_draw in [0, 1), tempo_draw in [-1, 1).
     """
 
     performances: Array
@@ -80,11 +80,12 @@ class _Segments(NamedTuple):
 
 
 class WindowSampler:
-    """Random windows of a corpus; seed and batch number alone determine a batch.
+    """A source of batches of random windows; a batch depends only on the seed and its number.
 
     Each column of the batches is a sequence of segments of `carry` consecutive windows, for a
-    network that carries its hidden state from one window to the next. Where a performance ends
-    before its segment, the next segment begins at once. Columns begin their segments in turn.
+    network that carries its hidden state from one window to the next. If a performance ends
+    within a segment, the next segment begins at once. Columns begin their segments at different
+    batches.
     """
 
     def __init__(
@@ -97,15 +98,15 @@ class WindowSampler:
         world_size: int = 1,
         stretch: float = 0.0,
     ) -> None:
-        """Windows have `steps` events and start every `stride` events.
+        """Prepare windows of `steps` events that start every `stride` events.
 
-        rank, world_size: of `world_size` processes that share each batch, this one gets the
-        columns of number `rank`. stretch: play each segment up to this much faster or slower
-        (0.05 is 5%); for the current encoding only.
+        rank, world_size: `world_size` processes share each batch; this one gets part `rank` of
+        the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
+        for the current encoding only.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
         self.rank, self.world_size, self.stretch = rank, world_size, stretch
-        # stretched segments of the last batch, by performance, start, length and tempo
+        # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
         counts = np.maximum(0, (self._lengths - steps) // stride + 1)
@@ -116,11 +117,11 @@ class WindowSampler:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def sample_batch(
-        self, batch_size: int, seed: int, number: int, control_ratio: float, transposing: bool
+        self, batch_size: int, seed: int, number: int, control_ratio: float, transposition: bool
     ) -> PackedBatch:
         """Return batch `number`: windows drawn uniformly, with replacement.
 
-        control_ratio: share of the segments that the network sees the control of; transposing:
+        control_ratio: share of the segments whose control the network sees; transposition:
         transpose each segment by a random offset within TRANSPOSITIONS.
         """
         segments = self._find_segments(self.world_size * batch_size, seed, number)
@@ -133,7 +134,7 @@ class WindowSampler:
             windows.append((events[rows], controls[rows]))
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
         check_encoded(events, controls)
-        if transposing:
+        if transposition:
             offsets = _choose_offsets([events for events, _ in contents], segments.transpose_draw)
             events, controls = transpose(events, controls, offsets)
         use_control = segments.control_draw < control_ratio
@@ -154,10 +155,10 @@ class WindowSampler:
         return segments
 
     def _draw_segments(self, seed: int, turn: Array, windows: Array, attempt: int) -> _Segments:
-        """Draw the segment of each column; `turn` counts the segments of a column."""
+        """Draw the segment of each column; turn: the number of segments before it in the column."""
         draws = np.empty((len(turn), 5))
         for number in np.unique(turn):
-            columns = np.flatnonzero(turn == number)  # adjacent
+            columns = np.flatnonzero(turn == number)  # these are adjacent
             bits = np.random.PCG64([seed, number, attempt])
             bits.advance(5 * int(columns[0]))  # each column has its own five numbers
             draws[columns] = np.random.Generator(bits).random((len(columns), 5))
@@ -198,7 +199,7 @@ class WindowSampler:
         ]
 
     def _read(self, performance: int, start: int, count: int) -> tuple[Array, Array]:
-        """Return events and controls from the one before `start` on, or the first one twice."""
+        """Return events and controls from index `start` - 1 on; for -1, the first one again."""
         data = self.corpus.performances[performance]
         if start:
             part = slice(start - 1, start + count)
@@ -209,12 +210,12 @@ class WindowSampler:
     def _stretch(
         self, performance: int, start: int, count: int, factor: float
     ) -> tuple[Array, Array]:
-        """Return events and controls as `_read` does, in another tempo."""
+        """Return events and controls as `_read` does, `factor` times as slow."""
         return stretch_excerpt(self.corpus.performances[performance].events, start, count, factor)
 
 
 def _choose_offsets(segments: list[Array], draws: Array) -> Array:
-    """Return a transposition [batch] for each segment that keeps its notes on the piano."""
+    """Choose transpositions [batch] that keep the notes of each segment on the piano."""
     ranges = [transposition_range(events[:, None]) for events in segments]
     low, high = np.array(ranges)[..., 0].T
     low, high = np.maximum(low, TRANSPOSITIONS[0]), np.minimum(high, TRANSPOSITIONS[1])

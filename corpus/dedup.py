@@ -1,10 +1,10 @@
 """Find duplicates and the performances of one piece by their notes, whatever the files are called.
 
-A performance is compared by its sketch, as web pages are by w-shingling: a word is eight pitch
-intervals in a row, and the words whose hash is in the lowest quarter are kept, the same ones in
-all performances. Neither tempo nor key changes a word, and a wrong note changes only the words
-around it. Two performances are of one piece if they share more words than two pieces do by chance.
-A part shares most of its words with the whole, and so does a performance without the repeats.
+Performances are compared by their sketches, as web pages are by w-shingling (Broder 1997): a word
+is a sequence of eight pitch intervals, and the sketch has the words whose hash is in the lowest
+quarter of all hashes. Neither tempo nor key changes a word, and a wrong note changes only the words
+around it. Two performances are of one piece if they share more words than different pieces do.
+An excerpt shares most of its words with the whole, and so does a performance without repeats.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from corpus.performance import Performance
 from sequence import EventSeq, NoteSeq
 from utils import Array
 
-CHORD_SECONDS = 0.035  # notes whose onsets follow each other within this are a chord
+CHORD_SECONDS = 0.035  # notes of a chord start within this time of the note before
 WORD_LENGTH = 8  # intervals
 MIN_DISTINCT = 4  # distinct intervals in a word; scales and trills have fewer
-SAMPLING_RATE = 4  # one word of so many is kept
-# Of 991 performances no two of different pieces shared half as many words as these two constants
-# require, and each shared 1.8 times as many with another performance of its piece.
+SAMPLING_RATE = 4  # a sketch has one of this many words
+# In 991 performances, no two of different pieces shared even half as many words as these constants
+# require, and each shared at least 1.8 times as many with another performance of its piece.
 MIN_SHARED_PART = 0.05  # of the shorter sketch
-MIN_SHARED_WORDS = 4  # on top of that: so many may be shared by chance
+MIN_SHARED_WORDS = 4  # added to that part: different pieces may share a few words
 NEAR_DUPLICATE_PART = 0.9  # of the shorter sketch
-MAX_DISTANCE = 8  # each performance with a word is compared with so many that follow it
+MAX_DISTANCE = 8  # a performance is compared with this many later ones that have the same word
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +41,18 @@ class Fingerprint:
 
     @staticmethod
     def compute(performance: Performance) -> Fingerprint:
-        """Return the fingerprint; it needs only the events, so a `.data` file is enough."""
+        """Return the fingerprint of a performance; it depends only on the events."""
         notes = EventSeq.from_array(performance.events, performance.encoding).to_note_seq()
         return Fingerprint(hash_events(performance), sketch_notes(notes))
 
 
 def hash_events(performance: Performance) -> bytes:
-    """Return a hash of the events; duplicates have the same."""
+    """Return a hash of the events; duplicates have the same hash."""
     return hashlib.blake2b(performance.events.tobytes(), digest_size=16).digest()
 
 
 def sketch_notes(notes: NoteSeq) -> Array:
-    """Return the distinct words that are kept, as sorted hashes: uint64 [words]."""
+    """Return the sketch of notes: the sorted hashes of its distinct words, uint64 [words]."""
     chord = np.cumsum(np.diff(notes.starts, prepend=0.0) > CHORD_SECONDS)
     intervals = np.diff(notes.pitches[np.lexsort((notes.pitches, chord))])
     if len(intervals) < WORD_LENGTH:
@@ -86,9 +86,9 @@ class Link(NamedTuple):
 class Piece:
     """The performances of one piece, by number, and a hash that identifies the piece.
 
-    The hash depends on the lowest word of all performances: neither on names nor on order, and
-    seldom on a further performance. Of the pieces with several performances, 17% would have another
-    hash if one of the performances were missing.
+    The hash depends only on the lowest word of all performances, not on names or order, and
+    seldom changes when a performance is added: it would be different for 17% of the pieces with
+    several performances if one of these were missing.
     """
 
     members: tuple[int, ...]
@@ -119,7 +119,7 @@ def find_pieces(fingerprints: Sequence[Fingerprint]) -> tuple[list[Piece], list[
 
 
 def _find_candidates(sketches: Sequence[Array]) -> list[tuple[int, int]]:
-    """Return the pairs that share enough words, those that share the largest part first."""
+    """Return the pairs that share enough words, the largest shared part first."""
     sizes = np.array([len(words) for words in sketches], np.int64)
     first, second, shared = _count_shared_words(sketches)
     shorter = np.minimum(sizes[first], sizes[second])
@@ -133,9 +133,9 @@ def _find_candidates(sketches: Sequence[Array]) -> list[tuple[int, int]]:
 def _count_shared_words(sketches: Sequence[Array]) -> tuple[Array, Array, Array]:
     """Return pairs of performances and the number of words they share: three int64 [pairs].
 
-    Of the performances with the same word each is compared with the next MAX_DISTANCE only: of a
-    piece with a thousand performances some pairs are missing, but others connect it. Pairs that
-    share a single word are left out.
+    A performance is compared only with the next MAX_DISTANCE ones that have the same word. Some
+    pairs of a piece with a thousand performances are missing, but the other pairs connect them.
+    Pairs that share a single word are left out.
     """
     words = np.concatenate([np.empty(0, np.uint64), *sketches])
     owners = np.repeat(np.arange(len(sketches)), [len(sketch) for sketch in sketches])
@@ -154,6 +154,7 @@ def _count_shared_words(sketches: Sequence[Array]) -> tuple[Array, Array, Array]
 
 
 def _measure_overlap(first: Array, second: Array) -> float:
+    """Return the part of the shorter sketch that both share."""
     shared = np.intersect1d(first, second, assume_unique=True)
     return len(shared) / max(1, min(len(first), len(second)))
 
@@ -173,6 +174,7 @@ def _merge_groups(parents: list[int], first: int, second: int) -> bool:
 
 
 def _identify(fingerprints: Sequence[Fingerprint]) -> bytes:
+    """Return the hash that identifies the piece of these performances; see `Piece`."""
     lowest = min((f.words[0] for f in fingerprints if len(f.words)), default=None)
     if lowest is None:
         return min(fingerprint.digest for fingerprint in fingerprints)

@@ -1,4 +1,4 @@
-"""Statistics of a performance, and the filters that reject performances by them."""
+"""Statistics of performances, and the filters that use them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from midi.notes import MidiStats, NoteSeq
 from sequence import PITCHES
 from utils import Array
 
-# In 991 performances by pianists the highest grid score was 0.63, and 0.13 by the file's own beat;
-# in 300 random rhythms on a grid the lowest was 0.86.
+# In 991 performances by pianists, the highest grid score was 0.63, and 0.13 by the file's own beat;
+# in 300 random rhythms on a grid, the lowest was 0.86.
 QUANTIZED_SCORE = 0.8
-UNIFORM_VELOCITY_SHARE = 0.9  # of the notes have the most frequent velocity
-MIN_SAMPLE = 40  # onsets or notes; fewer may agree by chance
+UNIFORM_VELOCITY_SHARE = 0.9  # of the notes with the most frequent velocity
+MIN_ONSETS = 40  # with fewer onsets or notes, neither a grid nor a uniform velocity is reported
 
 GRID_BIN = 0.008  # seconds
 GRID_SECONDS, GRID_NOTES = 60, 100  # the grid score uses the longer one of these two beginnings
 GRID_RATES = (4, 32)  # grid lines/s; the lines of a coarser grid are also lines of one of these
-QUICK_ONSETS = 64  # enough to show that there is no grid
+QUICK_ONSETS = 64  # enough to see that there is no grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class PerformanceStats:
             seconds=notes.seconds,
             pitch_counts=np.bincount(notes.pitches, minlength=128).astype(np.int32),
             velocity_counts=np.bincount(notes.velocities, minlength=128).astype(np.int32),
-            grid_score=score if len(notes) >= MIN_SAMPLE else 0.0,
+            grid_score=score if len(notes) >= MIN_ONSETS else 0.0,
             pedal_share=min(1.0, pedal_share),
         )
 
@@ -83,27 +83,27 @@ class PerformanceStats:
     @property
     def has_uniform_velocity(self) -> bool:
         """Whether nearly all notes have the same velocity."""
-        return self.notes >= MIN_SAMPLE and self.top_velocity_share >= UNIFORM_VELOCITY_SHARE
+        return self.notes >= MIN_ONSETS and self.top_velocity_share >= UNIFORM_VELOCITY_SHARE
 
 
 def measure_grid_score(starts: Array) -> float:
-    """Return how well the first onsets, in seconds, fit the grid that fits them best: 0-1.
+    """Return how well the first onsets, in seconds, fit the best grid: 0-1.
 
-    Onsets are mapped to a circle that turns once from one grid line to the next; the score is the
-    length of their mean vector, maximized over the tempo of the grid (the highest magnitude of
-    the onsets' spectrum). It is 0.0 for fewer than MIN_SAMPLE onsets.
+    The distance between two grid lines is mapped to a circle, and each onset to a point on it; the
+    score is the length of the mean vector, for the tempo of the grid that makes it longest (the
+    peak of the onsets' magnitude spectrum). It is 0.0 for fewer than MIN_ONSETS onsets.
     """
     is_used = (starts <= starts[:1] + GRID_SECONDS) | (np.arange(len(starts)) < GRID_NOTES)
     bins = np.rint((starts[is_used] - starts[:1]) / GRID_BIN).astype(np.int64)
     bins = bins[np.append(True, np.diff(bins) > 0)[: len(bins)]]
-    if len(bins) < MIN_SAMPLE:
+    if len(bins) < MIN_ONSETS:
         return 0.0
     score = _spectral_peak(bins[:QUICK_ONSETS])
     return score if score < QUANTIZED_SCORE else _spectral_peak(bins)
 
 
 def _spectral_peak(bins: Array) -> float:
-    """Return the grid score of distinct onsets in bins of time, the first of them 0."""
+    """Return the grid score of distinct onsets, in units of GRID_BIN; the first one is 0."""
     size = 1 << int(2 * bins[-1] + 2).bit_length()
     onsets = np.zeros(size)
     onsets[bins] = 1
@@ -113,7 +113,7 @@ def _spectral_peak(bins: Array) -> float:
 
 # ---------------------------------------------------------------------------------- filters
 
-# the options of preprocess.py that are filters, with values to evaluate them while they are off
+# the filter options of preprocess.py, and the values at which filters that are off are evaluated
 SUGGESTED_LIMITS = {
     "min_seconds": 10,
     "max_seconds": 3600,
@@ -125,7 +125,7 @@ SUGGESTED_LIMITS = {
 
 
 class Rejection(NamedTuple):
-    """Why the filter of an option rejects a performance."""
+    """The reason why the filter of an option rejects a performance."""
 
     option: str
     reason: str
@@ -149,7 +149,7 @@ def format_flag(option: str) -> str:
 
 
 def find_rejections(stats: PerformanceStats, limits: Mapping[str, float]) -> Iterator[Rejection]:
-    """Yield the rejections by the filters that have a value in `limits`."""
+    """Yield a rejection for each filter in `limits` that rejects the performance."""
     ranges = (
         ("seconds", stats.seconds, "s", "too short", "too long"),
         ("density", stats.density, "notes/s", "too sparse", "too dense"),

@@ -1,9 +1,9 @@
-"""Performances as training data: `.data` files, and a corpus of them.
+"""Performances as training data: `.data` files, and a corpus of performances.
 
 A `.data` file holds one performance: `torch.save` of a dict with `encoding` (its version),
 `events` uint8 [events], `controls` uint8 [events, 13] (compressed), and `notes`,
 `milliseconds`, `onset_error_mean`, `onset_error_max` (seconds) and `source` (the hash of the
-MIDI file). It takes 14 bytes per event, and training reads it through a memory map.
+MIDI file). It has 14 bytes per event; training reads it through a memory map.
 Legacy files, a tuple of events and controls as numpy arrays, are read too.
 """
 
@@ -28,7 +28,7 @@ from midi.control_schedule import COMPRESSED_DIM, DENSITY_LEVELS, PITCH_CLASSES
 from sequence import CURRENT, ENCODINGS, LEGACY, ControlSeq, Encoding, EventSeq
 from utils import Array
 
-# entries of a `.data` file besides its version and its tensors
+# type of the entries of a `.data` file other than its version and its tensors
 _FACTS = {
     "notes": int,
     "milliseconds": int,
@@ -42,8 +42,8 @@ _FACTS = {
 class Performance:
     """One performance: events uint8 [events], compressed controls uint8 [events, 13].
 
-    notes: number of notes; milliseconds: length; onset errors: in seconds; source: hash of the
-    MIDI file. Source is empty and the onset errors are 0 for a legacy file, which lacks them.
+    notes: number of notes; milliseconds: length; onset_error_mean, onset_error_max: in seconds;
+    source: hash of the MIDI file. A legacy file has no source ("") and no onset errors (0).
     """
 
     events: Array
@@ -66,7 +66,7 @@ class Performance:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Performance:
-        """Memory-map a `.data` file; ValueError, naming the path, for any other file."""
+        """Memory-map a `.data` file; raise ValueError, naming the path, for any other file."""
         record = tensorfile.load(path, memory_map=True)
         try:
             return _parse_legacy(record) if isinstance(record, tuple) else _parse(record)
@@ -79,7 +79,7 @@ class Performance:
     def convert_controls(self, encoding: Encoding) -> Array:
         """Return control vectors, float32 [events, 24], for a network of `encoding`.
 
-        For another encoding than its own, the events are decoded and encoded again, which
+        If the performance has another encoding, its events are decoded and encoded again, which
         changes their number.
         """
         controls = self.controls
@@ -91,16 +91,16 @@ class Performance:
 
 
 def _parse(record: Any) -> Performance:
-    """Check the content of a `.data` file; ValueError for missing or wrong entries."""
+    """Return the performance in a `.data` file; raise ValueError for missing or wrong entries."""
     if not isinstance(record, dict) or "encoding" not in record:
         raise ValueError("not a .data file made by preprocess.py")
     version = record["encoding"]
     if type(version) is not int or version not in ENCODINGS:
         found = tensorfile.format_value(version)
-        raise ValueError(f"unknown encoding {found}, not in {list(ENCODINGS)}; run preprocess.py")
+        raise ValueError(f"encoding {found} is not in {list(ENCODINGS)}; run preprocess.py again")
     for name in ("events", "controls"):
         if not isinstance(record.get(name), Tensor) or record[name].dtype != torch.uint8:
-            raise ValueError(f"{name} are not a uint8 tensor")
+            raise ValueError(f"'{name}' is not a uint8 tensor")
     events, controls = record["events"].numpy(), record["controls"].numpy()
     _check_shapes(events, controls)
     for name, kind in _FACTS.items():
@@ -111,7 +111,7 @@ def _parse(record: Any) -> Performance:
 
 
 def _parse_legacy(record: tuple[Any, ...]) -> Performance:
-    """Check the content of a legacy file, and measure what it lacks; ValueError if it is wrong."""
+    """Return the performance in a legacy file; raise ValueError for wrong content."""
     arrays = [part.array for part in record if isinstance(part, tensorfile.ByteArray)]
     if len(record) != 2 or len(arrays) != 2:
         raise ValueError("not a .data file: neither made by preprocess.py nor by the original")
@@ -133,7 +133,7 @@ def _check_shapes(events: Array, controls: Array) -> None:
 def check_encoded(events: Array, controls: Array) -> None:
     """Raise ValueError for an event or a density level out of range.
 
-    This is done when data is used: loading a file does not read it whole.
+    This is checked when data is used, because loading does not read the whole file.
     """
     if events.max() >= EventSeq.dim():
         raise ValueError(f"event {events.max()} in the data is not in 0-{EventSeq.dim() - 1}")
@@ -169,7 +169,7 @@ class Corpus:
     def load(paths: Iterable[Path]) -> Corpus:
         """Memory-map `.data` files, in this order.
 
-        Raises ValueError, naming a file of each, if they have different encodings.
+        Raises ValueError if they have different encodings, naming a file of each.
         """
         first_paths: dict[int, Path] = {}  # of each encoding
         performances = []
@@ -188,7 +188,7 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the sources of the performances, or of their events where these are unknown."""
+        """A hash of the sources of the performances; of the events if a source is unknown."""
         sources = [p.source or _hash(p.events) for p in self.performances]
         return _hash("\n".join(sources).encode())
 
@@ -203,10 +203,10 @@ def _hash(content: Any) -> str:
 
 
 def hold_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
-    """Split files into those to train on and those to validate on, about a `share` of them.
+    """Split files into training files and validation files, the latter about a `share` of them.
 
-    The subset of a file depends only on its name below `root`, so it stays when files are added;
-    but of two or more files at least one is held out, unless the share is 0.
+    The subset of a file depends only on its name below `root`, so it stays when files are added.
+    Exception: if there are two or more files, at least one is for validation, unless `share` is 0.
     """
     positions = {}  # a number from 0 to 1 for each path
     for path in paths:

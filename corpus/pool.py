@@ -1,4 +1,4 @@
-"""Worker processes in which a job may crash, hang or need too much memory without harm to others.
+"""Worker processes: a job that crashes, hangs or needs too much memory does not harm the others.
 
 The library pebble offers the same, but its workers share one pipe: a worker that the kernel kills
 while it sends a result, or between two jobs, ends the whole run. See docs/experiments.md.
@@ -22,15 +22,15 @@ from typing import Any, Generic, TypeVar
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-QUEUE_LENGTH = 2  # jobs per worker, so that it need not wait while its result is read
-MAX_PENDING = 8  # jobs per worker that may run or wait for an earlier job's result to be read
-PARENT_CHECK_SECONDS = 1.0  # an idle worker checks this often whether its parent lives
-MEMORY_LIMIT = 1 << 30  # bytes a worker may allocate on top of its size at the start (Linux)
+QUEUE_LENGTH = 2  # jobs per worker: it starts the second one while its result is read
+MAX_PENDING = 8  # jobs per worker that run, or whose result waits for that of an earlier job
+PARENT_CHECK_SECONDS = 1.0  # how often an idle worker checks that its parent is alive
+MEMORY_LIMIT = 1 << 30  # bytes that a worker may allocate after its start (Linux)
 
 
 @dataclass(frozen=True)
 class JobFailure:
-    """What `WorkerPool.run` yields for a job without a result."""
+    """The reason why a job has no result."""
 
     reason: str  # "crashed", "timed out" or "too large"
     detail: str = ""
@@ -45,7 +45,7 @@ class WorkerPool(Generic[Job, Result]):
         self._pending: dict[int, Job] = {}  # by number: jobs whose result has not been yielded
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Result | JobFailure]:
-        """Yield the results in the order of the jobs, and end the workers after the last one.
+        """Yield the results in the order of the jobs; end the workers after the last one.
 
         Jobs are taken from the iterator as needed, so that memory does not grow with their number.
         """
@@ -77,18 +77,18 @@ class WorkerPool(Generic[Job, Result]):
                     worker.send(number, job)
 
     def _wait(self) -> list[_Worker]:
-        """Return the workers that have a result, have died or are late; wait until there are some.
+        """Wait for workers that have a result, have died or take too long, and return them.
 
-        A worker that has died is ready too: its pipe is at its end.
+        The pipe of a worker that has died is ready, too: it is at its end.
         """
         busy = {worker.connection: worker for worker in self._workers if worker.queue}
         deadline = min(worker.start for worker in busy.values()) + self._time_limit
         ready = wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
         latest = time.monotonic() - self._time_limit
-        return [worker for at, worker in busy.items() if at in ready or worker.start <= latest]
+        return [w for connection, w in busy.items() if connection in ready or w.start <= latest]
 
     def _replace(self, worker: _Worker) -> None:
-        """Start a new worker in place of one that failed, with the jobs that are still queued."""
+        """Start a new worker in place of a failed one, with the jobs that are still queued."""
         worker.stop()
         replacement = _Worker(worker.function)
         self._workers[self._workers.index(worker)] = replacement
@@ -97,7 +97,7 @@ class WorkerPool(Generic[Job, Result]):
 
 
 class _Worker:
-    """A process that does one job after the other; each has its own pipe."""
+    """A process that does one job after another, with a pipe of its own."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         # fork starts fastest: the child need not import torch again
@@ -108,15 +108,15 @@ class _Worker:
         self.process = context.Process(target=_run_worker, args=arguments, daemon=True)
         self.process.start()
         child_connection.close()
-        self.queue: list[int] = []  # numbers of its jobs; it works on the first
-        self.start = 0.0  # when it could start the first job, by time.monotonic
+        self.queue: list[int] = []  # numbers of its jobs; it works on the first one
+        self.start = 0.0  # earliest start of the first job, by time.monotonic
 
     def send(self, number: int, job: object) -> None:
         """Append job `number` to the queue."""
         if not self.queue:
             self.start = time.monotonic()
         self.queue.append(number)
-        with contextlib.suppress(BrokenPipeError):  # it has died: `receive` reports that
+        with contextlib.suppress(BrokenPipeError):  # it has died; `receive` reports this
             self.connection.send(job)
 
     def receive(self) -> tuple[int, Any]:
@@ -138,7 +138,7 @@ class _Worker:
 
 
 def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
-    """Receive jobs and send results for as long as the parent process lives."""
+    """Receive jobs and send results until the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers
     _limit_memory()
     while True:
@@ -157,13 +157,13 @@ def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: 
 
 
 def _limit_memory() -> None:
-    """Let this process allocate MEMORY_LIMIT more bytes, but no more; on Linux only."""
+    """Limit this process to MEMORY_LIMIT more bytes than it has now; on Linux only."""
     if sys.platform == "linux":
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY_LIMIT
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        # -1 stands for no limit
+        # a negative value means no limit
         limit = min(value for value in (limit, soft, hard) if value >= 0)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

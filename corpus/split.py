@@ -1,7 +1,7 @@
 """A folder of `.data` files, split by piece into folders for train, validation and test.
 
-`split.json` marks a split folder; it has the shares and, for the user, the pieces. Where a file is
-decides in which subset it is. A new file is in `.waiting` until its piece has a subset.
+`split.json` marks a split folder; it holds the shares and, for the user, the pieces. The subset of
+a file is the folder that it is in. A new file is in `.waiting` until its piece has a subset.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class DataFolder:
     def open(root: Path, split: str, names: Iterable[str]) -> DataFolder:
         """Return the folder, prepared for `split`; without one it stays as it is.
 
-        If the folder was flat, the `.data` files of the MIDI files `names` move to `.waiting`.
-        Raises ValueError for a damaged split.json, and for other `.data` files that would seem to
-        be in a subset.
+        names: the MIDI files; if the folder was flat, their `.data` files move to `.waiting`.
+        Raises ValueError for a damaged split.json, and for other `.data` files in folders that are
+        named like subsets.
         """
         previous_split = _read_split(root / SPLIT_FILE)
         folder = DataFolder(root, split or previous_split, previous_split)
@@ -66,15 +66,15 @@ class DataFolder:
         return self.root / SPLIT_FILE
 
     def find_data(self, name: str) -> Path:
-        """Return where the `.data` file of a MIDI file is, or where to write it."""
+        """Return the path of the `.data` file of a MIDI file, whether it exists or not."""
         if not self.split:
             return self.root / (name + DATA_SUFFIX)
         paths = [self.root / subset / (name + DATA_SUFFIX) for subset in SUBSETS]
-        existing = [path for path in paths if os.path.exists(path)]  # False for any error
+        existing = [path for path in paths if os.path.exists(path)]  # False if it cannot be checked
         return existing[0] if existing else self.root / WAITING / (name + DATA_SUFFIX)
 
     def find_subsets(self) -> dict[Path, str]:
-        """Return the subset of every file that is in one."""
+        """Return the subset of each `.data` file that is in one."""
         return {
             path: subset
             for subset in SUBSETS
@@ -82,7 +82,7 @@ class DataFolder:
             for path in utils.find_files(self.root / subset, (DATA_SUFFIX,))
         }
 
-    def midi_name(self, path: Path) -> str:
+    def find_midi_name(self, path: Path) -> str:
         """Return the name of the MIDI file of a `.data` file in a subset or in `.waiting`."""
         return Path(*path.relative_to(self.root).parts[1:]).as_posix()[: -len(DATA_SUFFIX)]
 
@@ -93,7 +93,7 @@ class DataFolder:
         lines: list[str] = []
         targets: list[tuple[Path, Path]] = []
         for piece, subset in zip(pieces, subsets, strict=True):
-            names = [self.midi_name(paths[number]) for number in piece.members]
+            names = [self.find_midi_name(paths[number]) for number in piece.members]
             lines.append("  " + json.dumps({"side": subset, "performances": names}))
             for number, name in zip(piece.members, names, strict=True):
                 targets.append((paths[number], self.root / subset / (name + DATA_SUFFIX)))
@@ -114,7 +114,7 @@ class DataFolder:
 
 
 def _read_split(path: Path) -> str:
-    """Return the shares in a split.json; empty if the file is missing."""
+    """Return the shares in a split.json, such as "80,10,10"; empty if the file is missing."""
     try:
         split = json.loads(path.read_text(encoding="utf-8"))["split"]
         parse_split(split)
@@ -134,8 +134,8 @@ def _read_split(path: Path) -> str:
 class Assignment:
     """The subset of each piece.
 
-    pinned: pieces, by number, that stay in their subset though their hash would select another by
-    the present shares. merged: pieces whose performances were in several subsets.
+    pinned: pieces, by number, that stay in their subset although their hash and the current shares
+    would select another one. merged: pieces whose performances were in several subsets.
     """
 
     subsets: tuple[str, ...]
@@ -144,12 +144,13 @@ class Assignment:
 
 
 def assign_subsets(pieces: Sequence[Piece], current: Mapping[int, str], split: str) -> Assignment:
-    """Choose a subset for each piece; `current` has those of performances that are in one.
+    """Choose a subset for each piece.
 
-    A piece stays in its subset. If its performances are in several subsets, because they were not
-    known to be one piece, it goes to the first: what was trained on must not be evaluated on.
-    The subset of a new piece depends on its hash; but as long as a subset with a share is
-    empty, it gets the new piece whose hash is nearest.
+    current: the subset of each performance, by number, that is in one. A piece stays in its
+    subset. If its performances are in several subsets, because they did not seem to be one piece,
+    it goes to the first of these: what was used for training must not be used for evaluation.
+    The subset of a new piece depends on its hash. But if a subset with a share would be empty, it
+    gets the new piece whose hash is nearest.
     """
     current_subsets = [{current[n] for n in piece.members if n in current} for piece in pieces]
     hashes = [hashlib.blake2b(piece.identity, digest_size=6).digest() for piece in pieces]
@@ -157,25 +158,29 @@ def assign_subsets(pieces: Sequence[Piece], current: Mapping[int, str], split: s
     edges = np.cumsum(parse_split(split)).tolist()
     # rounding may leave the last edge a little below 1
     last = int(np.searchsorted(edges, edges[-1]))
-    hashed = [min(int(np.searchsorted(edges, p, "right")), last) for p in positions]
-    fixed = [min(map(SUBSETS.index, names)) if names else None for names in current_subsets]
-    chosen = [new if old is None else old for new, old in zip(hashed, fixed, strict=True)]
-    _fill_empty(chosen, [n for n, old in enumerate(fixed) if old is None], positions, edges)
+    # subsets as indices of SUBSETS: by the hash; of the files, if there are any; the result
+    by_hash = [min(int(np.searchsorted(edges, p, "right")), last) for p in positions]
+    by_files = [min(map(SUBSETS.index, names)) if names else None for names in current_subsets]
+    result = [new if old is None else old for new, old in zip(by_hash, by_files, strict=True)]
+    _fill_empty(result, [n for n, old in enumerate(by_files) if old is None], positions, edges)
     return Assignment(
-        tuple(SUBSETS[index] for index in chosen),
-        tuple(n for n, old in enumerate(fixed) if old is not None and old != hashed[n]),
+        tuple(SUBSETS[index] for index in result),
+        tuple(n for n, old in enumerate(by_files) if old is not None and old != by_hash[n]),
         tuple(n for n, names in enumerate(current_subsets) if len(names) > 1),
     )
 
 
 def _fill_empty(
-    chosen: list[int], movable: list[int], positions: Sequence[float], edges: Sequence[float]
+    result: list[int], movable: list[int], positions: Sequence[float], edges: Sequence[float]
 ) -> None:
-    """Give each empty subset that has a share one of the movable pieces, if there are enough."""
+    """Give each empty subset with a share one of the `movable` pieces, if there are enough.
+
+    result: the subset of each piece, which is changed; positions: the hashes, 0..1.
+    """
     starts = [0.0, *edges[:-1]]
     for subset, (low, high) in enumerate(zip(starts, edges, strict=True)):
-        if high > low and subset not in chosen:
-            spare = [n for n in movable if chosen.count(chosen[n]) > 1 or subset < chosen[n]]
+        if high > low and subset not in result:
+            spare = [n for n in movable if result.count(result[n]) > 1 or subset < result[n]]
             if spare:
                 nearest = min(spare, key=lambda n: max(low - positions[n], positions[n] - high))
-                chosen[nearest] = subset
+                result[nearest] = subset

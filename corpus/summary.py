@@ -1,4 +1,4 @@
-"""The results of preprocess.py: a record for each file, and a summary as numbers and as lines."""
+"""The results of preprocess.py: a record for each file, and a summary in numbers and in lines."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MAX_NEAR_DUPLICATES = 20  # lines
 
 @dataclass(frozen=True, eq=False)
 class FileRecord:
-    """A MIDI file, and what a run of preprocess.py finds out about it.
+    """The results of a run of preprocess.py for one file.
 
     name: path below the MIDI folder; data_path: its `.data` file, whether it exists or not; notes,
     events, milliseconds and onset errors (seconds): of the `.data` file; stats: of the MIDI file,
-    if measured; fingerprint: only if there is a `.data` file and pieces are looked for.
+    if measured; fingerprint: if there is a `.data` file and the files are grouped by piece.
     """
 
     name: str
@@ -67,7 +67,7 @@ class FileRecord:
 
 
 class SubsetStats(NamedTuple):
-    """What one subset of a split holds."""
+    """The size of one subset of a split."""
 
     name: str
     pieces: int
@@ -77,10 +77,10 @@ class SubsetStats(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """The numbers of a run.
+    """The results of a run.
 
     pieces: the performances of each piece; near_duplicates: two names, and the part of the shorter
-    sketch that they share; split: the folder and the subsets of the pieces, unless it is flat.
+    sketch that they share; split: the folder and the subset of each piece, or None if it is flat.
     """
 
     records: Sequence[FileRecord]
@@ -95,22 +95,22 @@ class Summary:
 
     @cached_property
     def midi_files(self) -> int:
-        """Number of MIDI files, with folders that cannot be read."""
+        """Number of MIDI files, and of folders that cannot be read."""
         return len(self.records) - len(self.select(PREVIOUS))
 
     @cached_property
     def performances(self) -> list[FileRecord]:
-        """The files whose music is in the data: those converted and those skipped."""
+        """The records of the files that are in the data: converted and skipped ones."""
         return self.select(CONVERTED, SKIPPED)
 
     @cached_property
     def measured(self) -> list[tuple[FileRecord, PerformanceStats]]:
-        """The performances that have statistics, and these."""
+        """The performances that have statistics, with their statistics."""
         return [(record, record.stats) for record in self.performances if record.stats]
 
     @property
     def hours(self) -> float:
-        """Length of the music."""
+        """Length of the music in hours."""
         return sum(record.milliseconds for record in self.performances) / 3.6e6
 
     @property
@@ -121,7 +121,11 @@ class Summary:
     @cached_property
     def filter_matches(self) -> list[tuple[FileRecord, Rejection]]:
         """What the filters that are off would reject at their suggested values."""
-        limits = {o: v for o, v in SUGGESTED_LIMITS.items() if o not in self.active_filters}
+        limits = {
+            option: value
+            for option, value in SUGGESTED_LIMITS.items()
+            if option not in self.active_filters
+        }
         return [
             (record, rejection)
             for record, stats in self.measured
@@ -130,7 +134,7 @@ class Summary:
 
     @property
     def subsets(self) -> Iterator[SubsetStats]:
-        """What the subsets hold; empty for a flat folder."""
+        """The size of each subset; empty for a flat folder."""
         assigned = self.split[1].subsets if self.split else ()
         for name in SUBSETS if self.split else ():
             pieces = [p for p, subset in zip(self.pieces, assigned, strict=True) if subset == name]
@@ -151,7 +155,7 @@ def format_summary(summary: Summary) -> Iterator[str]:
 
 
 def format_filter_matches(summary: Summary) -> str:
-    """Return how many files each filter that is off would reject, with the flag that sets it."""
+    """Return how many files each filter that is off would reject, and the flag that turns it on."""
     counts = Counter((match.option, match.reason) for _, match in summary.filter_matches)
     reasons: dict[str, list[str]] = {}
     for (option, reason), count in sorted(counts.items()):
@@ -168,20 +172,20 @@ def count_reasons(summary: Summary) -> str:
 def _format_files(summary: Summary) -> Iterator[str]:
     """Yield a line for each file that is not used, and for near duplicates."""
     for record in summary.select(REJECTED):
-        yield f"rejected: {record.name}: {record.reason}{_in_brackets(record.detail)}"
+        yield f"rejected: {record.name}: {record.reason}{_parenthesize(record.detail)}"
     for record in summary.select(PREVIOUS):
         if record.reason:
             yield f"not in the split: {record.path}: {record.reason}"
     for record in summary.select(DUPLICATE):
         yield (
             f"duplicate: {record.name} has the same notes as {record.duplicate_of}"
-            f"{_in_brackets(record.detail)}"
+            f"{_parenthesize(record.detail)}"
         )
     for first, second, part in summary.near_duplicates[:MAX_NEAR_DUPLICATES]:
         yield f"near duplicate: {first} and {second} share {part:.0%} of their note patterns"
     more = len(summary.near_duplicates) - MAX_NEAR_DUPLICATES
     if more > 0:
-        yield f"near duplicate: {_count(more, 'more pair')}"
+        yield f"near duplicate: {_format_count(more, 'more pair')}"
 
 
 def _format_totals(summary: Summary) -> Iterator[str]:
@@ -189,8 +193,8 @@ def _format_totals(summary: Summary) -> Iterator[str]:
     yield (
         f"files: {len(summary.select(CONVERTED))} converted, "
         f"{len(summary.select(SKIPPED))} skipped (unchanged), "
-        f"{_count(len(duplicates), 'duplicate')}, "
-        f"{len(rejected)} rejected{_in_brackets(count_reasons(summary))}"
+        f"{_format_count(len(duplicates), 'duplicate')}, "
+        f"{len(rejected)} rejected{_parenthesize(count_reasons(summary))}"
     )
     if summary.notes:
         events = sum(record.events for record in summary.performances)
@@ -206,14 +210,14 @@ def _format_totals(summary: Summary) -> Iterator[str]:
     if summary.measured and len(summary.active_filters) < len(SUGGESTED_LIMITS):
         names = {record.name for record, _ in summary.filter_matches}
         matches = f": {format_filter_matches(summary)}" if names else ""
-        files = _count(len(summary.measured), "file")
+        files = _format_count(len(summary.measured), "file")
         yield f"filters (off) would reject {len(names)} of {files}{matches}"
     sizes = [len(records) for records in summary.pieces]
     if sizes:
         several = sum(size > 1 for size in sizes)
         yield (
-            f"pieces: {len(sizes)} in {_count(sum(sizes), 'performance')}; {several} with several "
-            f"performances, at most {max(sizes)}"
+            f"pieces: {len(sizes)} in {_format_count(sum(sizes), 'performance')}; "
+            f"{several} with several performances, at most {max(sizes)}"
         )
 
 
@@ -224,11 +228,11 @@ def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) 
     yield f"split: {folder.split} by piece, listed in {folder.split_file}"
     for subset in summary.subsets:
         yield (
-            f"  {subset.name}: {_count(subset.pieces, 'piece')}, "
-            f"{_count(subset.performances, 'performance')}, {subset.hours:.2f} hours"
+            f"  {subset.name}: {_format_count(subset.pieces, 'piece')}, "
+            f"{_format_count(subset.performances, 'performance')}, {subset.hours:.2f} hours"
         )
     if assignment.pinned:
-        pieces = _count(len(assignment.pinned), "piece")
+        pieces = _format_count(len(assignment.pinned), "piece")
         yield f"split: {pieces} not moved, although {folder.split} would select another subset"
     for number in assignment.merged:
         first, *others = summary.pieces[number]
@@ -238,9 +242,9 @@ def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) 
         )
 
 
-def _in_brackets(text: str) -> str:
+def _parenthesize(text: str) -> str:
     return f" ({text})" if text else ""
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -1,8 +1,8 @@
-"""Safe loading of files that `torch.save` wrote: sessions and `.data` files from anywhere.
+"""Safe loading of files that `torch.save` wrote: sessions and `.data` files from untrusted sources.
 
 The pickles of a file are scanned before it is loaded. They may name only tensors, numpy arrays of
-bytes (in legacy `.data` files) and the few types that these need, and they may not claim
-anything larger than the file. Only then does torch's own restricted unpickler read it.
+bytes (in legacy `.data` files) and the few types that these need, and they may not contain a size
+that is larger than the file. After that, torch's own restricted unpickler reads the file.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _ALLOWED_NAMES = re.compile(
 )
 # opcodes other than GLOBAL that name or make objects
 _FORBIDDEN_OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
-# codecs from bytes to bytes: a chain of them makes gigabytes of a kilobyte
+# codecs from bytes to bytes: a chain of them can expand a kilobyte to gigabytes
 _BYTES_CODECS = re.compile(r"(base64|bz2|hex|quopri|quotedprintable|rot13|uu|zip|zlib)(codec)?")
 _MAX_CALLS = 16  # in a file with arrays; legacy files have 6
-# opcodes that follow a number that is a size; the keys of an old Adam state are larger numbers
+# a number is a size if one of these opcodes follows; keys of an old Adam state are larger numbers
 _AFTER_SIZES = {"NONE", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BINPUT", "LONG_BINPUT"}
 
 # The two formats of torch.save: a zip archive, and before 2020 a sequence of pickles
@@ -48,16 +48,16 @@ _ZIP64_RECORD, _ZIP64_LOCATOR, _ZIP_END = 56, 20, 22  # bytes
 
 
 class ByteArray:
-    """Stands for a numpy array of uint8 in a file; `array` is that array.
+    """A stand-in for a numpy array of uint8 in a file; `array` is that array.
 
-    Like numpy, a file makes an empty array first, and then sets its state.
+    The pickle of an array first creates an empty one, and then sets its state.
     """
 
     def __init__(self, *_: Any) -> None:
         self.array: Array = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
-        """Take the state that numpy pickles: version, shape, dtype, Fortran order, content."""
+        """Set the state that numpy pickles: version, shape, dtype, Fortran order, content."""
         _, shape, dtype, is_fortran, content = state
         if not (isinstance(dtype, _Dtype) and dtype.name in ("u1", "uint8", "|u1")):
             raise ValueError("an array is not uint8")
@@ -70,7 +70,7 @@ class ByteArray:
 
 
 class _Dtype:
-    """Stands for numpy.dtype."""
+    """A stand-in for numpy.dtype."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         self.name = name
@@ -88,12 +88,12 @@ _STAND_INS = [
 
 
 def load(path: str | os.PathLike[str], memory_map: bool = False) -> Any:
-    """Return what `torch.save` wrote, on the CPU; numpy arrays become `ByteArray`.
+    """Return what `torch.save` wrote, with tensors on the CPU; numpy arrays become `ByteArray`.
 
-    With `memory_map`, tensors stay on disk until they are used, if the file is not in the format
-    from before 2020 and its name is valid Unicode (torch cannot map others). Raises OSError for a
-    file that cannot be opened, ValueError, naming the path, for one that is damaged, unsafe or
-    something else.
+    memory_map: tensors stay on disk until they are used. torch cannot do that for files in the
+    format from before 2020 and for names that are not valid Unicode: these are read whole.
+    Raises OSError for a file that cannot be opened; ValueError, naming the path, for one that is
+    damaged, unsafe or of another kind.
     """
     with Path(path).open("rb") as file:
         try:
@@ -116,9 +116,9 @@ def load(path: str | os.PathLike[str], memory_map: bool = False) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Format a value from a file for a message: numbers and text in short, else the type.
+    """Format a value from a file for a message: numbers and short texts, else only the type.
 
-    The text of a small file's nested containers can be larger than the memory.
+    The containers in a small file can be nested so that their text does not fit into memory.
     """
     if isinstance(value, bool | int | float | str | None):
         return reprlib.repr(value)[:60]
@@ -140,8 +140,8 @@ def _scan(file: IO[bytes]) -> bool:
     """
     magic, size = file.read(4), os.fstat(file.fileno()).st_size
     if magic == b"MThd":
-        raise ValueError("it is a MIDI file; preprocess.py makes a .data file of it")
-    if magic == _ZIP_MAGIC:  # torch tells the formats apart by this, too
+        raise ValueError("it is a MIDI file; preprocess.py converts it to a .data file")
+    if magic == _ZIP_MAGIC:  # torch distinguishes the formats in the same way
         _scan_zip(file, size)
         return True
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -151,13 +151,14 @@ def _scan(file: IO[bytes]) -> bool:
 
 
 def _scan_zip(file: IO[bytes], size: int) -> None:
+    """Raise ValueError or UnpicklingError for a zip archive that must not be loaded."""
     _check_zip_end(file, size)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("it is compressed")
         if sum(entry.file_size for entry in entries) > size:
-            raise ValueError("it claims more than its size")
+            raise ValueError("it claims to hold more than its size")
         for name, entry in ((entry.filename.lower(), entry) for entry in entries):
             # torch ignores case: one storage could be read under many names
             if "/data/" in name and not re.fullmatch(r"[^/]*/data/[0-9]+", name):
@@ -170,8 +171,8 @@ def _scan_zip(file: IO[bytes], size: int) -> None:
 def _check_zip_end(file: IO[bytes], size: int) -> None:
     """Raise ValueError unless every reader finds the same table of contents, at the end.
 
-    Readers differ in where they look for it: a file could show one table to this scan and
-    another to torch.
+    Readers look for it in different places: a file could show one table to this scan and another
+    to torch.
     """
     total = _ZIP64_RECORD + _ZIP64_LOCATOR + _ZIP_END
     file.seek(max(0, size - total))
@@ -188,13 +189,13 @@ def _check_zip_end(file: IO[bytes], size: int) -> None:
         is_consistent = True
         length, offset = struct.unpack("<2L", end_record[12:20])
     if not is_consistent or end_record[:4] != b"PK\x05\x06" or offset + length != table_end:
-        raise ValueError("it is cut short, or there is something before or after its content")
+        raise ValueError("it is cut short, or has data before or after the archive")
 
 
 def _scan_pickle(file: Any, max_size: int | None) -> None:
     """Raise UnpicklingError for a pickle that could run code or take more memory than the file.
 
-    That is one that names other things than tensors and arrays, makes long bytes of short ones,
+    That is a pickle that names anything but tensors and arrays, expands short bytes to long ones,
     or has a size over `max_size`.
     """
     has_encode = has_bytes_codec = is_too_large = False
@@ -211,7 +212,7 @@ def _scan_pickle(file: Any, max_size: int | None) -> None:
             codec = re.sub("[^0-9A-Za-z]+", "", argument).lower()
             has_bytes_codec |= bool(_BYTES_CODECS.fullmatch(codec))
         if is_too_large and opcode.name in _AFTER_SIZES:
-            raise pickle.UnpicklingError("it claims more than its size")
+            raise pickle.UnpicklingError("it claims to hold more than its size")
         is_too_large = max_size is not None and type(argument) is int and argument > max_size
         calls += opcode.name == "REDUCE"
     if has_encode and (has_bytes_codec or calls > _MAX_CALLS):

@@ -85,7 +85,7 @@ def test_to_argv_inverts_parsing(argv: list[str]) -> None:
     assert generate.build_parser().to_argv(options) == argv
 
 
-def test_fine_tuning_defaults_are_in_the_help_and_can_be_overridden() -> None:
+def test_fine_tuning_defaults_can_be_overridden() -> None:
     listed = "-l 0.0005 -t --patience 5 --validation-interval 30"
     assert listed in " ".join(train.build_parser().format_help().split())
     tuned = train.parse_args(["--init-from", "a.sess"])
@@ -132,7 +132,7 @@ def test_wrong_value_is_one_line_and_exit_2(
     assert all(word in line for word in words), line
 
 
-def test_ambiguous_abbreviation_means_the_option_with_a_letter() -> None:
+def test_ambiguous_abbreviation_prefers_option_with_letter() -> None:
     parser = Parser("x.py", "", ModelConfig())
     for flags in (["-a", "--alpha"], ["--alpine"], ["-b", "--bet"], ["-c", "--beta"]):
         parser.add_argument(*flags)

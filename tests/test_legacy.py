@@ -93,8 +93,8 @@ def write_session(
 ) -> tuple[OriginalNetwork, torch.optim.Adam]:
     """Write a session of the original after two steps; return its network and optimizer.
 
-    new: the file format of today, not of 2018; old_keys: number Adam's state by object ids, as
-    torch did in 2018.
+    new: use today's file format instead of that of 2018; old_keys: use object ids as keys of
+    Adam's state, as torch did in 2018.
     """
     torch.manual_seed(3)
     network = OriginalNetwork(SIZES)
@@ -133,6 +133,7 @@ def random_events(seed: int = 0, notes: int = 60) -> list[int]:
 
 
 def event_times(events: list[int]) -> list[float]:
+    """Return the time of each event in seconds."""
     now, times = 0.0, []
     for event in events:
         times.append(now)
@@ -170,7 +171,7 @@ def write_original_data(path: Path, seed: int = 0, notes: int = 60) -> Path:
 
 
 def encode_plainly(notes: NoteSeq) -> list[int]:
-    """Encode as the original does: each gap between two events is rounded down by itself."""
+    """Encode as the original does: each gap between two events is rounded down separately."""
     timed = []
     columns = zip(*(column.tolist() for column in notes.columns), strict=True)
     for start, end, pitch, velocity in sorted(columns, key=lambda note: note[:2]):
@@ -356,7 +357,7 @@ def test_original_session_generates(folder: Path, options: list[str]) -> None:
 
 
 @torch.no_grad()
-def test_original_session_is_evaluated_with_its_controls(folder: Path) -> None:
+def test_original_session_is_evaluated_with_controls(folder: Path) -> None:
     network, _ = write_session(folder / "old.sess")
     network.concat_input_fc.weight.data[:, 241:] *= 20  # makes the controls matter
     torch.save({**torch.load("old.sess"), "model_state": network.state_dict()}, "old.sess")
@@ -495,7 +496,7 @@ def train_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 @pytest.mark.parametrize("validation", [True, False])
-def test_mixed_encodings_are_rejected_with_a_file_of_each(
+def test_mixed_encodings_are_rejected(
     folder: Path, capsys: pytest.CaptureFixture[str], validation: bool
 ) -> None:
     write_data(folder / "new", count=1)
@@ -614,7 +615,7 @@ def test_legacy_decoding_matches_a_plain_loop(seed: int) -> None:
     for order in (events, np.random.default_rng(seed).permutation(events).tolist()):
         expected: dict[tuple[float, int], tuple[float, int]] = {}
         for start, end, pitch, velocity in decode_plainly(order):
-            expected[round(start, 6), pitch] = (end, velocity)  # of two at one time, the last
+            expected[round(start, 6), pitch] = (end, velocity)  # the last one at this time
         decoded = EventSeq.from_array(order, LEGACY).to_note_seq()
         rows = zip(*(column.tolist() for column in decoded.columns), strict=True)
         found = {(round(start, 6), pitch): (end, velocity) for start, end, pitch, velocity in rows}

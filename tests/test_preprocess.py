@@ -58,7 +58,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 # ------------------------------------------------------------------------------ conversion
 
 
-def test_data_holds_the_notes_from_the_first_on(midi: Path, data: Path, convert: Convert) -> None:
+def test_data_starts_at_the_first_note(midi: Path, data: Path, convert: Convert) -> None:
     convert("1")
     performance = Performance.load(data / "a" / "one.mid.data")
     notes = NoteSeq.from_midi_file(midi / "a" / "one.mid")
@@ -68,7 +68,7 @@ def test_data_holds_the_notes_from_the_first_on(midi: Path, data: Path, convert:
     assert performance.onset_error_max < 0.008
 
 
-def test_output_is_independent_of_workers_and_spelling_of_the_path(
+def test_workers_and_relative_paths_do_not_change_data(
     midi: Path, tmp_path: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert("1", save=tmp_path / "one")
@@ -125,9 +125,7 @@ def test_duplicate_with_data_is_reported(midi: Path, convert: Convert) -> None:
 # --------------------------------------------------------------------------- rejected files
 
 
-def test_unusable_files_are_rejected_and_the_others_converted(
-    midi: Path, data: Path, convert: Convert
-) -> None:
+def test_unusable_files_are_rejected(midi: Path, data: Path, convert: Convert) -> None:
     (midi / "text.mid").write_text("dear diary")
     (midi / "empty.mid").touch()
     (midi / "cut.mid").write_bytes((midi / "a" / "one.mid").read_bytes()[:20])
@@ -164,7 +162,7 @@ def test_unreadable_folder_is_rejected(
     assert "2 converted" in output
 
 
-def test_file_that_cannot_be_written_is_rejected(midi: Path, data: Path, convert: Convert) -> None:
+def test_unwritable_file_is_rejected(midi: Path, data: Path, convert: Convert) -> None:
     (data / "a" / "one.mid.data").mkdir(parents=True)
     write_midi(midi / f"{'x' * 250}.mid", seed=9)
     (midi / f"{'y' * 250}.mid").write_text("dear diary")
@@ -184,7 +182,7 @@ def crash_or_convert(record: FileRecord, **options: Any) -> tuple[FileRecord, Pe
     return CONVERT_FILE(record, **options)
 
 
-def test_crash_loses_one_file(
+def test_crash_rejects_one_file(
     midi: Path, data: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_midi(midi / "crash.mid", seed=50)
@@ -213,9 +211,7 @@ def test_missing_midi_files_are_an_error(tmp_path: Path, exists: bool, convert: 
     assert "scripts/maestro_scraper.sh" in convert(code=1)
 
 
-def test_save_dir_that_cannot_be_written_is_an_error(
-    midi: Path, tmp_path: Path, convert: Convert
-) -> None:
+def test_unwritable_save_dir_is_an_error(midi: Path, tmp_path: Path, convert: Convert) -> None:
     (tmp_path / "file").touch()
     (line,) = convert(save=tmp_path / "file" / "data", code=1).splitlines()
     assert str(tmp_path / "file") in line

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_python(code: str, *argv: object) -> None:
-    """Run code in a process of its own, which may end itself."""
+    """Run code in another process."""
     subprocess.run([sys.executable, "-c", code, *map(str, argv)], cwd=ROOT)
 
 
 def kill_while_writing(path: Path) -> Path:
-    """Return the temporary file that a process leaves that is killed while it writes `path`."""
+    """Kill a process while it writes `path`; return the temporary file that it leaves."""
     before = set(path.parent.iterdir())
     code = "import os, sys, utils; os.fsync = lambda _: os._exit(9); "
     run_python(code + "utils.atomic_write(sys.argv[1], b'half')", path)
@@ -33,7 +33,7 @@ def kill_while_writing(path: Path) -> Path:
 # ---------------------------------------------------------------------------------------- find
 
 
-def test_find_files_recursively_in_any_case_and_fixed_order(tmp_path: Path) -> None:
+def test_find_files_ignores_case_and_sorts(tmp_path: Path) -> None:
     for name in ("b/c.MID", "b/a.midi", "a.Kar", "z.txt", "b.mid.bak"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -75,7 +75,7 @@ def test_failed_write_leaves_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_written_file_has_default_permissions_or_keeps_its_own(tmp_path: Path) -> None:
+def test_new_and_old_files_have_their_permissions(tmp_path: Path) -> None:
     path, plain = tmp_path / "file", tmp_path / "plain"
     plain.touch()
     utils.atomic_write(path, b"x")
@@ -97,7 +97,7 @@ def test_link_is_written_through(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- lock
 
 
-def test_lock_removes_temporary_files_of_its_file_only(tmp_path: Path) -> None:
+def test_lock_removes_only_own_temporary_files(tmp_path: Path) -> None:
     own = kill_while_writing(tmp_path / "m.sess")
     other = kill_while_writing(tmp_path / "other.sess")
     foreign = tmp_path / ".m.sess.tmp"

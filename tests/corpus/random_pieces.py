@@ -12,7 +12,7 @@ Score = tuple[np.ndarray, np.ndarray]
 
 
 def compose(seed: int, notes: int = 400) -> Score:
-    """Return random onsets, in seconds, and pitches, in two hands' range."""
+    """Return random onsets, in seconds, and pitches in the middle of the keyboard."""
     rng = np.random.default_rng(seed)
     onsets = np.cumsum(rng.choice([0.0, 0.125, 0.25], notes, p=[0.2, 0.5, 0.3]))
     return onsets, 60 + rng.integers(-14, 15, notes)
@@ -26,7 +26,7 @@ def join(first: Score, second: Score) -> Score:
 def perform(
     score: Score, seed: int = 0, tempo: float = 1.0, key: int = 0, wrong: float = 0.0
 ) -> NoteSeq:
-    """Return a performance; a share `wrong` of the notes is left out, as many are added.
+    """Return a performance; a share `wrong` of the notes is left out, and as many are added.
 
     Onsets are uneven unless the seed is 0.
     """

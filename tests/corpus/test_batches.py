@@ -1,4 +1,4 @@
-"""Training batches: windows, segments that continue, transposition, and sharing by processes."""
+"""Training batches: windows, segments, transposition, and shares of several processes."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from sequence import EventSeq
 from tools.synthetic_data import make_performance, write_data
 
 
-def make_sampler(*pieces: np.ndarray, steps: int, stride: int = 1, **options: Any) -> WindowSampler:
-    corpus = Corpus([make_performance(events) for events in pieces])
+def make_sampler(
+    *performances: np.ndarray, steps: int, stride: int = 1, **options: Any
+) -> WindowSampler:
+    corpus = Corpus([make_performance(events) for events in performances])
     return WindowSampler(corpus, steps, stride, **options)
 
 
@@ -24,17 +26,17 @@ def sample(
     size: int = 16,
     seed: int = 0,
     ratio: float = 1.0,
-    transposing: bool = False,
+    transposition: bool = False,
 ) -> Batch:
-    packed = sampler.sample_batch(size, seed, number, ratio, transposing)
+    packed = sampler.sample_batch(size, seed, number, ratio, transposition)
     return packed.to_device(torch.device("cpu"), sampler.corpus.encoding)
 
 
 @pytest.mark.parametrize(("steps", "stride"), [(10, 3), (10, 10), (1, 1), (25, 4)])
-def test_windows_are_counted_and_stay_inside_a_performance(steps: int, stride: int) -> None:
+def test_windows_stay_inside_a_performance(steps: int, stride: int) -> None:
     first_events, lengths = (0, 50, 100, 150), (30, 5, 24, 10)
-    pieces = [first + np.arange(n) for first, n in zip(first_events, lengths, strict=True)]
-    sampler = make_sampler(*pieces, steps=steps, stride=stride)
+    performances = [first + np.arange(n) for first, n in zip(first_events, lengths, strict=True)]
+    sampler = make_sampler(*performances, steps=steps, stride=stride)
     expected = {
         first + start
         for first, n in zip(first_events, lengths, strict=True)
@@ -50,7 +52,7 @@ def test_batch_depends_on_seed_and_number_alone() -> None:
     sampler = make_sampler(np.arange(240), steps=20)
 
     def targets(seed: int, number: int) -> torch.Tensor:
-        return sample(sampler, number, seed=seed, ratio=0.5, transposing=True).targets
+        return sample(sampler, number, seed=seed, ratio=0.5, transposition=True).targets
 
     assert torch.equal(targets(1, 2), targets(1, 2))
     assert not torch.equal(targets(1, 2), targets(1, 3))
@@ -64,7 +66,7 @@ def test_windows_are_drawn_uniformly() -> None:
     assert len(counts) == len(sampler) == 15
     expected = 5000 / 15
     chi_squared = float(((counts - expected) ** 2 / expected).sum())
-    assert chi_squared < 36.1  # exceeded by 0.1% of fair draws
+    assert chi_squared < 36.1  # exceeded with a probability of 0.1%, for 14 degrees of freedom
 
 
 def test_targets_and_controls_are_aligned() -> None:
@@ -79,7 +81,7 @@ def test_targets_and_controls_are_aligned() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
-def test_control_ratio_is_the_share_of_windows_with_control(ratio: float) -> None:
+def test_control_ratio_is_a_share_of_windows(ratio: float) -> None:
     sampler = make_sampler(np.arange(50), steps=5)
     batches = [sample(sampler, number, 100, ratio=ratio) for number in range(50)]
     share = float(torch.cat([batch.use_control for batch in batches]).float().mean())
@@ -89,7 +91,7 @@ def test_control_ratio_is_the_share_of_windows_with_control(ratio: float) -> Non
 def test_transposition_moves_notes_and_histograms(tmp_path: Path) -> None:
     corpus = Corpus.load(sorted(write_data(tmp_path / "data").iterdir()))
     sampler = WindowSampler(corpus, 100, 7)
-    plain, moved = sample(sampler, size=32), sample(sampler, size=32, transposing=True)
+    plain, moved = sample(sampler, size=32), sample(sampler, size=32, transposition=True)
     notes = plain.targets < EventSeq.feat_ranges()["velocity"].start
     offsets = (moved.targets - plain.targets).masked_fill(~notes, 0)
     assert torch.equal(moved.targets[~notes], plain.targets[~notes])
@@ -104,13 +106,13 @@ def test_transposition_moves_notes_and_histograms(tmp_path: Path) -> None:
 
 def test_transposition_stays_on_the_piano() -> None:
     lowest_and_highest = np.tile([0, 87, 208], 20)
-    batch = sample(make_sampler(lowest_and_highest, steps=12), transposing=True)
+    batch = sample(make_sampler(lowest_and_highest, steps=12), transposition=True)
     assert set(batch.targets.unique().tolist()) == {0, 87, 208}
 
 
-def test_windows_continue_where_the_batch_before_ended() -> None:
-    pieces = [np.arange(100), np.arange(100, 141), np.arange(150, 172)]
-    sampler = make_sampler(*pieces, steps=10, stride=3, carry=4)
+def test_windows_continue_the_previous_batch() -> None:
+    performances = [np.arange(100), np.arange(100, 141), np.arange(150, 172)]
+    sampler = make_sampler(*performances, steps=10, stride=3, carry=4)
     before, patterns = sample(sampler, 0, 32, seed=5), []
     for number in range(1, 40):
         batch = sample(sampler, number, 32, seed=5)
@@ -120,16 +122,16 @@ def test_windows_continue_where_the_batch_before_ended() -> None:
         assert bool((batch.targets.diff(dim=0) == 1).all())
         patterns.append(on)
         before = batch
-    # three of four windows, less where performances end
+    # three of four windows, fewer where performances end
     assert 0.5 < float(torch.stack(patterns).float().mean()) < 0.75
     assert len({tuple(on.tolist()) for on in patterns}) > 1  # columns begin in turn
 
 
 def test_transposition_and_control_hold_for_a_segment() -> None:
     sampler = make_sampler(np.arange(40, 80), steps=5, carry=3)
-    before = sample(sampler, 0, 32, ratio=0.5, transposing=True)
+    before = sample(sampler, 0, 32, ratio=0.5, transposition=True)
     for number in range(1, 20):
-        batch = sample(sampler, number, 32, ratio=0.5, transposing=True)
+        batch = sample(sampler, number, 32, ratio=0.5, transposition=True)
         on = batch.continues
         assert torch.equal(batch.targets[0][on], before.targets[-1][on] + 1)
         assert torch.equal(batch.use_control[on], before.use_control[on])
@@ -137,7 +139,7 @@ def test_transposition_and_control_hold_for_a_segment() -> None:
         before = batch
 
 
-def test_a_tenth_of_the_segments_begin_at_the_start() -> None:
+def test_tenth_of_segments_begins_at_the_start() -> None:
     sampler = make_sampler(np.arange(150), steps=5, carry=2)
     batches = [sample(sampler, number, 50) for number in range(40)]
     firsts = torch.cat([batch.targets[0][~batch.continues] for batch in batches])
@@ -146,10 +148,10 @@ def test_a_tenth_of_the_segments_begin_at_the_start() -> None:
 
 def test_processes_share_the_columns_of_a_batch() -> None:
     corpus = Corpus([make_performance(np.arange(240)) for _ in range(3)])
-    whole = sample(WindowSampler(corpus, 10, 3, carry=4), 7, 12, ratio=0.5, transposing=True)
+    whole = sample(WindowSampler(corpus, 10, 3, carry=4), 7, 12, ratio=0.5, transposition=True)
     for rank in range(3):
         sampler = WindowSampler(corpus, 10, 3, carry=4, rank=rank, world_size=3)
-        part = sample(sampler, 7, 4, ratio=0.5, transposing=True)
+        part = sample(sampler, 7, 4, ratio=0.5, transposition=True)
         own = slice(4 * rank, 4 * rank + 4)
         assert torch.equal(part.targets, whole.targets[:, own])
         assert torch.equal(part.controls, whole.controls[:, own])

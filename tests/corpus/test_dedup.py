@@ -48,27 +48,27 @@ def test_sketch_ignores_key_and_order_within_chords() -> None:
 
 
 @pytest.mark.parametrize("steps", [np.arange(300) % 40, np.arange(300) % 2, np.zeros(300, int)])
-def test_scales_trills_and_repeated_notes_have_no_words(steps: np.ndarray) -> None:
+def test_scales_and_trills_have_no_words(steps: np.ndarray) -> None:
     figure = (0.11 * np.arange(300), 40 + steps)
     words = len(sketch_notes(perform(compose(1))))
     assert len(sketch_notes(perform(figure))) == 0
     assert len(sketch_notes(perform(join(compose(1), figure)))) <= words + 4
 
 
-def test_common_phrase_does_not_join_pieces() -> None:
+def test_common_phrase_does_not_merge_pieces() -> None:
     phrase = compose(99, 16)[1]
     onsets = 0.15 * np.arange(60)
     pieces = [perform((onsets, np.append(compose(n, 44)[1], phrase))) for n in range(40)]
     assert len(group(*pieces)) == 40
 
 
-def test_medley_joins_its_parts_only() -> None:
+def test_medley_merges_only_its_parts() -> None:
     medley = perform(join(compose(1), compose(2)))
     parts = [perform(compose(seed)) for seed in (1, 2, 3)]
     assert group(*parts, medley) == [(0, 1, 3), (2,)]
 
 
-def test_many_pieces_stay_apart() -> None:
+def test_many_pieces_stay_separate() -> None:
     seeds = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 2)).tolist()
     performances = [perform(compose(s, 150), seed=n + 1, wrong=0.03) for n, s in enumerate(seeds)]
     pieces = group(*performances)
@@ -83,7 +83,7 @@ def test_short_performances_need_the_same_events() -> None:
     assert find_pieces([]) == ([], [])
 
 
-def test_identity_is_independent_of_order_and_mostly_of_one_performance() -> None:
+def test_identity_rarely_depends_on_one_performance() -> None:
     prints = fingerprint(*(perform(compose(7), seed=n, wrong=0.03) for n in range(1, 9)))
     (piece,), _ = find_pieces(prints)
     (reversed_piece,), _ = find_pieces(prints[::-1])
@@ -92,7 +92,7 @@ def test_identity_is_independent_of_order_and_mostly_of_one_performance() -> Non
     assert shortened.count(piece.identity) >= 6
 
 
-def test_links_tell_near_duplicates() -> None:
+def test_near_duplicates_share_most_words() -> None:
     louder = perform(compose(1))
     other = perform(compose(1), seed=3, wrong=0.1)
     _, links = find_pieces(fingerprint(perform(compose(1)), louder, other))

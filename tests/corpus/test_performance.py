@@ -1,4 +1,4 @@
-"""`.data` files, and which of them are held out for validation."""
+"""`.data` files, and the choice of those for validation."""
 
 from pathlib import Path
 
@@ -67,14 +67,14 @@ def test_fingerprint_depends_on_the_sources() -> None:
     assert Corpus([first]).fingerprint != Corpus([first, second]).fingerprint
 
 
-def test_at_least_one_of_two_files_is_held_out() -> None:
+def test_one_of_two_files_is_held_out() -> None:
     paths = [Path("a/0.data"), Path("a/1.data")]
     assert [len(subset) for subset in hold_out(paths, Path("a"), 1e-6)] == [1, 1]
     assert hold_out(paths, Path("a"), 0.0) == (paths, [])
     assert hold_out(paths[:1], Path("a"), 1e-6) == (paths[:1], [])
 
 
-def test_held_out_files_stay_when_files_are_added() -> None:
+def test_new_files_do_not_change_subsets() -> None:
     root = Path("somewhere")
     paths = [root / f"{k}.data" for k in range(2000)]
     train_paths, val_paths = hold_out(paths, root, 0.1)

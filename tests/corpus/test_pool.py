@@ -1,4 +1,4 @@
-"""A job that fails in a worker process leaves the others alone."""
+"""A job that fails in a worker process does not harm the others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_jobs_are_taken_as_needed() -> None:
         assert taken - number <= 20
 
 
-# Prints the process ids of two workers that then wait for their next result to be read.
+# prints the process ids of two workers, and then reads no more of their results
 PARENT = """
 import os, sys, time
 from corpus import pool

@@ -1,4 +1,4 @@
-"""A split keeps each piece in one subset, in this run and in later ones."""
+"""A split keeps each piece in one subset, also in later runs."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def performances(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with eight pieces, two performances of each."""
     folder = tmp_path_factory.mktemp("performances")
     for piece in range(8):
-        for take in (1, 2):
-            path = folder / str((7 * piece + take) % 5) / f"{piece * 37 % 100}-{take}.mid"
-            write_performance(path, compose(piece, 150), take, wrong=0.02)
+        for number in (1, 2):
+            path = folder / str((7 * piece + number) % 5) / f"{piece * 37 % 100}-{number}.mid"
+            write_performance(path, compose(piece, 150), number, wrong=0.02)
     return folder
 
 
@@ -167,9 +167,7 @@ def test_changed_shares_apply_to_new_pieces(midi: Path, data: Path, convert: Con
     assert "split: 8 pieces not moved" in output
 
 
-def test_flat_folder_is_split_without_converting_again(
-    midi: Path, data: Path, convert: Convert
-) -> None:
+def test_flat_folder_is_split_without_conversion(midi: Path, data: Path, convert: Convert) -> None:
     write_performance(midi / "train" / "99-1.mid", compose(99))
     convert()
     flat = {path.read_bytes() for path in data.rglob("*.data")}
@@ -192,7 +190,7 @@ def test_interrupted_run_is_completed_by_the_next(
     assert set(find_subsets(data).values()) == {"train", "validation", "test"}
 
 
-def test_training_on_all_subsets_at_once_is_an_error(
+def test_training_on_all_subsets_is_an_error(
     midi: Path, tmp_path: Path, data: Path, convert: Convert, capsys: pytest.CaptureFixture[str]
 ) -> None:
     convert("50,25,25")
@@ -201,9 +199,7 @@ def test_training_on_all_subsets_at_once_is_an_error(
     assert not (tmp_path / "m.sess").exists()
 
 
-def test_data_without_its_midi_file_keeps_its_piece_in_place(
-    midi: Path, data: Path, convert: Convert
-) -> None:
+def test_old_data_keeps_its_piece_in_a_subset(midi: Path, data: Path, convert: Convert) -> None:
     convert("0,0,100")
     for path in [*midi.rglob("*-1.mid"), *data.rglob("*-2.mid.data")]:
         path.unlink()
@@ -211,9 +207,7 @@ def test_data_without_its_midi_file_keeps_its_piece_in_place(
     assert set(find_subsets(data).values()) == {"test"}
 
 
-def test_damaged_data_of_an_earlier_run_stays_in_place(
-    midi: Path, data: Path, convert: Convert
-) -> None:
+def test_damaged_data_is_not_moved(midi: Path, data: Path, convert: Convert) -> None:
     damaged = data / "test" / "old.mid.data"
     convert("50,25,25")
     damaged.write_bytes(b"damaged")
@@ -221,7 +215,7 @@ def test_damaged_data_of_an_earlier_run_stays_in_place(
     assert damaged.exists()
 
 
-def test_name_that_is_too_long_loses_one_file(midi: Path, data: Path, convert: Convert) -> None:
+def test_too_long_name_rejects_one_file(midi: Path, data: Path, convert: Convert) -> None:
     write_performance(midi / f"{'x' * 250}.mid", compose(99))
     assert "xxx.mid: cannot be written (File name too long)" in convert("50,25,25")
     assert len(find_subsets(data)) == 16
@@ -238,9 +232,7 @@ def test_merged_pieces_move_to_train(tmp_path: Path, data: Path, convert: Conver
     assert set(find_subsets(data).values()) == {"train"}
 
 
-def test_unknown_data_in_a_folder_named_train_is_an_error(
-    midi: Path, data: Path, convert: Convert
-) -> None:
+def test_unknown_data_in_train_folder_is_an_error(midi: Path, data: Path, convert: Convert) -> None:
     write_performance(midi / "train" / "x.mid", compose(99))
     convert()
     (midi / "train" / "x.mid").unlink()

@@ -32,7 +32,7 @@ def make_stats(seconds: float) -> PerformanceStats:
     return PerformanceStats(seconds, pitches, velocities, 0.1, 0.5)
 
 
-def test_totals_are_of_converted_and_skipped_files() -> None:
+def test_totals_count_converted_and_skipped_files() -> None:
     summary = Summary(
         [
             make_record(
@@ -69,7 +69,7 @@ def test_totals_are_of_converted_and_skipped_files() -> None:
     ]
 
 
-def test_filters_that_are_off_report_what_they_would_reject() -> None:
+def test_inactive_filters_report_their_matches() -> None:
     records = [
         make_record("a.mid", CONVERTED, stats=make_stats(60)),
         make_record("b.mid", CONVERTED, stats=make_stats(2)),

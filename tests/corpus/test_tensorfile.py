@@ -1,4 +1,4 @@
-"""Loading of sessions and .data files: good files, and hostile ones, which must do no harm."""
+"""Loading of sessions and .data files: valid files, and hostile ones, which are rejected."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def table_of(content: bytes) -> tuple[int, bytes]:
 
 
 def shift_table(table: bytes, by: int) -> bytes:
-    """Return a table of contents whose entries begin `by` bytes later."""
+    """Return a table of contents with all offsets increased by `by` bytes."""
     changed, at = bytearray(table), 0
     while at < len(table):
         (offset,) = struct.unpack_from("<L", table, at + 42)
@@ -145,7 +145,7 @@ def end_of(content: bytes, start: int) -> bytes:
 
 
 def tables_in_two_places() -> bytes:
-    """Return a zip with a table of contents where its end record says, and another before it."""
+    """Return a zip with two tables of contents: its end record points to the first one."""
     evil, harmless = write_zip(call("builtins.bytearray", number(HUGE))), write_zip(b"}")
     (start, table), (other_start, other) = table_of(evil), table_of(harmless)
     # readers that search from the end add the length of the table in between
@@ -245,7 +245,7 @@ CODE_PICKLES, OVERSIZED_FILES = dict(pickles_that_run_code()), dict(oversized_fi
 
 
 def load_error(path: Path) -> str:
-    """Return the one-line message with which a file is rejected, with and without mapping."""
+    """Return the one-line error of a file, which is rejected with and without a memory map."""
     for memory_map in (True, False):
         with pytest.raises(ValueError, match=path.name) as caught:
             tensorfile.load(path, memory_map=memory_map)
@@ -263,7 +263,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# -------------------------------------------------------------------------------- good files
+# ------------------------------------------------------------------------------- valid files
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -291,7 +291,7 @@ def test_byte_arrays_of_numpy_1_and_2_are_loaded(
 
 
 @pytest.mark.parametrize("location", ["cuda:0", "cuda:7", "mps", "xpu:0"])
-def test_tensors_of_any_device_are_loaded_to_the_cpu(tmp_path: Path, location: str) -> None:
+def test_tensors_of_any_device_load_on_the_cpu(tmp_path: Path, location: str) -> None:
     kind = "torch.cuda.FloatStorage" if location.startswith("cuda") else "torch.FloatStorage"
     for name, write, view in (("new", write_zip, b""), ("old", write_old, b"N")):
         content = record(a=tensor(4, (4,), (1,), view))
@@ -337,7 +337,7 @@ def test_other_files_are_rejected(tmp_path: Path, content: bytes, message: str) 
 
 @pytest.mark.parametrize("name", CODE_PICKLES)
 @pytest.mark.parametrize("write", [write_zip, write_old])
-def test_code_in_a_pickle_is_rejected_and_not_run(
+def test_code_in_a_pickle_is_not_run(
     folder: Path, name: str, write: Callable[[bytes], bytes]
 ) -> None:
     path = folder / "evil.sess"
@@ -439,7 +439,7 @@ def test_damaged_file_is_rejected_or_loaded(folder: Path, new: bool) -> None:
 
 def test_nested_values_are_formatted_by_type() -> None:
     value: OrderedDict = OrderedDict()
-    for _ in range(60):  # its text would have over 2**60 characters
+    for _ in range(60):  # its text has over 2**60 characters
         value = OrderedDict(a=value, b=value)
     assert tensorfile.format_value(value) == "OrderedDict"
     assert tensorfile.format_value(7) == "7"
