@@ -1,1 +1,1 @@
-"""HTML pages and what fills them."""
+"""HTML pages: the player of generate.py and the report of preprocess.py."""

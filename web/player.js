@@ -4,8 +4,8 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const BLACK_KEYS = new Set([1, 3, 6, 8, 10]);
 const MIN_SCALE = 15;   // pixels per second
-const LOOKAHEAD = 1.3;  // seconds scheduled in advance: a hidden tab wakes once a second
-const MIN_SECONDS = 5;  // of the time axis
+const LOOKAHEAD = 1.3;  // seconds scheduled in advance: browsers wake a hidden tab once a second
+const MIN_SECONDS = 5;  // length of the time axis
 // heights of the parts of the picture, in pixels
 const MARGIN = 3, CLASS_ROW = 8, DENSITY = 44, GAP = 8, AXIS = 20;
 const DENSITY_BASE = MARGIN + 12 * CLASS_ROW + GAP + DENSITY;
@@ -31,7 +31,7 @@ function loadColors() {
     const position = clamp((velocity - soft) / (loud - soft), 0, 1) * (stops.length - 1);
     const low = Math.min(Math.floor(position), stops.length - 2), share = position - low;
     const rgb = stops[low].map((c, i) => c + (stops[low + 1][i] - c) * share);
-    // on a dark ground, soft notes are the darker ones
+    // on a dark background, soft notes are darker than loud ones
     const lift = darkMode.matches ? 0.3 : 0;
     const dim = darkMode.matches ? 0.78 + 0.22 * position / (stops.length - 1) : 1;
     return `rgb(${rgb.map((c) => Math.round((c + (255 - c) * lift) * dim)).join(" ")})`;
@@ -40,7 +40,7 @@ function loadColors() {
 
 // ------------------------------------------------------------------------------ piano sound
 // Additive synthesis of a struck string: slightly inharmonic partials, each with a fast and a
-// slow decay. One buffer for every third key; the keys between change its playback rate.
+// slow decay. Every third pitch has a buffer; the other pitches change its playback rate.
 
 class Piano {
   constructor() {
@@ -71,14 +71,14 @@ class Piano {
     return buffer;
   }
 
-  // Return the buffer to use for a pitch, and the pitch it was made for.
-  loadString(pitch) {
+  // Return the audio buffer to use for a pitch, and the pitch that it was made for.
+  getBuffer(pitch) {
     const root = clamp(Math.round((pitch - 21) / 3), 0, 36) * 3 + 21;
-    if (!this.buffers.has(root)) this.buffers.set(root, this.makeString(root));
+    if (!this.buffers.has(root)) this.buffers.set(root, this.makeBuffer(root));
     return [this.buffers.get(root), root];
   }
 
-  makeString(pitch) {
+  makeBuffer(pitch) {
     const rate = pitch < 57 ? 22050 : 44100, base = 440 * 2 ** ((pitch - 69) / 12);
     const decay = 7.5 * 2 ** (-(pitch - 24) / 17);  // seconds
     const size = Math.round(rate * clamp(1.6 * decay, 0.9, 7));
@@ -101,12 +101,12 @@ class Piano {
         }
       }
     }
-    this.finishString(data, rate);
+    this.shapeBuffer(data, rate);
     return buffer;
   }
 
-  // Add the knock of the hammer, fade both ends and scale the peak to 1.
-  finishString(data, rate) {
+  // Add the noise of the hammer, fade both ends, and scale the peak to 1.
+  shapeBuffer(data, rate) {
     const size = data.length, attack = 0.0025 * rate, release = 0.25 * size;
     let noise = 0, peak = 1e-9;
     for (let i = 0; i < 0.05 * rate; i++) {
@@ -122,7 +122,7 @@ class Piano {
 
   // Play a note into `bus` at `time` for `length` seconds, starting `offset` seconds into it.
   playNote(bus, pitch, velocity, {time, length, offset}) {
-    const [buffer, root] = this.loadString(pitch), context = this.context;
+    const [buffer, root] = this.getBuffer(pitch), context = this.context;
     const source = context.createBufferSource(), filter = context.createBiquadFilter();
     const gain = context.createGain(), panner = context.createStereoPanner();
     const force = velocity / 127, rate = 2 ** ((pitch - root) / 12);
@@ -144,7 +144,7 @@ class Piano {
   }
 }
 
-let piano = null;  // made at the first click: browsers allow no sound before
+let piano = null;  // made at the first click, because browsers allow no sound before
 
 // ------------------------------------------------------------------------------ one sample
 
@@ -205,7 +205,7 @@ class Sample {
     await piano.context.resume();
     if (Sample.current !== this || this.playback) return;
     const next = this.notes.filter((note) => note.start < this.position - 1e-6).length;
-    for (const note of this.notes.slice(next, next + 12)) piano.loadString(note.pitch);
+    for (const note of this.notes.slice(next, next + 12)) piano.getBuffer(note.pitch);
     const bus = piano.context.createGain();
     bus.connect(piano.output);
     this.playback = {bus, zero: piano.context.currentTime + 0.12 - this.position, next};
@@ -287,13 +287,13 @@ class Sample {
 
   // ------------------------------------------------------------------------ picture
 
-  // A canvas takes much memory: only those near the screen have a size.
+  // A canvas needs much memory: only those near the visible area have a size.
   setVisible(visible) {
     this.visible = visible;
-    if (visible) { this.layOut(); this.draw(); } else this.canvas.width = this.canvas.height = 0;
+    if (visible) { this.updateLayout(); this.draw(); } else this.canvas.width = this.canvas.height = 0;
   }
 
-  layOut() {
+  updateLayout() {
     const width = this.roll.clientWidth, length = Math.max(MIN_SECONDS, this.seconds);
     this.keys = width < 560 ? 30 : 40;
     this.row = width < 560 ? 4.5 : 5.5;

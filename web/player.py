@@ -21,14 +21,15 @@ from midi.pianoroll import COLORS, LOUD, SOFT, measure_density
 from utils import atomic_write
 
 FILE_NAME = "index.html"
-MARK = "performance-rnn-page"  # marks our own pages, so that no other file is overwritten
+MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """A generated MIDI file as the page shows it.
 
-    midi: the content of the file; summary: figures by name; command: what generates it again.
+    midi: the content of the file; summary: figures by name; command: the shell command that
+    generates it again, or "".
     """
 
     name: str
@@ -41,7 +42,7 @@ class Sample:
 
 
 def read_sample(path: Path) -> Sample:
-    """Read a sample from its MIDI file; ValueError, with the path, if it is not readable."""
+    """Read a sample from its MIDI file; raise ValueError, naming the path, if that fails."""
     content = path.read_bytes()
     try:
         notes = NoteSeq.from_midi_bytes(content)
@@ -56,15 +57,16 @@ def read_sample(path: Path) -> Sample:
 
 
 def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Return a sort key of a file name that compares its numbers as numbers."""
     parts = re.findall(r"\d+|\D+", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def render_player(samples: Sequence[Sample], heading: str) -> bytes:
-    """Return an HTML page that plays samples. It is complete in itself and fetches nothing.
+    """Return a self-contained HTML page that shows and plays samples.
 
-    Names and texts may hold anything: the template escapes them, and the page's content
-    security policy allows no script but its own.
+    Names and texts come from files and may hold anything: the template escapes them, and the
+    content security policy of the page allows only its own script.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
@@ -91,7 +93,7 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
 
 
 def _encode_sample(sample: Sample) -> dict[str, Any]:
-    """Return the notes, in milliseconds, and the requested control as plain lists.
+    """Return the notes (times in milliseconds) and the requested control of a sample as lists.
 
     With a requested control, `generated` is the density curve of the notes.
     """
@@ -105,9 +107,9 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
 
 
 def write_player(folder: Path) -> Iterator[str]:
-    """Write index.html for the samples in a folder; yield messages, also on unreadable files.
+    """Write index.html for the samples in a folder; yield messages about it and unreadable files.
 
-    The last name comes first; numbers in names are compared as numbers.
+    Samples are sorted by name, the last one first; numbers in names are compared as numbers.
     """
     target, samples = folder / FILE_NAME, []
     paths = (path for path in folder.iterdir() if path.suffix.lower() in MIDI_SUFFIXES)
@@ -122,7 +124,7 @@ def write_player(folder: Path) -> Iterator[str]:
 
 
 def check_player_path(folder: Path) -> None:
-    """Raise ValueError if index.html in a folder is not a page that was written here."""
+    """Raise ValueError if a folder has an index.html that generate.py did not write."""
     target = folder / FILE_NAME
     if target.exists():
         with target.open("rb") as file:
@@ -131,10 +133,11 @@ def check_player_path(folder: Path) -> None:
 
 
 def _format_count(samples: Sequence[Sample]) -> str:
+    """Format the number of samples and their length: "4 samples, 3:20 of music"."""
     count = "1 sample" if len(samples) == 1 else f"{len(samples)} samples"
     return f"{count}, {_format_time(sum(sample.notes.seconds for sample in samples))} of music"
 
 
 def _format_time(seconds: float) -> str:
-    """Return minutes and seconds, "1:05"."""
+    """Format seconds as minutes and seconds: "1:05"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,6 +1,6 @@
 """Write an HTML report about a data set: figures, charts and tables on one page.
 
-The page is complete in itself, follows the reader's light or dark setting, and runs no script.
+The page is self-contained, follows the reader's light or dark setting, and runs no script.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
 from utils import Array
 
-MAX_ROWS = 500  # of a table
+MAX_ROWS = 500  # shown of a table
 MAX_BINS = 24  # of a histogram
-LOST_SHARE = 0.001  # of the notes; more than that is a finding
-# matplotlib draws with the left color, the page shows the CSS variable at the right
+MISSING_SHARE = 0.001  # of the notes; if more are not in the data, the report says so
+# matplotlib draws with the color at the left; in the page, the CSS variable replaces it
 CSS_COLORS = {
     "#010101": "var(--bar)",
     "#020202": "var(--highlight)",
@@ -50,7 +50,7 @@ class Chart(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table with its column titles; it is folded, unless `is_open`."""
+    """A table with its column titles, such as "file, detail"; it is folded unless `is_open`."""
 
     title: str
     columns: str
@@ -83,7 +83,7 @@ def render_report(summary: Summary, source: str) -> bytes:
 
 
 def _escape_unprintable(text: str) -> str:
-    """Return text with backslash codes for line breaks, bidi controls and lone surrogates."""
+    """Return text with backslash sequences for line breaks and other unprintable characters."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -114,11 +114,11 @@ def _find_problems(summary: Summary) -> Iterator[str]:
     if summary.filter_matches:
         yield f"Filters that are off would reject {format_filter_matches(summary)}."
     total = sum(stats.notes for _, stats in summary.measured)
-    lost = total - sum(record.notes for record, _ in summary.measured)
-    if lost > LOST_SHARE * total:
+    missing = total - sum(record.notes for record, _ in summary.measured)
+    if missing > MISSING_SHARE * total:
         yield (
-            f"{lost:,} notes are not in the data: they are outside the 88 keys, or repeat a pitch "
-            "at the same time."
+            f"{missing:,} notes are not in the data: they are outside the 88 keys, or repeat a "
+            "pitch at the same time."
         )
     if summary.measured and not any(stats.pedal_share for _, stats in summary.measured):
         yield "No performance uses the sustain pedal."
@@ -130,6 +130,7 @@ def _find_problems(summary: Summary) -> Iterator[str]:
 
 
 def _draw_charts(summary: Summary) -> list[Chart]:
+    """Draw the charts of the performances that have statistics."""
     minutes = np.array([stats.seconds for _, stats in summary.measured]) / 60
     density = np.array([stats.density for _, stats in summary.measured])
     pedal = 100 * np.array([stats.pedal_share for _, stats in summary.measured])
@@ -150,9 +151,9 @@ def _draw_charts(summary: Summary) -> list[Chart]:
 def _draw_histogram(
     title: str, subtitle: str, values: Array, unit: str, high: float | None = None
 ) -> Chart:
-    """Count values [performances] in bins from 0 to `high`, or to the largest.
+    """Draw a histogram of values [performances] from 0 to `high`, or to the largest value.
 
-    The last bin also has the values that are far above most others.
+    A few values far above all others do not stretch the axis: they are counted in the last bin.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -214,7 +215,8 @@ def _draw_bars(
 ) -> str:
     """Return an SVG bar chart of counts [bars] between edges [bars + 1].
 
-    labels: what each bar counts, shown under the mouse; ticks: texts below, by position.
+    labels: tooltips of the bars; ticks: labels of the axis by position; highlight: bars in another
+    color.
     """
     from matplotlib import ticker
     from matplotlib.figure import Figure
@@ -234,7 +236,7 @@ def _draw_bars(
     else:
         axes.set_xticks(list(ticks), list(ticks.values()))
     widths = np.diff(edges) * (0.96 if len(counts) <= MAX_BINS else 0.8)
-    colors = [HIGHLIGHT if is_special else BAR for is_special in highlight or [False] * len(counts)]
+    colors = [HIGHLIGHT if special else BAR for special in highlight or [False] * len(counts)]
     bars = axes.bar((edges[1:] + edges[:-1]) / 2, counts, widths, color=colors)
     for bar, label, count in zip(bars, labels, counts, strict=True):
         bar.set_gid(f"{label}: {count:,}")
@@ -267,6 +269,7 @@ def _to_svg(figure: Any) -> str:
 
 
 def _make_tables(summary: Summary) -> list[Table]:
+    """Return the tables of the report; the page leaves out empty ones."""
     rejected = sorted(summary.select(REJECTED), key=lambda record: record.reason)
     matches = sorted(summary.filter_matches, key=lambda match: match[1][:2])
     pieces = sorted((group for group in summary.pieces if len(group) > 1), key=len, reverse=True)
@@ -302,13 +305,14 @@ def _make_tables(summary: Summary) -> list[Table]:
         ),
         Table(
             "Performances, the largest onset error first",
-            "file, length, notes/s, pedal, notes, lost, mean error, max error",
+            "file, length, notes/s, pedal, notes, missing, mean error, max error",
             [_make_row(record, stats) for record, stats in performances],
         ),
     ]
 
 
 def _make_row(record: FileRecord, stats: PerformanceStats) -> tuple[str, ...]:
+    """Return the row of a performance in the last table."""
     return (
         record.name,
         _format_length(stats.seconds),

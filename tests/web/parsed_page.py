@@ -1,4 +1,4 @@
-"""A parsed HTML page, for the tests of our pages."""
+"""A parser of HTML pages, for the tests of the player and the report."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_page_holds_notes_and_file(tmp_path: Path) -> None:
 
 def test_messages_name_unreadable_files(tmp_path: Path) -> None:
     write_sample(tmp_path / "output-000.mid")
-    (tmp_path / "output-001.mid").touch()  # another run is still generating it
+    (tmp_path / "output-001.mid").touch()  # empty, as while another run generates it
     (tmp_path / "folder.mid").mkdir()
     error, summary = write_player(tmp_path)
     assert "output-001.mid" in error
@@ -144,7 +144,7 @@ def test_names_and_texts_are_escaped(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------ in a browser
 
-# records the largest sample that any audio context outputs
+# records the peak of the audio output in window.peak
 MEASURE_PEAK = """(() => {
   const connect = AudioNode.prototype.connect;
   window.peak = 0;
@@ -160,7 +160,7 @@ MEASURE_PEAK = """(() => {
     return connect.call(this, target, ...more);
   };
 })()"""
-# an audio context of two seconds that renders as fast as possible
+# replaces the audio context by one of two seconds that renders as fast as possible
 RENDER_OFFLINE = """window.AudioContext = function () {
   const context = new OfflineAudioContext(2, 2 * 44100, 44100);
   context.resume = async () => {};
@@ -184,7 +184,7 @@ def read_labels(browser: Browser) -> list[str]:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A browser at the page of two samples."""
+    """Open the page of two samples in a browser."""
     for number in range(2):
         write_sample(tmp_path / f"output-00{number}.mid", notes=200, seed=number)
     list(write_player(tmp_path))

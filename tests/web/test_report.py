@@ -46,7 +46,7 @@ def make_record(name: str, minutes: float = 1.0, **fields: Any) -> FileRecord:
 
 
 def read_tooltips(page: bytes, chart: str) -> list[str]:
-    """Return the texts under the mouse of the bars of a chart."""
+    """Return the tooltips of the bars of a chart."""
     figure = re.search(rf"<h2>{chart} .*?</figure>", page.decode(), re.DOTALL)
     assert figure
     return re.findall(r"<title>(.*?)</title>", figure[0])
