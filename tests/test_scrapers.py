@@ -30,26 +30,26 @@ Process = subprocess.CompletedProcess[str]
 
 @dataclass
 class Reply:
-    """What the server answers to one path."""
+    """The answer of the server to requests of one path."""
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     ranges: bool = True
     length: bool = True  # whether the length is announced
-    failures: int = 0  # so many answers fail first: with `failure`, or `cut` after so many bytes
-    failure: int = 200
-    cut: int | None = None
-    hold: threading.Event | None = None  # wait for it after `cut` bytes
+    failures: int = 0  # number of answers that fail first
+    failure: int = 200  # status of a failing answer
+    cut: int | None = None  # bytes of the body that a failing answer has; None: all
+    hold: threading.Event | None = None  # send `cut` bytes, then wait for this event
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers from the table of its site, and records the requests."""
+    """A handler that answers from the table of its site and records the requests."""
 
     server: Site
 
     def do_GET(self) -> None:
-        """Answer one request, completely or as badly as the table says."""
+        """Answer one request as the table says: with the whole body, a part of it, or an error."""
         site, requested = self.server, self.headers.get("Range")
         site.requests.append(self.path)
         site.ranges.append(requested)
@@ -76,14 +76,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if reply.hold:
             reply.hold.wait(10)
 
-    do_HEAD = do_CONNECT = do_GET  # recorded, too
+    do_HEAD = do_CONNECT = do_GET  # also recorded
 
     def log_message(self, format: str, *args: object) -> None:
         """Print nothing."""
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """A local site: a table of replies, and the requests it got."""
+    """A local site: a table of replies, and a record of its requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -94,7 +94,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that hang up."""
+        """Ignore clients that close the connection."""
 
     def add_page(self, path: str, *links: str) -> None:
         """Add a page with these links."""
@@ -103,7 +103,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.table[path] = Reply(text.encode())
 
     def add_music(self, *paths: str) -> None:
-        """Add a MIDI file at each path, each another one."""
+        """Add a different MIDI file at each path."""
         for path in paths:
             self.table[path] = Reply(midi(path))
 
@@ -118,7 +118,7 @@ def site() -> Iterator[Site]:
 
 
 def midi(text: str, size: int = 200) -> bytes:
-    """Return a MIDI file of two tracks that holds `text`."""
+    """Return a MIDI file of two tracks; `text` makes it different from others."""
     tracks = [b"\0\xff\x01" + bytes([len(text)]) + text.encode(), bytes(size)]
     chunks = [b"MTrk" + len(track).to_bytes(4, "big") + track for track in tracks]
     return b"MThd\0\0\0\6\0\1\0\2\1\0" + b"".join(chunks)
@@ -134,7 +134,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def environment(url: str, settings: dict[str, str]) -> dict[str, str]:
-    """Return settings without waits, with the site as the proxy for all hosts but this machine."""
+    """Return settings without waits; the site is the proxy for all hosts but this machine."""
     inherited = {key: os.environ[key] for key in ("HOME", "TMPDIR") if key in os.environ}
     inherited["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     proxy = {"http_proxy": url, "https_proxy": url, "no_proxy": "127.0.0.1,localhost"}
@@ -143,7 +143,7 @@ def environment(url: str, settings: dict[str, str]) -> dict[str, str]:
 
 
 def scrape(name: str, site: Site, *argv: Path | str, **settings: str) -> Process:
-    """Run a script as the documentation says, with `site` for its site."""
+    """Run a script as the documentation says, with `site` in place of its site."""
     command = ["/bin/bash", str(SCRIPTS / f"{name}_scraper.sh"), *map(str, argv)]
     variables = environment(site.url, settings)
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30)
@@ -155,7 +155,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-# what the imitated archives hold
+# contents of the imitated archives
 
 MAESTRO = "maestro-v3.0.0-midi.zip"
 TABLE = "maestro-v3.0.0/maestro-v3.0.0.csv"
@@ -196,17 +196,17 @@ ASAP_ZIP = zipped({f"asap-dataset-master/{name}": data for name, data in ASAP_FI
 def scrape_maestro(
     site: Site, folder: Path, files: dict[str, bytes] = MAESTRO_FILES, **settings: str
 ) -> Process:
-    """Run the script with the checksum of an archive of these files, which is put on the site."""
+    """Put an archive of these files on the site, and run the script with its checksum."""
     data = zipped(files)
     site.table.setdefault(f"/{MAESTRO}", Reply(data))
     digest = hashlib.sha256(data).hexdigest()
     return scrape("maestro", site, folder, SHA256=digest, **settings)
 
 
-# every script
+# all scripts
 
 
-def test_maestro_checksum_is_the_published_one() -> None:
+def test_maestro_checksum_is_published() -> None:
     published = "70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c"
     assert f'SHA256="${{SHA256:-{published}}}"' in (SCRIPTS / "maestro_scraper.sh").read_text()
 
@@ -236,7 +236,7 @@ def test_help_works_from_any_folder(name: str, tmp_path: Path) -> None:
     [
         (["--fast"], {}, "unknown option --fast"),
         ([""], {}, "give the folder"),
-        (["my", "folder"], {}, "quote a name with spaces"),
+        (["my", "folder"], {}, "too many arguments after my: folder (quote a name with spaces)"),
         (["d"], {"DELAY": "soon"}, "DELAY is 'soon'"),
         (["d"], {"TRIES": "0"}, "TRIES is '0'"),
         (["d"], {"MAX_MB": "1.5"}, "MAX_MB is '1.5'"),
@@ -315,7 +315,7 @@ def test_interrupted_archive_is_resumed(site: Site, tmp_path: Path) -> None:
     ("part", "requests"),
     [(MAESTRO_TREE[MAESTRO], 0), (b"too long for a range" * 9999, 2), (b"of another file", 2)],
 )
-def test_only_a_part_of_the_same_file_is_used(
+def test_part_of_another_file_is_not_used(
     part: bytes, requests: int, site: Site, tmp_path: Path
 ) -> None:
     (tmp_path / f"{MAESTRO}.part").write_bytes(part)
@@ -325,7 +325,7 @@ def test_only_a_part_of_the_same_file_is_used(
     assert len(site.requests) == requests
 
 
-def test_archive_is_downloaded_again_if_it_ends_early(site: Site, tmp_path: Path) -> None:
+def test_truncated_archive_is_downloaded_again(site: Site, tmp_path: Path) -> None:
     reply = Reply(ASAP_ZIP, ranges=False, length=False, cut=300, failures=1)
     site.table["/master.zip"] = reply
     assert scrape("asap", site, tmp_path).returncode == 0
@@ -390,7 +390,7 @@ def test_member_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -
         DOWNLOAD.read_member(archive, "a.mid")
 
 
-def test_bad_members_are_listed_and_foreign_files_kept(site: Site, tmp_path: Path) -> None:
+def test_bad_members_are_listed(site: Site, tmp_path: Path) -> None:
     files = MAESTRO_FILES | {"maestro-v3.0.0/2009/b.midi": midi("b")[:-20]}
     del files["maestro-v3.0.0/2018/a b.midi"]
     foreign = tmp_path / "test" / "2009" / "ünï.midi"
@@ -401,7 +401,7 @@ def test_bad_members_are_listed_and_foreign_files_kept(site: Site, tmp_path: Pat
     assert "no music found" in done.stderr
     assert "validation/2009/b.midi: cut short" in done.stdout
     assert "train/2018/a b.midi: in the table, but not in the archive" in done.stdout
-    assert "is there already, but different" in done.stdout
+    assert "exists, but is different" in done.stdout
     assert foreign.read_bytes() == b"my own"
 
 
@@ -444,7 +444,7 @@ def test_changed_or_missing_page_is_an_error(site: Site, tmp_path: Path) -> None
 
 
 def add_classics(site: Site) -> None:
-    """Add the index, two composers, a page of no composer, and links to others."""
+    """Add the index, two composers, a page without music, and a broken link."""
     site.add_page("/midi_files.htm", "chopin.htm", "bach.htm", "faq.htm", "gone.htm", "/x/far.htm")
     names = ("op10.mid", "op10_format0.mid", "alone_format0.mid", "op10.ogg")
     site.add_page("/chopin.htm", *(f"midis/chopin/{name}" for name in names))
@@ -471,7 +471,7 @@ def test_classical_pages_give_each_piece_once(site: Site, tmp_path: Path) -> Non
 def test_broken_links_are_listed_and_skipped(site: Site, tmp_path: Path) -> None:
     reasons = {
         "/gone.mid": "HTTP 404",
-        "/html.mid": "not a MIDI file but a page",
+        "/html.mid": "not a MIDI file but a web page",
         "/short.mid": "cut short",
         "/empty.mid": "empty",
         "/loop.mid": "HTTP 302",
@@ -564,7 +564,7 @@ def test_other_query_is_another_file(site: Site, tmp_path: Path) -> None:
         assert "1 new" in scrape("midi", site, tmp_path, site.url + path).stdout
 
 
-def test_links_of_redirected_page_page_with_base_and_list(site: Site, tmp_path: Path) -> None:
+def test_links_are_found_in_pages_and_lists(site: Site, tmp_path: Path) -> None:
     site.table["/old"] = Reply(status=301, headers={"Location": "/new/page.html"})
     site.add_page("/new/page.html", "a.mid")
     page = b"<base href='/deep/'><a href=\xe9.mid>"  # not UTF-8, and the first answer is cut off
@@ -597,7 +597,7 @@ def test_nothing_to_download_is_an_error(
     assert (done.returncode, message in done.stderr) == (status, True)
 
 
-# manners, and what goes wrong in between
+# waits, limits and interruptions
 
 
 def test_waits_between_requests_and_before_retries(
@@ -618,14 +618,14 @@ def test_waits_between_requests_and_before_retries(
     assert "at most one request in 1 s" in capsys.readouterr().out
 
 
-def test_silent_site_is_left_alone_until_the_next_run(site: Site, tmp_path: Path) -> None:
+def test_silent_site_is_skipped_until_next_run(site: Site, tmp_path: Path) -> None:
     names = [f"/{number}.mid" for number in range(8)]
     site.add_page("/page", *names)
     site.table |= {name: Reply(status=500) for name in names}
     site.add_music(names[0], names[3])
     done = scrape("midi", site, tmp_path, f"{site.url}/page", TRIES="1")
     assert done.returncode == 1
-    assert "run it again to go on" in done.stderr
+    assert "run it again to continue" in done.stderr
     assert site.requests == ["/page", *names[:7]]  # three failures in a row
     site.add_music(*names)
     done = scrape("midi", site, tmp_path, f"{site.url}/page")
@@ -639,11 +639,11 @@ def test_too_large_files_are_not_downloaded(site: Site, tmp_path: Path) -> None:
     done = scrape("midi", site, tmp_path, *(site.url + path for path in site.table), MAX_MB="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("larger than 1 MB") == 2
-    assert site.bytes_sent < 30 << 20, "it does not stop when there is too much"
+    assert site.bytes_sent < 30 << 20, "the download must stop at the limit"
     assert list(read_tree(tmp_path).values()) == [midi("/small.mid")]
 
 
-def test_control_c_leaves_a_part_that_is_resumed(site: Site, tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed(site: Site, tmp_path: Path) -> None:
     content, hold = midi("/b.mid", 99_000), threading.Event()
     site.add_music("/a.mid")
     site.table["/b.mid"] = Reply(content, cut=50_000, hold=hold)
@@ -669,7 +669,7 @@ def test_control_c_leaves_a_part_that_is_resumed(site: Site, tmp_path: Path) -> 
     assert sorted(read_tree(tmp_path).values()) == [midi("/a.mid"), content]
 
 
-def test_foreign_files_are_neither_changed_nor_deleted(site: Site, tmp_path: Path) -> None:
+def test_foreign_files_are_not_changed(site: Site, tmp_path: Path) -> None:
     add_classics(site)
     foreign = {
         "notes.txt": b"mine",
@@ -685,6 +685,6 @@ def test_foreign_files_are_neither_changed_nor_deleted(site: Site, tmp_path: Pat
     done = scrape("classic_piano", site, tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_tree(tmp_path) == foreign
-    assert "midis/chopin/op10.mid: is there already, but not a MIDI file" in done.stdout
+    assert "midis/chopin/op10.mid: exists, but not a MIDI file" in done.stdout
     assert "midis/bach/bach_846.mid: " in done.stdout
     assert "0 new, 1 already here, 3 not available" in done.stdout

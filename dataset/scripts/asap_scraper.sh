@@ -5,15 +5,15 @@ usage() {
     cat <<'END'
 bash scripts/asap_scraper.sh DIR           for example: midi/asap
 
-Downloads the archive of the ASAP repository and unpacks the piano performances that its table
-names, as DIR/COMPOSER/...; the scores stay in the archive, which stays in DIR. The site makes the
-archive anew for each download, so it has no lasting checksum: each file in it is checked instead.
+Downloads the archive of the ASAP repository to DIR, and unpacks the piano performances that its
+table names, as DIR/COMPOSER/...; the scores are not unpacked. The site builds the archive again
+for each download, so its checksum changes: each file in it is checked instead.
 END
 }
 
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-begin 0 "$@"
+parse_args 0 "$@"
 BASE_URL="${BASE_URL:-https://github.com/fosfrancesco/asap-dataset/archive/refs/heads}"
 
 echo "ASAP (Foscarin et al., ISMIR 2020): 1,067 piano performances of 15 composers, 92 hours."

@@ -6,13 +6,14 @@ usage() {
 bash scripts/classic_piano_scraper.sh DIR  for example: midi/classic
 
 Downloads the pieces of the Classical Piano Midi Page (piano-midi.de) that the pages of its
-composers link to, below DIR as on the site. Of a piece in two formats, one is downloaded.
+composers link to. Paths below DIR are those of the site. If the site has a piece in two formats,
+only one is downloaded.
 END
 }
 
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-begin 0 "$@"
+parse_args 0 "$@"
 BASE_URL="${BASE_URL:-http://www.piano-midi.de}"
 
 echo "Classical Piano Midi Page: pieces of some 25 composers, sequenced by Bernd Krueger."

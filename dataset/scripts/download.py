@@ -5,8 +5,8 @@
 
 With --archive, the URL is a zip archive; the MIDI files that a table in it names are unpacked.
 Otherwise the MIDI files that pages link to are downloaded; a URL may be a page, a MIDI file, or the
-name of a text file with one URL a line. Whole files in DIR are kept, FILE.part is continued, and no
-file that the script did not write is changed or deleted.
+name of a text file with one URL per line. Complete files in DIR are not downloaded again, FILE.part
+is continued, and no file that the script did not write is changed or deleted.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from typing import NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar")  # as in config.py, which is not imported here
 MAX_MEMBER_BYTES = 64 << 20  # of a file in an archive
-MAX_NAME_BYTES = 120
-MAX_WAIT = 120.0  # seconds before another try
-MAX_FAILURES = 3  # of a host in a row; after that there are no more requests to it
+MAX_NAME_BYTES = 120  # of a file name; longer ones are shortened
+MAX_WAIT = 120.0  # most seconds before another try
+MAX_FAILURES = 3  # of a host, in a row; after them it gets no more requests
 TIMEOUT = 30.0  # seconds without an answer
-SAFE = "/%:@!$&'()*+,;=~-._"  # characters of an address that are not quoted
+SAFE = "/%:@!$&'()*+,;=~-._"  # characters that are not quoted in an address
 Check = Callable[[bytes], None]  # raises ContentError
+# name of the second file of a piece that is offered in two formats
 FORMAT_0 = re.compile(r"_format0(?=\.mid$)", re.IGNORECASE)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 USER_AGENT = "Mozilla/5.0 (compatible; MIDI downloader)"
@@ -54,7 +55,7 @@ class DownloadError(Exception):
 
 
 class SiteError(DownloadError):
-    """A site is in trouble, and may want to be left alone for `seconds`."""
+    """A temporary error of a site, which may ask to wait for `seconds`."""
 
     def __init__(self, reason: str, seconds: float = 0) -> None:
         super().__init__(reason)
@@ -62,7 +63,7 @@ class SiteError(DownloadError):
 
 
 class ContentError(DownloadError):
-    """A file is not what it should be."""
+    """A file has the wrong content."""
 
 
 class TruncatedError(ContentError):
@@ -79,12 +80,12 @@ def stop(message: str, status: int = 1) -> NoReturn:
 
 
 def check_midi(content: bytes) -> None:
-    """Raise ContentError unless the bytes have all tracks that the header announces."""
+    """Raise ContentError unless the content is a MIDI file with all the tracks of its header."""
     if content[:4] == b"RIFF" and content[8:12] == b"RMID":
         content = content[20:]
     if not content.startswith(b"MThd"):
         is_page = content.lstrip().startswith(b"<")
-        raise ContentError("not a MIDI file" + (" but a page" if is_page else ""))
+        raise ContentError("not a MIDI file" + (" but a web page" if is_page else ""))
     if len(content) < 14:
         raise TruncatedError("cut short")
     position = 8 + int.from_bytes(content[4:8], "big")
@@ -99,7 +100,7 @@ def check_midi(content: bytes) -> None:
 
 
 def check_zip(content: bytes, sha256: str = "") -> None:
-    """Raise ContentError unless it is a whole zip archive, with this SHA-256 if it is given."""
+    """Raise ContentError unless the content is a complete zip archive, with the given SHA-256."""
     digest = hashlib.sha256(content).hexdigest()
     if digest == sha256.lower():
         return
@@ -119,7 +120,7 @@ def check_zip(content: bytes, sha256: str = "") -> None:
 
 
 def is_present(path: Path, check: Check) -> bool:
-    """Return whether a file is there; raise DownloadError if something else has its name."""
+    """Return whether a file exists; raise DownloadError if it exists but fails the check."""
     if not os.path.lexists(path):
         return False
     try:
@@ -127,17 +128,17 @@ def is_present(path: Path, check: Check) -> bool:
             raise ContentError("not a file")
         check(path.read_bytes())
     except ContentError as error:
-        reason = f"is there already, but {error}; move it away to download it"
+        reason = f"exists, but {error}; move it away to download it"
         raise DownloadError(reason) from error
     return True
 
 
 def make_part(target: Path) -> Path:
-    """Return the name for a part of a file, in its folder, which is made if necessary."""
+    """Return the path TARGET.part for an incomplete file; create its folder if necessary."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DownloadError("its folder cannot be made") from error
+        raise DownloadError("its folder cannot be created") from error
     return target.with_name(target.name + ".part")
 
 
@@ -145,7 +146,7 @@ def make_part(target: Path) -> Path:
 
 
 def read_setting(name: str, default: int, whole: bool = False) -> float:
-    """Return a number from the environment; exit if it is not one."""
+    """Return a number from the environment; exit if the value is not a valid number."""
     text = os.environ.get(name) or str(default)
     if not re.fullmatch(r"[1-9]\d*" if whole else r"\d+\.?\d*|\.\d+", text):
         kind = "a whole number, 1 or more" if whole else "a number of seconds"
@@ -154,7 +155,10 @@ def read_setting(name: str, default: int, whole: bool = False) -> float:
 
 
 class Client:
-    """HTTP requests, at most one in `delay` seconds, with retries and resumed downloads."""
+    """A client for HTTP downloads, with waits between requests, retries and continued files.
+
+    max_mb: size limit of a file; the environment can override it and sets the other limits.
+    """
 
     def __init__(self, max_mb: int) -> None:
         self.delay = read_setting("DELAY", 1)
@@ -175,9 +179,9 @@ class Client:
             self._opener.add_handler(handler())
 
     def download(self, url: str, target: Path, check: Check) -> str:
-        """Download a file by way of TARGET.part, which is continued; return the final address.
+        """Download a file, first to TARGET.part, which is continued; return the final address.
 
-        Raises SiteError if another run may succeed, another DownloadError if not.
+        Raises SiteError if another run may succeed, or another DownloadError if not.
         """
         part = make_part(target)
         try:
@@ -185,11 +189,12 @@ class Client:
         except (FileNotFoundError, ContentError):
             url = self._complete(url, part, check)
         if os.path.lexists(target):
-            raise DownloadError(f"{target} is in the way")
+            raise DownloadError("exists already")
         part.rename(target)
         return url
 
     def _complete(self, url: str, part: Path, check: Check) -> str:
+        """Request a file until the part is complete; return the final address."""
         wait, reason = 0.0, ""
         truncated_size = None
         for attempt in range(self.tries):
@@ -205,7 +210,7 @@ class Client:
             except TruncatedError as error:
                 wait, reason = 0.0, str(error)
                 size = part.stat().st_size
-                if size == truncated_size:  # that is all the site has
+                if size == truncated_size:  # the site has no more
                     part.unlink()
                     raise
                 truncated_size = size
@@ -217,7 +222,7 @@ class Client:
         raise SiteError(reason)
 
     def _request(self, url: str, part: Path, start: int) -> str:
-        """Append what the site sends from byte `start` on to the part; return the final address."""
+        """Request a file from byte `start` on, and append it; return the final address."""
         if self._has_requested:
             time.sleep(self.delay)
         self._has_requested = True
@@ -230,7 +235,7 @@ class Client:
                 return str(response.geturl())
         except HTTPError as error:
             reason = f"HTTP {error.code}"
-            if error.code == 416 and start:  # no such range: the part is of another file
+            if error.code == 416 and start:  # no such range: the part belongs to another file
                 raise ContentError(reason) from error
             if error.code in (408, 425, 429) or error.code >= 500:
                 seconds = error.headers.get("Retry-After", "")
@@ -240,8 +245,9 @@ class Client:
             raise SiteError(f"no answer ({getattr(error, 'reason', error)})") from error
 
     def _save(self, response: HTTPResponse, part: Path, start: int) -> None:
+        """Write the body of a response to the part, from byte `start` on."""
         size, limit = start, self.max_mb << 20
-        expected = start + (response.length or 0)  # if a length is announced
+        expected = start + (response.length or 0)  # 0 is added if no length is announced
         with part.open("ab" if start else "wb") as file:
             while max(size, expected) <= limit and (block := response.read1(1 << 16)):
                 file.write(block)
@@ -258,19 +264,19 @@ class Client:
 
 
 class LinkParser(HTMLParser):
-    """Collects the tags with addresses of a page, and the addresses."""
+    """A parser that collects the addresses in a page, as (tag, address) pairs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.links: list[tuple[str, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take the addresses of a tag."""
+        """Collect the addresses of a tag."""
         self.links += [(tag, value) for key, value in attrs if key in ("href", "src") and value]
 
 
 def decode_text(content: bytes) -> str:
-    """Return the text of a page or a table, which may be older than UTF-8."""
+    """Return the text of a page or a table, in UTF-8 or, if that fails, in cp1252."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -278,7 +284,7 @@ def decode_text(content: bytes) -> str:
 
 
 def find_links(content: bytes, url: str) -> list[str]:
-    """Return the absolute addresses that a page at `url` links to; for a plain list, its lines."""
+    """Return the absolute addresses that a page at `url` links to, or the lines of a plain list."""
     text = decode_text(content)
     parser = LinkParser()
     parser.feed(text)
@@ -305,7 +311,7 @@ def make_absolute(base: str, link: str) -> str | None:
 
 
 def is_midi_url(url: str) -> bool:
-    """Return whether an address ends like a MIDI file, in its path or in its query."""
+    """Return whether the path or the query of an address ends like the name of a MIDI file."""
     parts = urlsplit(url)
     return any(unquote(text).lower().endswith(MIDI_SUFFIXES) for text in (parts.path, parts.query))
 
@@ -314,7 +320,7 @@ def is_midi_url(url: str) -> bool:
 
 
 def make_file_name(part: str) -> str:
-    """Return a part of an address as a file name: no separators, not hidden, not too long."""
+    """Return a part of an address as a file name without separators, not hidden, not too long."""
     name = unicodedata.normalize("NFC", unquote(part, errors="replace"))
     name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\]", "_", name)
     name = re.sub(r"^\.", "_", name)
@@ -348,7 +354,7 @@ def make_path(url: str, home: str) -> str:
 
 
 def make_paths(urls: Sequence[str], home: str) -> dict[str, str]:
-    """Return a path for each address; paths that a disk could confuse all get a hash."""
+    """Return a path for each address; paths that are equal, except in case, get a hash."""
     paths = {url: make_path(url, home) for url in urls}
     counts = Counter(path.casefold() for path in paths.values())
     return {
@@ -362,20 +368,20 @@ def make_paths(urls: Sequence[str], home: str) -> dict[str, str]:
 
 @dataclass
 class Report:
-    """What was downloaded to a folder, and what was not."""
+    """The results of a download: what is in the folder, and what is not available."""
 
     folder: Path
     new: int = 0
     existing: int = 0
     failures: list[str] = field(default_factory=list)
-    incomplete: str = ""  # why the collection is not whole, if more than single links failed
+    incomplete: str = ""  # why the collection is incomplete, if more than some links failed
 
     def fail(self, name: str, reason: object) -> None:
         """Add a file or a page that is not available."""
         self.failures.append(f"{name}: {reason}")
 
     def finish(self) -> None:
-        """Print the report; exit with 1 if there is no music or the collection is not whole."""
+        """Print the report; exit with status 1 without music or with an incomplete collection."""
         if self.failures:
             print("not available:", *self.failures, sep="\n  ")
         failed = len(self.failures)
@@ -388,9 +394,9 @@ class Report:
 
 
 def read_page(client: Client, url: str, report: Report, has_music: bool) -> tuple[str, list[str]]:
-    """Return the final address of a page and all its links; none if it cannot be read.
+    """Return the final address of a page and all its links; no links if it cannot be read.
 
-    has_music: it is an error if none of the links is to a MIDI file.
+    has_music: the page must link to a MIDI file; it is an error if it does not.
     """
     print(f"reading {url}", flush=True)
     with tempfile.TemporaryDirectory(prefix=".page-", dir=report.folder) as temporary:
@@ -404,21 +410,24 @@ def read_page(client: Client, url: str, report: Report, has_music: bool) -> tupl
         except DownloadError as error:
             report.fail(url, error)
             if isinstance(error, SiteError):
-                report.incomplete = f"could not read {url} ({error}); run it again to go on"
+                report.incomplete = f"could not read {url} ({error}); run it again to continue"
             elif has_music:
                 report.incomplete = f"{url} has changed, or the address is wrong ({error})"
     return url, []
 
 
 def read_pages(client: Client, index: str, sources: Sequence[str], report: Report) -> list[str]:
-    """Return the addresses of MIDI files among the sources, and those that the pages link to."""
+    """Return the addresses of the MIDI files that are sources or that pages link to.
+
+    index: a page that links to other pages in its folder, or ""; sources: pages or MIDI files.
+    """
     urls: list[str] = []
     if index:
         index_url, links = read_page(client, index, report, has_music=False)
         sibling = re.compile(re.escape(urljoin(index_url, ".")) + r"[^/?]+\.html?", re.IGNORECASE)
         siblings = [link for link in links if sibling.fullmatch(link) and link != index_url]
         if not siblings and not report.incomplete:
-            report.incomplete = f"{index} has changed: no links to pages beside it"
+            report.incomplete = f"{index} has changed: no links to pages in its folder"
         for page in siblings:
             links += read_page(client, page, report, has_music=False)[1]
         urls += links
@@ -431,17 +440,15 @@ def read_pages(client: Client, index: str, sources: Sequence[str], report: Repor
         else:
             urls += read_page(client, url, report, has_music=True)[1]
     midi_urls = dict.fromkeys(filter(is_midi_url, urls))  # each once, in order
-    # of a piece in two formats, the one called NAME_format0.mid is not needed
-    needless = {u for u in midi_urls if FORMAT_0.search(u) and FORMAT_0.sub("", u) in midi_urls}
-    return [url for url in midi_urls if url not in needless]
+    # NAME_format0.mid is the same piece as NAME.mid
+    redundant = {u for u in midi_urls if FORMAT_0.search(u) and FORMAT_0.sub("", u) in midi_urls}
+    return [url for url in midi_urls if url not in redundant]
 
 
 def download_links(client: Client, urls: Sequence[str], home: str, report: Report) -> None:
-    """Download MIDI files to their paths below the folder."""
+    """Download MIDI files to their paths below the folder; see `make_path` for `home`."""
     paths = make_paths(urls, home)
-    print(
-        f"{len(paths)} files to have in {report.folder}, at most one request in {client.delay:g} s"
-    )
+    print(f"{len(paths)} files for {report.folder}, at most one request in {client.delay:g} s")
     failures: Counter[str] = Counter()  # of each host, in a row
     for number, (url, name) in enumerate(paths.items(), 1):
         host, target = urlsplit(url).netloc, report.folder / name
@@ -450,7 +457,7 @@ def download_links(client: Client, urls: Sequence[str], home: str, report: Repor
                 report.existing += 1
                 continue
             if failures[host] >= MAX_FAILURES:
-                raise DownloadError(f"{host} did not answer before")
+                raise DownloadError(f"not tried, because {host} does not answer")
             client.download(url, target, check_midi)
             failures[host] = 0
             report.new += 1
@@ -460,7 +467,7 @@ def download_links(client: Client, urls: Sequence[str], home: str, report: Repor
             report.fail(name, f"{error} ({url})")
     silent = [host for host, count in failures.items() if count >= MAX_FAILURES]
     if silent:
-        report.incomplete = f"no answer from {', '.join(silent)}; run it again to go on"
+        report.incomplete = f"no answer from {', '.join(silent)}; run it again to continue"
 
 
 def read_addresses(source: str) -> list[str]:
@@ -468,16 +475,16 @@ def read_addresses(source: str) -> list[str]:
     if re.match(r"https?://.", source):
         return [source]
     if not Path(source).is_file():
-        stop(f"{source} is not http://, https:// or a file on this disk", 2)
+        stop(f"{source}: not http://, https:// or a file on this disk", 2)
     lines = (line.strip() for line in decode_text(Path(source).read_bytes()).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def download_pages(options: argparse.Namespace, client: Client) -> None:
-    """Download what pages link to."""
+    """Download the MIDI files that pages link to."""
     sources = [address for source in options.urls for address in read_addresses(source)]
     if not sources and not options.index:
-        stop("give a page to download from; -h says more", 2)
+        stop("give a page to download from; see -h", 2)
     report = Report(options.folder)
     report.folder.mkdir(parents=True, exist_ok=True)
     urls = read_pages(client, options.index, sources, report)
@@ -526,11 +533,14 @@ def is_safe_name(name: str) -> bool:
 
 
 def write_new(content: bytes, target: Path) -> bool:
-    """Write a file by way of TARGET.part; return False if it is there, fail if another one is."""
+    """Write a file through TARGET.part; return False if it exists with the same content.
+
+    Raises DownloadError if it exists with other content.
+    """
     if os.path.lexists(target):
         if target.is_file() and target.read_bytes() == content:
             return False
-        raise DownloadError(f"{target} is there already, but different; move it away to unpack it")
+        raise DownloadError("exists, but is different; move it away to unpack it")
     part = make_part(target)
     part.write_bytes(content)
     part.replace(target)
@@ -538,7 +548,7 @@ def write_new(content: bytes, target: Path) -> bool:
 
 
 def unpack(archive: zipfile.ZipFile, options: argparse.Namespace) -> Report:
-    """Write the MIDI files that the table names, and the table, license and README beside it."""
+    """Write the MIDI files that the table names, and the table, license and README."""
     tables = [name for name in archive.namelist() if PurePosixPath(name).name == options.table]
     if not tables:
         stop(f"the archive has changed: there is no {options.table} in it")
@@ -563,14 +573,14 @@ def unpack(archive: zipfile.ZipFile, options: argparse.Namespace) -> Report:
 
 
 def download_archive(options: argparse.Namespace, client: Client) -> None:
-    """Download an archive and unpack it."""
+    """Download an archive and unpack its MIDI files."""
     (url,) = options.urls
     target = options.folder / options.archive
     check = functools.partial(check_zip, sha256=options.sha256)
     options.folder.mkdir(parents=True, exist_ok=True)
     try:
         if is_present(target, check):
-            print(f"{target} is here already")
+            print(f"{target} exists already")
         else:
             print(f"downloading {url} to {target}.part", flush=True)
             client.download(url, target, check)
@@ -578,7 +588,9 @@ def download_archive(options: argparse.Namespace, client: Client) -> None:
         if os.path.lexists(target):
             stop(f"{target} {error}")
         is_temporary = isinstance(error, SiteError)
-        hint = "run it again to go on" if is_temporary else "has the address or the file changed?"
+        hint = (
+            "run it again to continue" if is_temporary else "has the address or the file changed?"
+        )
         stop(f"could not download {url}: {error}; {hint}")
     with zipfile.ZipFile(target) as archive:
         unpack(archive, options).finish()
@@ -604,4 +616,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        stop(f"{error.strerror}: {error.filename}")
+        stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))

@@ -5,15 +5,15 @@ usage() {
     cat <<'END'
 bash scripts/maestro_scraper.sh DIR        for example: midi/maestro
 
-Downloads the MIDI files of MAESTRO v3.0.0 and unpacks them by their official split, as
-DIR/train/YEAR/..., DIR/validation/... and DIR/test/...; the archive stays in DIR.
-SHA256, from the environment, is the checksum of the archive if BASE_URL offers another one.
+Downloads the archive of MAESTRO v3.0.0 to DIR, and unpacks its MIDI files by their official split,
+as DIR/train/YEAR/..., DIR/validation/YEAR/... and DIR/test/YEAR/....
+If BASE_URL has another archive, set SHA256 in the environment to its checksum.
 END
 }
 
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-begin 0 "$@"
+parse_args 0 "$@"
 BASE_URL="${BASE_URL:-https://storage.googleapis.com/magentadata/datasets/maestro/v3.0.0}"
 SHA256="${SHA256:-70470ee253295c8d2c71e6d9d4a815189e35c89624b76d22fce5a019d5dde12c}"
 
