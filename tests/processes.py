@@ -1,4 +1,4 @@
-"""Processes that run a command of this project, started without importing torch again."""
+"""Child processes that run a command of this project without importing torch again."""
 
 import contextlib
 import multiprocessing
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401  takes seconds, which each forked process would need again
+import torch._dynamo  # noqa: F401  takes seconds; otherwise each forked process would import it
 
 import train
 from corpus.batches import Batch
@@ -22,14 +22,14 @@ CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "sp
 def start_process(
     main: Command, argv: list[str], output: Path, environment: dict[str, str] | None = None
 ) -> BaseProcess:
-    """Run main(argv) in a process; what it prints is in `output` once it ends."""
+    """Run main(argv) in a new process, which prints to the file `output`; return the process."""
     process = CONTEXT.Process(target=_run, args=(main, argv, output, environment or {}))
     process.start()
     return process
 
 
 def train_until_signal(number: int, step: int, argv: list[str]) -> int:
-    """Train; before the optimizer step `step` the last process sends itself a signal."""
+    """Train; before optimizer step `step` the process of the highest rank sends itself a signal."""
     original = Trainer.step
 
     def interrupted_step(trainer: Trainer, batch: Batch, lr: float) -> StepResult:

@@ -9,6 +9,7 @@ from model import PerformanceRNN
 SIZES = ModelConfig(
     init_dim=4, event_dim=11, control_dim=5, hidden_dim=8, gru_layers=3, gru_dropout=0.3
 )
+FOUR_EVENT_SIZES = ModelConfig(init_dim=2, event_dim=4, control_dim=2, hidden_dim=6, gru_layers=1)
 
 
 def make_model(sizes: ModelConfig = SIZES, scale: float = 1.0) -> PerformanceRNN:
@@ -20,7 +21,7 @@ def make_model(sizes: ModelConfig = SIZES, scale: float = 1.0) -> PerformanceRNN
     return model
 
 
-def reference_logits(
+def compute_logits(
     model: PerformanceRNN, events: Tensor, init: Tensor, controls: Tensor | None
 ) -> Tensor:
     """Return the logits [steps, batch, events] that predict events [steps, batch].
@@ -30,14 +31,14 @@ def reference_logits(
     shape = (model.config.gru_layers, 1, model.config.hidden_dim)
     with torch.no_grad():
         hidden = [torch.tanh(model.inithid_fc(vector)).view(shape) for vector in init]
-    return reference_logits_from(model, events, hidden, controls)
+    return compute_logits_from(model, events, hidden, controls)
 
 
 @torch.no_grad()
-def reference_logits_from(
+def compute_logits_from(
     model: PerformanceRNN, events: Tensor, initial: list[Tensor], controls: Tensor | None
 ) -> Tensor:
-    """Return the same from hidden states [layers, 1, hidden], one for each sequence."""
+    """Return the same, but start from a hidden state [layers, 1, hidden] for each sequence."""
     sizes = model.config
     gru = nn.GRU(sizes.hidden_dim, sizes.hidden_dim, sizes.gru_layers)
     gru.load_state_dict(model.gru.state_dict())

@@ -119,7 +119,7 @@ def test_page_has_samples_of_all_runs(capsys: pytest.CaptureFixture[str]) -> Non
 def test_page_of_another_program_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     Path("out").mkdir()
     Path("out/index.html").write_text("something else")
-    assert "--force" in run_error(capsys, "-l", "50", "-b", "1", "--html")
+    assert "--force" in fail_to_run(capsys, "-l", "50", "-b", "1", "--html")
     assert list(read_outputs()) == ["index.html"]
     assert run("-l", "50", "-b", "1", "--html", "--force") == 0
     assert "<article" in Path("out/index.html").read_text()
@@ -190,7 +190,7 @@ def test_greedy_from_zeros_ignores_the_seed() -> None:
 
 
 def watch_events(monkeypatch: pytest.MonkeyPatch, watch: Callable[[], None]) -> None:
-    """Call `watch` at every event."""
+    """Call `watch` at each step of the generation."""
     generate_events = generate.generate_events
 
     def watched(job: GenerationJob) -> Iterator[Any]:
@@ -229,7 +229,7 @@ def test_events_after_the_end_are_ignored(
     capsys: pytest.CaptureFixture[str],
     options: list[str],
 ) -> None:
-    """How many there are depends on the other samples of the batch."""
+    """Samples of a batch have the same number of events, and some may be longer than needed."""
     write_midi(folder / "song.mid", 30, 3)
     messages = []
     for notes, name in ((44, "short"), (90, "long")):
@@ -305,15 +305,15 @@ def test_interrupted_stream_keeps_its_notes(monkeypatch: pytest.MonkeyPatch) -> 
 # ------------------------------------------------------------------------------------ errors
 
 
-def run_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Return the one line that a command fails with."""
+def fail_to_run(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must fail; return its error, which must be one line."""
     assert run(*argv) == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
 
 
-def usage_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Return the one line that wrong arguments end the program with."""
+def fail_to_parse(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a wrong command line; return its error, which must be one line."""
     with pytest.raises(SystemExit) as stop:
         run(*argv)
     assert stop.value.code == 2
@@ -340,13 +340,13 @@ def usage_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     ],
 )
 def test_wrong_options(capsys: pytest.CaptureFixture[str], argv: list[str], flag: str) -> None:
-    line = usage_error(capsys, *argv)
+    line = fail_to_parse(capsys, *argv)
     assert line.startswith("generate.py: error: argument ")
     assert flag in line
 
 
 def test_error_of_a_control_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    line = usage_error(capsys, "-c", "C majr;3")
+    line = fail_to_parse(capsys, "-c", "C majr;3")
     assert line.startswith("generate.py: error: argument -c/--control: ")
     assert "'majr'" in line
     assert EXAMPLE in line
@@ -354,14 +354,16 @@ def test_error_of_a_control_has_an_example(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_missing_control_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no such file or folder: 'none.data'" in usage_error(capsys, "-c", "none.data")
+    assert "no such file or folder: 'none.data'" in fail_to_parse(capsys, "-c", "none.data")
 
 
 def test_guidance_needs_a_session_trained_without_control(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     argv = ["-c", ";3", "--guidance", "2", "-l", "9", "-b", "1"]
-    assert "m.sess: --guidance needs a session trained with -c below 1" in run_error(capsys, *argv)
+    assert "m.sess: --guidance needs a session trained with -c below 1" in fail_to_run(
+        capsys, *argv
+    )
     session = Session.load("m.sess")
     for ratio, status in ((1.0, 1), (0.9, 0)):
         replace(session, training={"options": {"control_ratio": ratio}}).save("m.sess")
@@ -391,4 +393,4 @@ def test_files_are_checked_before_generation(
     Session(sizes, PerformanceRNN(sizes).state_dict(), 2).save("other.sess")
     replace(Session.load("m.sess"), encoding=3).save("newer.sess")
     monkeypatch.setattr(generate, "generate_events", lambda _: pytest.fail("generation started"))
-    assert message in run_error(capsys, *argv.split())
+    assert message in fail_to_run(capsys, *argv.split())

@@ -33,48 +33,48 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder."""
+    """Return a new working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def arguments(data: Path, *more: str) -> list[str]:
+def make_argv(data: Path, *more: str) -> list[str]:
     small = ["-b", "4", "-w", "20", "-p", TINY_MODEL, "--no-enable-logging", "--warm-up", "2"]
     fixed = ["--device", "cpu", "--precision", "fp32"]
     return ["-s", "m.sess", "-d", str(data), *fixed, *small, *more]
 
 
 def run(data: Path, *more: str) -> int:
-    return train.main(arguments(data, *more))
+    return train.main(make_argv(data, *more))
 
 
-def weights(path: str = "m.sess") -> dict[str, torch.Tensor]:
+def load_weights(path: str = "m.sess") -> dict[str, torch.Tensor]:
     return Session.load(path).state
 
 
-def training(path: str = "m.sess") -> dict[str, Any]:
+def load_training(path: str = "m.sess") -> dict[str, Any]:
     return Session.load(path).training
 
 
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+def is_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+def read_error_line(capsys: pytest.CaptureFixture[str]) -> str:
     """Return what was printed to stderr, which must be one line."""
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1, error
     return error
 
 
-def before_step(
-    monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object], wanted: int | None = None
+def call_before_step(
+    monkeypatch: pytest.MonkeyPatch, action: Callable[[int], object], number: int | None = None
 ) -> None:
-    """Call action(step) before each optimizer step, or before that of number `wanted` alone."""
+    """Call action(step) before each optimizer step, or only before step `number`."""
     original = Trainer.step
 
     def step(trainer: Trainer, *arguments: Any) -> StepResult:
-        if wanted in (None, trainer.state.step + 1):
+        if number in (None, trainer.state.step + 1):
             action(trainer.state.step + 1)
         return original(trainer, *arguments)
 
@@ -90,13 +90,13 @@ def fail(step: int) -> None:
 
 def test_training_lowers_the_loss(folder: Path, data: Path) -> None:
     assert run(data, "--max-steps", "1", "-v", str(data)) == 0
-    first = training()["best"]
+    first = load_training()["best"]
     assert run(data, "--max-steps", "80", "-l", "0.02", "-v", str(data)) == 0
-    assert training()["best"] < first - 1
+    assert load_training()["best"] < first - 1
 
 
 def test_session_is_created_before_training(folder: Path, data: Path) -> None:
-    train.prepare(train.parse_args(arguments(data, "-s", "a/b/m.sess")))
+    train.prepare(train.parse_args(make_argv(data, "-s", "a/b/m.sess")))
     assert Session.load("a/b/m.sess").config == TINY_SIZES
 
 
@@ -106,25 +106,25 @@ def test_stopped_and_resumed_equals_uninterrupted(
     more = ("--max-steps", "9", "-t", "-c", "0.5")
     for number, step in ((signal.SIGINT, 4), (signal.SIGTERM, 7)):
         with monkeypatch.context() as patch:
-            before_step(patch, lambda _: signal.raise_signal(number), step)  # noqa: B023
+            call_before_step(patch, lambda _: signal.raise_signal(number), step)  # noqa: B023
             assert run(data, *more) == 0
-        assert training()["step"] == step
+        assert load_training()["step"] == step
         assert "to hear it: python3 generate.py -s m.sess" in capsys.readouterr().out
-        torch.manual_seed(999)  # a new process does not have the state of the random generator
+        torch.manual_seed(999)  # a new process has another state of the random generator
     assert run(data, *more) == run(data, *more, "-s", "whole.sess") == 0
-    assert equal(weights(), weights("whole.sess"))
+    assert is_equal(load_weights(), load_weights("whole.sess"))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, data: Path) -> None:
     main = functools.partial(train_until_signal, signal.SIGKILL, 4)
     limit = ("--max-steps", "5")
-    process = start_process(main, arguments(data, *limit, "-i", "0"), Path("output.txt"))
+    process = start_process(main, make_argv(data, *limit, "-i", "0"), Path("output.txt"))
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert training()["step"] == 3
+    assert load_training()["step"] == 3
     assert run(data, *limit) == run(data, *limit, "-s", "whole.sess") == 0
-    assert equal(weights(), weights("whole.sess"))
+    assert is_equal(load_weights(), load_weights("whole.sess"))
     names = {"m.sess", "m.best.sess", "whole.sess", "whole.best.sess", "output.txt"}
     assert set(os.listdir()) == names
 
@@ -138,12 +138,12 @@ def test_session_is_saved_at_intervals_and_after_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[int] = []
-    before_step(monkeypatch, fail, 4)
-    before_step(monkeypatch, lambda _: seen.append(training().get("step", 0)))
+    call_before_step(monkeypatch, fail, 4)
+    call_before_step(monkeypatch, lambda _: seen.append(load_training().get("step", 0)))
     with pytest.raises(AssertionError, match="an unexpected error"):
         run(data, "-i", interval)
     assert seen == on_disk
-    assert training()["step"] == 3
+    assert load_training()["step"] == 3
 
 
 def test_finished_session_is_not_changed(
@@ -159,16 +159,18 @@ def test_finished_session_is_not_changed(
 
 def test_options_of_a_resumed_run_are_used(folder: Path, data: Path) -> None:
     run(data, "--max-steps", "1")
-    before = weights()
+    before = load_weights()
     run(data, "--max-steps", "2", "-l", "1e-30")
-    assert all(torch.allclose(value, before[name], atol=1e-12) for name, value in weights().items())
+    assert all(
+        torch.allclose(value, before[name], atol=1e-12) for name, value in load_weights().items()
+    )
     run(data, "--max-steps", "3", "-l", "0.01")
-    assert not torch.allclose(weights()["output_fc.bias"], before["output_fc.bias"], atol=1e-5)
+    assert not torch.allclose(load_weights()["output_fc.bias"], before["output_fc.bias"], atol=1e-5)
 
 
 def test_optimizer_state_is_restored_or_dropped(folder: Path, data: Path) -> None:
     run(data, "--max-steps", "1")
-    options = train.parse_args(arguments(data))
+    options = train.parse_args(make_argv(data))
     assert train.prepare(options)[0].optimizer.state
     assert not train.prepare(dataclasses.replace(options, reset_optimizer=True))[0].optimizer.state
 
@@ -196,7 +198,7 @@ def test_hidden_state_is_kept_for_continuing_windows(
     other = write_data(tmp_path / "other", count=6, notes=150)
 
     def is_carried(dataset: Path, *more: str) -> bool:
-        trainer, _, _ = train.prepare(train.parse_args(arguments(dataset, *more)))
+        trainer, _, _ = train.prepare(train.parse_args(make_argv(dataset, *more)))
         return trainer.hidden is not None
 
     assert is_carried(data, "-l", "0.5")
@@ -227,7 +229,7 @@ def test_sessions_of_older_versions_are_resumed(folder: Path, data: Path) -> Non
     assert old.control_ratio == 0.5
     for path in ("m.sess", "old.sess"):
         run(data, "--max-steps", "5", "-c", "0.5", "--precision", "fp16", "-s", path)
-    assert equal(weights("m.sess"), weights("old.sess"))
+    assert is_equal(load_weights("m.sess"), load_weights("old.sess"))
 
 
 # ------------------------------------------------------------------------------- validation
@@ -240,18 +242,18 @@ def test_best_session_has_the_best_weights(folder: Path, data: Path) -> None:
     result = evaluate(best.build_model(torch.device("cpu")), Corpus.load(sorted(data.iterdir())))
     assert best.optimizer_state is None
     assert result.nats_per_event == pytest.approx(best.training["best"], abs=1e-6)
-    assert best.training["best"] == training()["best"]
+    assert best.training["best"] == load_training()["best"]
 
 
 def test_best_session_is_saved_at_once(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(step: int) -> None:
-        raise KeyboardInterrupt  # as a kill, it saves nothing
+        raise KeyboardInterrupt  # like a kill, this saves nothing
 
-    before_step(monkeypatch, interrupt, 2)
+    call_before_step(monkeypatch, interrupt, 2)
     assert run(data, "-i", "1000", "--validation-interval", "0.000001", "-v", str(data)) == 130
-    assert training("m.best.sess")["best"] == training()["best"] < math.inf
+    assert load_training("m.best.sess")["best"] == load_training()["best"] < math.inf
 
 
 def test_patience_ends_training(folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +265,7 @@ def test_patience_ends_training(folder: Path, data: Path, monkeypatch: pytest.Mo
     more = ("-v", str(data), "--validation-interval", "0.000001", "--patience", "3")
     for _ in range(2):  # the second run has nothing to do
         assert run(data, *more) == 0
-        entries = training()
+        entries = load_training()
         assert (entries["step"], entries["best"], entries["stale_validations"]) == (5, 2.0, 3)
 
 
@@ -271,11 +273,11 @@ def test_other_validation_data_resets_the_best(
     folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(data, "--max-steps", "10", "-l", "0.01", "-v", str(data))
-    first = training()["best"]
+    first = load_training()["best"]
     other = write_data(tmp_path / "other", count=1, notes=30)
     run(data, "--max-steps", "11", "-l", "0.01", "-v", str(other))
     assert "the validation data has changed" in capsys.readouterr().out
-    assert training()["best"] != first
+    assert load_training()["best"] != first
 
 
 def test_evaluate_prints_metrics_and_changes_nothing(
@@ -304,10 +306,10 @@ def test_init_from_starts_with_the_averaged_weights(
     run(data, "--max-steps", "5", "-l", "0.01", "-s", "base.sess")
     base = Session.load("base.sess")
     assert base.ema_state is not None
-    options = train.parse_args(arguments(data, "--init-from", "base.sess"))
+    options = train.parse_args(make_argv(data, "--init-from", "base.sess"))
     trainer, _, _ = train.prepare(options)
     assert "new session m.sess from base.sess" in capsys.readouterr().out
-    assert equal(base.ema_state, trainer.model.state_dict())
+    assert is_equal(base.ema_state, trainer.model.state_dict())
     assert not trainer.optimizer.state
     assert trainer.state.step == 0
 
@@ -316,7 +318,7 @@ def test_init_from_missing_session_is_an_error(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(data, "--init-from", "nowhere.sess") == 1
-    assert "nowhere.sess" in error_line(capsys)
+    assert "nowhere.sess" in read_error_line(capsys)
     assert not Path("m.sess").exists()
 
 
@@ -351,7 +353,7 @@ def test_full_disk_stops_the_logs_only(
     monkeypatch.setattr(logger, "_LogFile", lambda path: open_file("/dev/full"))
     assert run(data, "-L", "--validation-share", "0", "--max-steps", "30") == 0
     assert capsys.readouterr().out.count("logging stopped: No space left on device") == 1
-    assert training()["step"] == 30
+    assert load_training()["step"] == 30
 
 
 def test_export_writes_averaged_weights_in_half_precision(folder: Path, data: Path) -> None:
@@ -392,7 +394,7 @@ def test_missing_data_creates_no_session(
 ) -> None:
     Path("file").touch()
     assert run(data, *more) == 1
-    assert message in error_line(capsys)
+    assert message in read_error_line(capsys)
     assert os.listdir() == ["file"]
 
 
@@ -402,7 +404,7 @@ def test_invalid_session_is_never_overwritten(
 ) -> None:
     Path("m.sess").write_bytes(content)
     assert run(data, "--max-steps", "1") == 1
-    assert "m.sess" in error_line(capsys)
+    assert "m.sess" in read_error_line(capsys)
     assert Path("m.sess").read_bytes() == content
 
 
@@ -413,15 +415,15 @@ def test_session_with_invalid_state_is_an_error(
     state = PerformanceRNN(TINY_SIZES).state_dict()
     Session(TINY_SIZES, state, CURRENT.version, None, entries).save("m.sess")
     assert run(data, "--max-steps", "1") == 1
-    assert next(iter(entries)) in error_line(capsys)
+    assert next(iter(entries)) in read_error_line(capsys)
 
 
 def test_sizes_of_a_session_cannot_change(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.prepare(train.parse_args(arguments(data)))
+    train.prepare(train.parse_args(make_argv(data)))
     assert run(data, "-p", "hidden_dim=32") == 1
-    assert "hidden_dim=16" in error_line(capsys)
+    assert "hidden_dim=16" in read_error_line(capsys)
 
 
 @pytest.mark.parametrize("what", ["loss", "weights"])
@@ -433,7 +435,7 @@ def test_nonfinite_network_is_not_saved(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run(data, "--max-steps", "2")
-    before, step = weights(), Trainer.step
+    before, step = load_weights(), Trainer.step
 
     def destroy(trainer: Trainer, *arguments: Any) -> StepResult:
         result = step(trainer, *arguments)
@@ -445,10 +447,10 @@ def test_nonfinite_network_is_not_saved(
     monkeypatch.setattr(Trainer, "step", destroy)
     capsys.readouterr()
     assert run(data, "--max-steps", "5", "-i", "1000" if what == "loss" else "0") == 1
-    error = error_line(capsys)
+    error = read_error_line(capsys)
     assert "at step 3;" in error
     assert "lower -l" in error
-    assert equal(before, weights())
+    assert is_equal(before, load_weights())
 
 
 @pytest.mark.parametrize("locked", ["m.sess", "m.best.sess"])
@@ -464,7 +466,7 @@ def test_locked_session_can_only_be_read(
     before = Path("m.sess").read_bytes()
     with utils.lock_file(locked):
         assert run(data, "--max-steps", "2") == 1
-        assert f"{locked}: another process is writing it" in error_line(capsys)
+        assert f"{locked}: another process is writing it" in read_error_line(capsys)
         assert run(data, "--export", locked) == 1
         assert run(data, "--evaluate") == 0
     assert Path("m.sess").read_bytes() == before
@@ -476,5 +478,5 @@ def test_new_session_keeps_an_old_best_session(
 ) -> None:
     Path("m.best.sess").write_bytes(b"hours of training")
     assert run(data, "--max-steps", "1") == 1
-    assert "m.best.sess" in error_line(capsys)
+    assert "m.best.sess" in read_error_line(capsys)
     assert os.listdir() == ["m.best.sess"]

@@ -1,4 +1,4 @@
-"""Small networks for the tests of generation, and their logits by the plain forward pass."""
+"""Small networks, inputs and jobs for the tests of generation."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ SIZES = ModelConfig(init_dim=INIT_DIM, hidden_dim=32, gru_layers=2)
 
 
 def make_model(sizes: ModelConfig = SIZES) -> PerformanceRNN:
-    """Return a network with random weights, and distributions far from uniform."""
+    """Return a network with random weights, whose distributions are far from uniform."""
     return reference_network.make_model(sizes, 3.0)
 
 
@@ -28,7 +28,7 @@ def make_rngs(count: int, seed: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(1000 * seed + row) for row in range(count)]
 
 
-def unrestricted(events: int = SIZES.event_dim) -> EventRules:
+def make_free_rules(events: int = SIZES.event_dim) -> EventRules:
     """Return rules that allow everything."""
     none = np.zeros((events, events), bool)
     return EventRules(~none[0], none, none, none[0], np.zeros(events))
@@ -37,17 +37,17 @@ def unrestricted(events: int = SIZES.event_dim) -> EventRules:
 def make_inputs(
     init: torch.Tensor, controls: ControlTable = NO_CONTROL, seed: int = 0, **fields: Any
 ) -> GenerationInputs:
-    """Return the inputs of some start vectors [batch, init], by default without event rules."""
-    rules = fields.pop("rules", unrestricted())
+    """Return inputs with these start vectors [batch, init], by default without event rules."""
+    rules = fields.pop("rules", make_free_rules())
     return GenerationInputs(init, make_rngs(len(init), seed), rules, controls, **fields)
 
 
-def random_events(steps: int, batch: int, seed: int = 0) -> torch.Tensor:
+def draw_events(steps: int, batch: int, seed: int = 0) -> torch.Tensor:
     (rng,) = make_rngs(1, seed)
     return torch.randint(0, SIZES.event_dim, (steps, batch), generator=rng)
 
 
-def random_controls(rows: int, batch: int) -> torch.Tensor:
+def draw_controls(rows: int, batch: int) -> torch.Tensor:
     """Return random control vectors [rows, batch, control]."""
     rng = np.random.default_rng(0)
     density = np.eye(12)[rng.integers(0, 12, (rows, batch))]
@@ -56,7 +56,7 @@ def random_controls(rows: int, batch: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def forward_logits(
+def compute_forward_logits(
     model: PerformanceRNN, inputs: torch.Tensor, controls: torch.Tensor | None
 ) -> torch.Tensor:
     """Return the logits of the network's forward pass over inputs [steps, batch]."""
@@ -65,7 +65,9 @@ def forward_logits(
 
 
 @torch.inference_mode()
-def step_logits(engine: Engine, inputs: torch.Tensor, controls: ControlTable) -> torch.Tensor:
+def compute_step_logits(
+    engine: Engine, inputs: torch.Tensor, controls: ControlTable
+) -> torch.Tensor:
     """Return the logits of the engine, step by step over inputs [steps, batch]."""
     state, _, _ = engine.prime(make_inputs(torch.zeros(inputs.shape[1], INIT_DIM), controls))
     return torch.stack([engine.step(state, row) for row in inputs])
@@ -74,7 +76,10 @@ def step_logits(engine: Engine, inputs: torch.Tensor, controls: ControlTable) ->
 def make_job(
     control: str | ControlSchedule | None = None, primer: list[int] | None = None, **options: Any
 ) -> GenerationJob:
-    """Return a job of 20 events by a written control, with a primer of these events."""
+    """Return a job of 20 events.
+
+    control: as text or as a schedule; primer: event indices; options: fields of GenerateConfig.
+    """
     schedule = parse_control(control) if isinstance(control, str) else control
     loaded = None
     if primer is not None:

@@ -60,7 +60,7 @@ def test_root_and_fifth_have_larger_weights() -> None:
     assert parse_scale_or_chord("F# dim")[1] == 0  # a diminished fifth is not a fifth
 
 
-def normalized(name: str) -> np.ndarray:
+def normalize_weights(name: str) -> np.ndarray:
     weights = parse_scale_or_chord(name)
     return weights / weights.sum()
 
@@ -100,7 +100,7 @@ def test_density_defaults_to_the_previous_part() -> None:
 # ------------------------------------------------------------------------------------- time
 
 
-def rows_at(text: str, *times: float) -> np.ndarray:
+def find_controls(text: str, *times: float) -> np.ndarray:
     """Return the control vectors at some seconds."""
     control = parse_control(text)
     rows = control.find_rows(np.array(times), np.zeros(len(times), np.int64))
@@ -109,10 +109,10 @@ def rows_at(text: str, *times: float) -> np.ndarray:
 
 def test_parts_begin_at_their_times() -> None:
     text = "C major;3 | A minor;6 @20 | G7;8/s @30.5"
-    rows = rows_at(text, 0.0, 19.94, 20.0, 30.44, 30.5, 1e6)
+    rows = find_controls(text, 0.0, 19.94, 20.0, 30.44, 30.5, 1e6)
     assert rows[:, :12].argmax(axis=1).tolist() == [3, 3, 6, 6, 5, 5]
     for row, name in zip(rows[::2], ("C major", "A minor", "G7"), strict=True):
-        np.testing.assert_allclose(row[12:], normalized(name), atol=1e-6)
+        np.testing.assert_allclose(row[12:], normalize_weights(name), atol=1e-6)
 
 
 def test_sections_are_the_parts() -> None:
@@ -134,9 +134,9 @@ def test_start_is_rounded_to_tenths(start: str, row: int) -> None:
 
 def test_gradual_change_is_linear() -> None:
     text = "C major;1 | ~F# major;9 @40 | G7;2 @50"
-    rows = rows_at(text, 0.0, 10.0, 20.0, 30.0, 40.0, 49.0, 50.0, 7.0, 8.0)
+    rows = find_controls(text, 0.0, 10.0, 20.0, 30.0, 40.0, 49.0, 50.0, 7.0, 8.0)
     assert rows[:, :12].argmax(axis=1).tolist() == [1, 3, 5, 7, 9, 9, 2, 2, 3]  # 2.4 and 2.6
-    start, end = normalized("C major"), normalized("F# major")
+    start, end = normalize_weights("C major"), normalize_weights("F# major")
     for row, share in zip(rows[:5], (0, 0.25, 0.5, 0.75, 1), strict=True):
         np.testing.assert_allclose(row[12:], (1 - share) * start + share * end, atol=1e-6)
     assert len(parse_control(text).split_sections(60.0)) == 6  # of ten seconds each

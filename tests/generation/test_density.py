@@ -1,4 +1,4 @@
-"""Density control, compared with the same feedback in plain numbers."""
+"""Density feedback, compared with a plain loop."""
 
 import math
 
@@ -17,11 +17,11 @@ from generation.engine import ControlTable, Engine
 from generation.pipeline import build_density_target
 from sequence import CURRENT, ControlSeq, EventSeq
 from tests.generation.networks import (
-    forward_logits,
+    compute_forward_logits,
+    compute_step_logits,
+    draw_controls,
+    draw_events,
     make_model,
-    random_controls,
-    random_events,
-    step_logits,
 )
 
 # event 0 is a note on, events 1 and 2 take half a second and three seconds
@@ -34,10 +34,10 @@ TARGET = DensityTarget(
 CONTROLS = torch.tensor([[0.5, 1, 0, 0, 7], [0.5, 0, 1, 0, 7], [0.5, 0, 0, 1, 8]])
 
 
-def corrected_levels(
+def compute_levels(
     events: list[int], levels: list[int], target: DensityTarget, start_event: int
 ) -> list[int]:
-    """Return the corrected level after each event, while `levels` are requested."""
+    """Return the corrected level after each event; levels: the requested level at each event."""
     rates, notes, seconds = (row.tolist() for row in (target.rates, target.notes, target.seconds))
     missing, result = 0.0, []
     for step, (event, level) in enumerate(zip(events, levels, strict=True)):
@@ -57,7 +57,7 @@ def test_level_is_corrected_by_missing_notes(probabilities: tuple[float, ...]) -
     levels = [0] * 50 + [1] * 50 + [2] * 50
     rng = np.random.default_rng(0)
     events = [1, *rng.choice(3, 149, p=probabilities).tolist()]
-    expected = corrected_levels(events, levels, TARGET, start_event=1)
+    expected = compute_levels(events, levels, TARGET, start_event=1)
     controller = DensityController(TARGET, CONTROLS)
     error = controller.reset(torch.tensor(0), torch.tensor([1]))
     for event, level, corrected in zip(events, levels, expected, strict=True):
@@ -79,24 +79,26 @@ def test_correction_is_limited_after_long_silence() -> None:
     while float(controller.controls[controller.select(error, index)][0, 2]) != 1:
         error = controller.update(error, index, torch.tensor([0]))
         notes += 1
-    assert notes == 17  # 3 levels are 20 missing notes; with 3 missing the level is right again
+    assert notes == 17  # at most 20 notes are missing (3 levels); at 3 there is no correction
 
 
 @pytest.mark.parametrize("rows", [1, 3, 12])  # with and without precomputed input gates
 def test_network_gets_the_corrected_level(rows: int) -> None:
     columns, target, model = slice(0, 12), build_density_target(CURRENT), make_model()
-    inputs = random_events(80, 3, seed=1)
+    inputs = draw_events(80, 3, seed=1)
     inputs[0] = model.primary_event
-    controls = random_controls(rows, 1)
+    controls = draw_controls(rows, 1)
     requested = controls[[min(step, rows - 1) for step in range(80)]]  # a row for each event
     levels = requested[:, 0, columns].argmax(dim=1).tolist()
     corrected = requested.expand(-1, 3, -1).clone()
     for k in range(3):
-        expected = corrected_levels(inputs[:, k].tolist(), levels, target, model.primary_event)
+        expected = compute_levels(inputs[:, k].tolist(), levels, target, model.primary_event)
         assert len(set(expected)) > 1
         corrected[:, k, columns] = torch.eye(12)[expected]
-    logits = step_logits(Engine(model, exact=True), inputs, ControlTable(controls, target=target))
-    expected_logits = forward_logits(model, inputs, corrected)
+    logits = compute_step_logits(
+        Engine(model, exact=True), inputs, ControlTable(controls, target=target)
+    )
+    expected_logits = compute_forward_logits(model, inputs, corrected)
     torch.testing.assert_close(logits, expected_logits, atol=3e-5, rtol=0)
 
 

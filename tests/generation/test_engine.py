@@ -17,13 +17,13 @@ from sequence import CURRENT
 from tests.generation.networks import (
     INIT_DIM,
     SIZES,
-    forward_logits,
+    compute_forward_logits,
+    compute_step_logits,
+    draw_controls,
+    draw_events,
+    make_free_rules,
     make_inputs,
     make_model,
-    random_controls,
-    random_events,
-    step_logits,
-    unrestricted,
 )
 
 GREEDY = Sampler(greedy_ratio=1.0)
@@ -44,7 +44,7 @@ def model() -> PerformanceRNN:
     return make_model()
 
 
-def zeros(batch: int) -> torch.Tensor:
+def make_zeros(batch: int) -> torch.Tensor:
     return torch.zeros(batch, INIT_DIM)
 
 
@@ -53,37 +53,39 @@ def zeros(batch: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "controls",
-    [None, random_controls(1, 1), random_controls(30, 1), random_controls(30, 3)],
+    [None, draw_controls(1, 1), draw_controls(30, 1), draw_controls(30, 3)],
     ids=["none", "constant", "changing", "too many to precompute"],
 )
 def test_steps_match_forward_pass(model: PerformanceRNN, controls: torch.Tensor | None) -> None:
-    inputs = random_events(30, 3)
-    expected = forward_logits(
+    inputs = draw_events(30, 3)
+    expected = compute_forward_logits(
         model, inputs, None if controls is None else controls.expand(30, 3, -1)
     )
-    logits = step_logits(Engine(model, exact=True), inputs, ControlTable(controls))
+    logits = compute_step_logits(Engine(model, exact=True), inputs, ControlTable(controls))
     torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("rows", [2, 50])
 def test_rows_change_with_elapsed_time(model: PerformanceRNN, rows: int) -> None:
-    inputs = random_events(60, 3)
+    inputs = draw_events(60, 3)
     inputs[0] = model.primary_event  # takes no time
-    controls = random_controls(rows, 1)
+    controls = draw_controls(rows, 1)
     elapsed = DURATIONS[inputs]
     elapsed[0] = 0
     row = (elapsed.cumsum(dim=0) // 5).clamp(max=rows - 1)
-    expected = forward_logits(model, inputs, controls[row, 0])
-    logits = step_logits(Engine(model, exact=True), inputs, ControlTable(controls, DURATIONS, 5))
+    expected = compute_forward_logits(model, inputs, controls[row, 0])
+    logits = compute_step_logits(
+        Engine(model, exact=True), inputs, ControlTable(controls, DURATIONS, 5)
+    )
     torch.testing.assert_close(logits, expected, atol=3e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("controls", "durations", "target", "guidance"),
     [
-        (random_controls(12, 1), DURATIONS, None, 2.0),
-        (random_controls(1, 3), None, None, 1.0),
-        (random_controls(1, 1), None, build_density_target(CURRENT), 1.0),
+        (draw_controls(12, 1), DURATIONS, None, 2.0),
+        (draw_controls(1, 3), None, None, 1.0),
+        (draw_controls(1, 1), None, build_density_target(CURRENT), 1.0),
     ],
     ids=["time and guidance", "each its own", "density"],
 )
@@ -94,11 +96,11 @@ def test_selected_sequences_continue_unchanged(
     target: DensityTarget | None,
     guidance: float,
 ) -> None:
-    rows, inputs = torch.tensor([2, 0, 0]), random_events(60, 3, seed=2)
+    rows, inputs = torch.tensor([2, 0, 0]), draw_events(60, 3, seed=2)
     engine = Engine(model, exact=True, guidance=guidance)
     table = ControlTable(controls, durations, 5, target)
     with torch.inference_mode():
-        state, _, _ = engine.prime(make_inputs(zeros(3), table))
+        state, _, _ = engine.prime(make_inputs(make_zeros(3), table))
         for row in inputs[:30]:
             engine.step(state, row)
         selected = state.select(rows)
@@ -110,12 +112,12 @@ def test_selected_sequences_continue_unchanged(
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 2.5])
 def test_guidance_scales_the_effect_of_the_control(model: PerformanceRNN, guidance: float) -> None:
-    inputs, controls = random_events(20, 2), random_controls(1, 1)
-    conditional = forward_logits(model, inputs, controls.expand(20, 2, -1))
-    unconditional = forward_logits(model, inputs, None)
+    inputs, controls = draw_events(20, 2), draw_controls(1, 1)
+    conditional = compute_forward_logits(model, inputs, controls.expand(20, 2, -1))
+    unconditional = compute_forward_logits(model, inputs, None)
     engine = Engine(model, exact=True, guidance=guidance)
     expected = unconditional + guidance * (conditional - unconditional)
-    logits = step_logits(engine, inputs, ControlTable(controls))
+    logits = compute_step_logits(engine, inputs, ControlTable(controls))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
@@ -124,10 +126,10 @@ def test_guidance_scales_the_effect_of_the_control(model: PerformanceRNN, guidan
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_generation_continues_from_context(model: PerformanceRNN, guidance: float) -> None:
-    context, context_controls = random_events(30, 1)[:, 0], random_controls(30, 1)
-    controls = random_controls(1, 1)
+    context, context_controls = draw_events(30, 1)[:, 0], draw_controls(30, 1)
+    controls = draw_controls(1, 1)
     inputs = make_inputs(
-        zeros(2),
+        make_zeros(2),
         ControlTable(controls),
         context=context,
         context_controls=ControlTable(context_controls),
@@ -136,8 +138,8 @@ def test_generation_continues_from_context(model: PerformanceRNN, guidance: floa
     generated = torch.stack(list(engine.generate(inputs, 25, GREEDY)))
     whole = model.shift_right(torch.cat([context[:, None].expand(-1, 2), generated]))
     whole_controls = torch.cat([context_controls, controls.expand(25, 1, -1)]).expand(-1, 2, -1)
-    unconditional = forward_logits(model, whole, None)[30:]
-    conditional = forward_logits(model, whole, whole_controls)[30:]
+    unconditional = compute_forward_logits(model, whole, None)[30:]
+    conditional = compute_forward_logits(model, whole, whole_controls)[30:]
     expected = unconditional + guidance * (conditional - unconditional)
     assert torch.equal(expected.argmax(dim=-1), generated)
 
@@ -145,8 +147,8 @@ def test_generation_continues_from_context(model: PerformanceRNN, guidance: floa
 def test_event_mask_includes_context(model: PerformanceRNN) -> None:
     disables = np.zeros((240, 240), bool)
     disables[3] = np.arange(240) != 7  # only event 7 may follow event 3
-    rules = replace(unrestricted(), disables=disables)
-    inputs = make_inputs(zeros(2), rules=rules, context=torch.tensor([3]))
+    rules = replace(make_free_rules(), disables=disables)
+    inputs = make_inputs(make_zeros(2), rules=rules, context=torch.tensor([3]))
     assert torch.stack(list(Engine(model).generate(inputs, 1))).tolist() == [[7, 7]]
 
 
@@ -155,15 +157,15 @@ def test_event_mask_includes_context(model: PerformanceRNN) -> None:
 
 def test_beam_of_one_is_greedy(model: PerformanceRNN) -> None:
     engine = Engine(model, exact=True, guidance=1.5)
-    controls = ControlTable(random_controls(3, 1), DURATIONS, 20)
-    inputs = make_inputs(zeros(1), controls, context=torch.tensor([3, 220, 91]))
+    controls = ControlTable(draw_controls(3, 1), DURATIONS, 20)
+    inputs = make_inputs(make_zeros(1), controls, context=torch.tensor([3, 220, 91]))
     greedy = torch.stack(list(engine.generate(inputs, 30, GREEDY)))
     assert torch.equal(beam_search(engine, inputs, 30, 1), greedy)
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_beams_keep_their_own_event_mask(model: PerformanceRNN, stochastic: bool) -> None:
-    once = replace(unrestricted(), disables=np.eye(240, dtype=bool))
+    once = replace(make_free_rules(), disables=np.eye(240, dtype=bool))
     inputs = make_inputs(torch.randn(2, INIT_DIM), rules=once)
     events = beam_search(Engine(model), inputs, 40, 4, stochastic)
     for sequence in events.T:
@@ -175,7 +177,7 @@ def test_beams_keep_their_own_event_mask(model: PerformanceRNN, stochastic: bool
 
 @needs_int8
 def test_int8_is_independent_of_the_batch(model: PerformanceRNN) -> None:
-    init, controls = torch.randn(5, INIT_DIM), random_controls(60, 5)
+    init, controls = torch.randn(5, INIT_DIM), draw_controls(60, 5)
     engine = Engine(model)
     all_events, first_events = (
         torch.stack(list(engine.generate(make_inputs(init[:n], ControlTable(controls[:, :n])), 60)))
@@ -220,14 +222,14 @@ def test_float32_is_the_fallback_without_int8(
         raise AttributeError
 
     monkeypatch.setattr(engine_module, "_int8_linear", missing)
-    engine, inputs = Engine(model), random_events(5, 2)
+    engine, inputs = Engine(model), draw_events(5, 2)
     assert engine.exact
-    expected = step_logits(Engine(model, exact=True), inputs, NO_CONTROL)
-    assert torch.equal(step_logits(engine, inputs, NO_CONTROL), expected)
+    expected = compute_step_logits(Engine(model, exact=True), inputs, NO_CONTROL)
+    assert torch.equal(compute_step_logits(engine, inputs, NO_CONTROL), expected)
 
 
 @needs_int8
 def test_smallest_network_generates_in_int8() -> None:
     model = make_model(replace(SIZES, hidden_dim=1, gru_layers=1))
-    events = list(Engine(model).generate(make_inputs(zeros(2)), 5))
+    events = list(Engine(model).generate(make_inputs(make_zeros(2)), 5))
     assert torch.stack(events).shape == (5, 2)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from generation.sampling import EventMask, Sampler, gumbel_noise
-from tests.generation.networks import make_rngs, unrestricted
+from tests.generation.networks import make_free_rules, make_rngs
 
 CPU = torch.device("cpu")
 
 
-def filtered(probabilities: list[float], **options: Any) -> list[float]:
-    """Return what the filters of a Sampler make of probabilities."""
+def filter_probabilities(probabilities: list[float], **options: Any) -> list[float]:
+    """Return probabilities after the temperatures and filters of a Sampler."""
     logits = torch.tensor(probabilities).log()[None] + 3.0  # a constant changes nothing
     result = Sampler(**options).filter_logits(logits).softmax(dim=-1)[0]
     return [round(float(p), 4) for p in result]
@@ -25,15 +25,20 @@ def filtered(probabilities: list[float], **options: Any) -> list[float]:
 
 def test_temperature_raises_probabilities_to_its_inverse() -> None:
     expected = [round(p * p / (0.36 + 0.09 + 0.01), 4) for p in (0.6, 0.3, 0.1)]
-    assert filtered([0.6, 0.3, 0.1], temperature=0.5) == expected
-    assert filtered([0.6, 0.3, 0.1]) == [0.6, 0.3, 0.1]
+    assert filter_probabilities([0.6, 0.3, 0.1], temperature=0.5) == expected
+    assert filter_probabilities([0.6, 0.3, 0.1]) == [0.6, 0.3, 0.1]
 
 
 @pytest.mark.parametrize("temperature", [1e30, 1e300])  # the second is infinite in float32
 def test_extreme_temperature_makes_possible_events_equal(temperature: float) -> None:
-    assert filtered([0.6, 0.4, 0.0], temperature=temperature) == [0.5, 0.5, 0.0]
+    assert filter_probabilities([0.6, 0.4, 0.0], temperature=temperature) == [0.5, 0.5, 0.0]
     ranges = {range(3): temperature}
-    assert filtered([0.6, 0.2, 0.0, 0.2], range_temperatures=ranges) == [0.4, 0.4, 0.0, 0.2]
+    assert filter_probabilities([0.6, 0.2, 0.0, 0.2], range_temperatures=ranges) == [
+        0.4,
+        0.4,
+        0.0,
+        0.2,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,22 +60,28 @@ def test_extreme_temperature_makes_possible_events_equal(temperature: float) -> 
 )
 def test_filters_keep_most_likely_events(options: dict[str, float], remaining: list[int]) -> None:
     probabilities = [0.5, 0.3, 0.2 - 1e-9, 1e-9]
-    result = np.array(filtered(probabilities, **options))
+    result = np.array(filter_probabilities(probabilities, **options))
     weights = np.array(probabilities)[remaining] ** (1 / options.get("temperature", 1.0))
     np.testing.assert_allclose(result[remaining], weights / weights.sum(), atol=1e-4)
     assert result.sum() == pytest.approx(result[remaining].sum(), abs=1e-4)
 
 
 def test_range_temperature_keeps_range_probability() -> None:
-    result = filtered([0.3, 0.1, 0.4, 0.2], range_temperatures={range(2, 4): 0.5})
+    result = filter_probabilities([0.3, 0.1, 0.4, 0.2], range_temperatures={range(2, 4): 0.5})
     assert result == [0.3, 0.1, round(0.6 * 16 / 20, 4), round(0.6 * 4 / 20, 4)]
-    assert filtered([0.5, 0.5, 0.0], range_temperatures={range(2, 3): 0.5}) == [0.5, 0.5, 0.0]
+    assert filter_probabilities([0.5, 0.5, 0.0], range_temperatures={range(2, 3): 0.5}) == [
+        0.5,
+        0.5,
+        0.0,
+    ]
 
 
 def test_equal_range_temperatures_are_one_temperature() -> None:
     probabilities, ranges = [0.3, 0.1, 0.4, 0.2], {range(2): 2.0, range(2, 4): 2.0}
-    expected = filtered(probabilities, temperature=2.0)
-    assert filtered(probabilities, temperature=2.0, range_temperatures=ranges) == expected
+    expected = filter_probabilities(probabilities, temperature=2.0)
+    assert (
+        filter_probabilities(probabilities, temperature=2.0, range_temperatures=ranges) == expected
+    )
 
 
 # ------------------------------------------------------------------------------------ noise
@@ -101,11 +112,11 @@ def make_mask(batch: int = 1, **rules: Any) -> EventMask:
     """Return the mask of rules for 0 and 1, which are note ons, 2 (one second) and 3 (two)."""
     note_ons, durations = np.array([True, True, False, False]), np.array([0, 0, 1.0, 2.0])
     return EventMask(
-        replace(unrestricted(4), note_ons=note_ons, durations=durations, **rules), batch, CPU
+        replace(make_free_rules(4), note_ons=note_ons, durations=durations, **rules), batch, CPU
     )
 
 
-def allowed(mask: EventMask, batch: int = 1) -> list[list[int]]:
+def list_allowed(mask: EventMask, batch: int = 1) -> list[list[int]]:
     """Return the events that are allowed in each sequence."""
     rows = mask.apply(torch.zeros(batch, 4)).isfinite()
     return [row.nonzero().flatten().tolist() for row in rows]
@@ -118,36 +129,36 @@ def update(mask: EventMask, *events: int) -> None:
 def test_repeats_of_a_note_are_limited() -> None:
     mask = make_mask(max_repeats=3)
     for event in (0, 2, 0, 2, 2, 1, 0, 0):
-        assert allowed(mask) == [[0, 1, 2, 3]]
+        assert list_allowed(mask) == [[0, 1, 2, 3]]
         update(mask, event)
     for event in (0, 2):
         update(mask, event)
-        assert allowed(mask) == [[1, 2, 3]]
+        assert list_allowed(mask) == [[1, 2, 3]]
     update(mask, 1)
-    assert allowed(mask) == [[0, 1, 2, 3]]
+    assert list_allowed(mask) == [[0, 1, 2, 3]]
 
 
 def test_limits_of_zero_are_off() -> None:
     mask = make_mask()
     for event in [0] * 100 + [3] * 100:
         update(mask, event)
-    assert allowed(mask) == [[0, 1, 2, 3]]
+    assert list_allowed(mask) == [[0, 1, 2, 3]]
 
 
 def test_silence_stays_below_its_limit() -> None:
     mask = make_mask(2, max_silence=3.0)
-    assert allowed(mask, 2) == [[0, 1, 2, 3]] * 2
+    assert list_allowed(mask, 2) == [[0, 1, 2, 3]] * 2
     update(mask, 2, 3)  # silent for 1 s, 2 s
-    assert allowed(mask, 2) == [[0, 1, 2], [0, 1]]
+    assert list_allowed(mask, 2) == [[0, 1, 2], [0, 1]]
     update(mask, 2, 0)  # silent for 2 s, 0 s
-    assert allowed(mask, 2) == [[0, 1], [0, 1, 2, 3]]
+    assert list_allowed(mask, 2) == [[0, 1], [0, 1, 2, 3]]
 
 
 def test_repeats_and_silence_are_limited_together() -> None:
     mask = make_mask(max_repeats=2, max_silence=1.5)
     for event, expected in ((0, [0, 1, 2]), (2, [0, 1]), (0, [1, 2]), (2, [1]), (1, [0, 1, 2])):
         update(mask, event)
-        assert allowed(mask) == [expected]
+        assert list_allowed(mask) == [expected]
 
 
 def test_selected_sequences_keep_their_mask() -> None:
@@ -156,4 +167,4 @@ def test_selected_sequences_keep_their_mask() -> None:
     mask = make_mask(3, max_repeats=1, disables=disables)
     update(mask, 0, 1, 3)
     mask.select(torch.tensor([2, 0, 1, 1]))
-    assert allowed(mask, 4) == [[0, 1, 2, 3], [1, 3], [0, 2, 3], [0, 2, 3]]
+    assert list_allowed(mask, 4) == [[0, 1, 2, 3], [1, 3], [0, 2, 3], [0, 2, 3]]

@@ -1,4 +1,4 @@
-"""Output files: their names, and what a MIDI file records about its sample."""
+"""Output files: their names, and the control that a MIDI file records."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Training in two processes: the same result as in one, also after a stop or a lost process."""
+"""Training in two processes: the same result as in one, interruptions, errors."""
 
 import functools
 import os
@@ -31,13 +31,13 @@ OPTIONS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with data."""
+    """Return a new working folder with data."""
     write_data(tmp_path / "data", count=6, notes=200)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def arguments(session: str, batch_size: int, *more: str) -> list[str]:
+def make_argv(session: str, batch_size: int, *more: str) -> list[str]:
     return ["-s", session, "-b", str(batch_size), *OPTIONS, *more]
 
 
@@ -61,7 +61,7 @@ def start_processes(
 
 
 def finish(processes: list[BaseProcess]) -> list[str]:
-    """Wait for processes, which must succeed; return what each printed."""
+    """Wait for processes, which must succeed; return the output of each."""
     for process in processes:
         process.join(timeout=120)
     outputs = [Path(f"output-{rank}.txt").read_text() for rank in range(len(processes))]
@@ -82,11 +82,11 @@ def read_losses(output: str) -> list[float]:
 
 def test_two_processes_train_like_one(folder: Path) -> None:
     limit = ("--max-steps", "20")
-    processes = start_processes(arguments("two.sess", 2, *limit), train_with_losses)
+    processes = start_processes(make_argv("two.sess", 2, *limit), train_with_losses)
     main_output, other_output = finish(processes)
     assert "two.sess: step 20" in main_output
     assert other_output == ""
-    (output,) = finish(start_processes(arguments("one.sess", 4, *limit), train_with_losses, 1))
+    (output,) = finish(start_processes(make_argv("one.sess", 4, *limit), train_with_losses, 1))
     losses = read_losses(main_output)
     assert len(losses) == 20
     np.testing.assert_allclose(losses, read_losses(output), atol=1e-3)
@@ -98,17 +98,17 @@ def test_two_processes_train_like_one(folder: Path) -> None:
     assert two.hidden_state is not None
     torch.testing.assert_close(two.hidden_state, one.hidden_state, atol=1e-2, rtol=0)
     # one process continues the session of two
-    assert train.main(arguments("two.sess", 4, "--max-steps", "22")) == 0
+    assert train.main(make_argv("two.sess", 4, "--max-steps", "22")) == 0
     assert Session.load("two.sess").training["step"] == 22
 
 
 def test_two_processes_resume_exactly(folder: Path) -> None:
     limit = ("--max-steps", "10")
     main = functools.partial(train_until_signal, signal.SIGINT, 5)  # in one of them only
-    finish(start_processes(arguments("parts.sess", 2, *limit), main))
+    finish(start_processes(make_argv("parts.sess", 2, *limit), main))
     assert Session.load("parts.sess").training["step"] == 5
     for name in ("parts.sess", "whole.sess"):
-        finish(start_processes(arguments(name, 2, *limit)))
+        finish(start_processes(make_argv(name, 2, *limit)))
     parts, whole = Session.load("parts.sess"), Session.load("whole.sess")
     assert parts.training["step"] == whole.training["step"] == 10
     assert all(torch.equal(parts.state[name], value) for name, value in whole.state.items())
@@ -116,7 +116,7 @@ def test_two_processes_resume_exactly(folder: Path) -> None:
 
 def test_lost_process_leaves_a_valid_session(folder: Path) -> None:
     main = functools.partial(train_until_signal, signal.SIGKILL, 5)
-    first, _ = start_processes(arguments("two.sess", 2), main)
+    first, _ = start_processes(make_argv("two.sess", 2), main)
     first.join(timeout=60)
     assert first.exitcode == 1
     assert "lost another process of the training" in Path("output-0.txt").read_text()
@@ -124,7 +124,7 @@ def test_lost_process_leaves_a_valid_session(folder: Path) -> None:
 
 
 def train_in_own_folder(argv: list[str]) -> int:
-    """Train in the folder 0 or 1, as on machines without shared folders."""
+    """Train in folder 0 or 1, like on two machines without a shared folder."""
     os.chdir(os.environ["RANK"])
     return train.main(argv)
 
@@ -132,7 +132,7 @@ def train_in_own_folder(argv: list[str]) -> int:
 def test_processes_with_different_data_fail(folder: Path) -> None:
     for rank in range(2):
         write_data(folder / str(rank) / "data", count=3 + rank)
-    for process in start_processes(arguments("two.sess", 2), train_in_own_folder):
+    for process in start_processes(make_argv("two.sess", 2), train_in_own_folder):
         process.join(timeout=60)
         assert process.exitcode == 1
     for rank in range(2):
@@ -142,7 +142,7 @@ def test_processes_with_different_data_fail(folder: Path) -> None:
 @pytest.mark.slow
 def test_torchrun_starts_the_processes(folder: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command = [*torchrun, str(ROOT / "train.py"), *arguments("two.sess", 2, "--max-steps", "5")]
+    command = [*torchrun, str(ROOT / "train.py"), *make_argv("two.sess", 2, "--max-steps", "5")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("two.sess: step 5") == 1

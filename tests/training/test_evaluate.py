@@ -1,4 +1,4 @@
-"""Evaluation against one event at a time, and the metrics of a result."""
+"""Evaluation compared with a loop over single events, and the metrics of a result."""
 
 import math
 
@@ -17,12 +17,12 @@ from training.evaluate import EvalResult, evaluate, format_table
 def evaluate_by_hand(
     model: PerformanceRNN, performances: list[Performance], use_control: bool = True
 ) -> tuple[float, int, int]:
-    """Return nats, correct predictions and notes: one performance and one event at a time."""
+    """Return nats, correct predictions and notes, from a loop over performances and events."""
     nats, correct, notes = 0.0, 0, 0
-    for piece in performances:
+    for performance in performances:
         hidden = model.init_hidden(torch.zeros(1, model.config.init_dim))
         previous = torch.tensor([[239]])
-        for event, row in zip(piece.events.tolist(), piece.controls, strict=True):
+        for event, row in zip(performance.events.tolist(), performance.controls, strict=True):
             control = torch.zeros(1, 1, 24)
             control[0, 0, row[0]] = 1
             control[0, 0, 12:] = torch.from_numpy(row[1:] / row[1:].sum())

@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Set the clock; each item is a step, 10 s after the one before."""
+    """Return step numbers from 1 on; each next one sets the clock forward by 10 s."""
     seconds = [0]
     monkeypatch.setattr("training.logger.time.monotonic", lambda: seconds[0])
 
@@ -47,7 +47,7 @@ def test_terminal_progress_overwrites_its_line(
     monkeypatch.setattr(sys, "stderr", terminal)
     with Logger(Schedule(1.0, max_steps=81)) as logger:
         for step in itertools.islice(clock, 5):
-            # the speed is that of this run, whatever the session has behind it
+            # the speed is that of this run; the seconds of earlier runs do not count
             state = TrainState(step, seconds=1e6, events=92_100 * step)
             logger.log_step(state, 2.0 + step, 0.5, 0.0036)
         logger.log_validation(state, RESULT, is_best=True)
