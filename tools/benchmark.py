@@ -3,6 +3,7 @@
 Absolute figures depend on the machine and on what else it does; the ratios hardly do.
 
 examples:
+  python3 -m tools.benchmark
   python3 -m tools.benchmark --midi dataset/midi
   python3 -m tools.benchmark --time-to-quality TRAIN VALIDATION --minutes 12
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -38,7 +40,7 @@ from generation.control import parse_control
 from generation.pipeline import GenerationJob, generate_events
 from model import PerformanceRNN
 from sequence import CURRENT
-from tools.synthetic_data import make_performance, write_midi
+from tools.synthetic_data import make_performance
 from training.evaluate import evaluate
 from training.trainer import DTYPES, EVAL_EVENTS, pick_precision
 
@@ -61,31 +63,18 @@ def measure_seconds(run: Callable[[], object], repeats: int) -> float:
 # ---------------------------------------------------------------------------- preprocessing
 
 
-def encode_file(path: Path) -> None:
-    """Convert a MIDI file without writing the result."""
-    notes, _ = preprocess.read_notes(path.read_bytes(), CURRENT)
-    preprocess.encode_notes(notes, "", CURRENT)
-
-
-def measure_preprocessing(midi: Path | None) -> Iterator[str]:
-    """Yield the speed of the whole command, and of pretty_midi when it only parses the files."""
-    with tempfile.TemporaryDirectory() as folder:
-        if midi is None:
-            midi = Path(folder, "midi")
-            for seed in range(40):
-                write_midi(midi / f"{seed}.mid", 2000, seed)
-        paths = list(utils.find_files(midi, MIDI_SUFFIXES))
-        some = paths[:: max(1, len(paths) // 40)]
-        parse = measure_seconds(lambda: [pretty_midi.PrettyMIDI(str(path)) for path in some], 1)
-        encode = measure_seconds(lambda: [encode_file(path) for path in some], 3)
+def measure_preprocessing(midi: Path) -> Iterator[str]:
+    """Yield the speed of preprocess.py, and of pretty_midi when it only parses the files."""
+    paths = list(utils.find_files(midi, MIDI_SUFFIXES))
+    some = paths[:: max(1, len(paths) // 40)]
+    parse = measure_seconds(lambda: [pretty_midi.PrettyMIDI(str(path)) for path in some], 1)
+    parse /= len(some)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         started = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
-            preprocess.main([str(midi), str(Path(folder, "data"))])
+        preprocess.main([str(midi), folder])
         whole = (time.perf_counter() - started) / len(paths)
-    parse, encode = parse / len(some), encode / len(some)
-    yield f"pretty_midi, parsing only: {1 / parse:.1f} files/s ({1000 * parse:.1f} ms per file)"
-    for name, seconds in (("encoding, one process", encode), ("preprocess.py", whole)):
-        yield f"{name}: {1 / seconds:.1f} files/s, {parse / seconds:.1f}x"
+    yield f"pretty_midi, parsing only: {1 / parse:.1f} files/s"
+    yield f"preprocess.py: {1 / whole:.1f} files/s, {parse / whole:.1f}x"
 
 
 # --------------------------------------------------------------------------------- training
@@ -146,7 +135,10 @@ def measure_training() -> Iterator[str]:
     # the product of a layer's inputs, as a yardstick of what the machine can do
     left, right = (torch.ones(s, dtype=DTYPES[precision]) for s in ((events, 512), (512, 1536)))
     rate = 2 * events * 512 * 1536 / measure_seconds(lambda: left @ right, 5)
-    achieved = events / whole * count_operations(model)
+    weights = [*model.gru.parameters(), model.output_fc.weight]
+    sizes = [weight.numel() for weight in weights if weight.dim() == 2]
+    # a multiplication and an addition per weight, forward and for both gradients
+    achieved = events / whole * 3 * 2 * sum(sizes)
     yield (
         f"matrix product: {rate / 1e9:.0f} GFLOP/s; products of the training: "
         f"{achieved / 1e9:.0f} GFLOP/s, {achieved / rate:.0%}"
@@ -159,12 +151,6 @@ def measure_training() -> Iterator[str]:
 
     seconds = measure_seconds(sample, 20)
     yield f"sampling a batch: {1000 * seconds:.1f} ms, {seconds / whole:.2%} of a step"
-
-
-def count_operations(model: PerformanceRNN) -> int:
-    """Return the multiplications and additions of an event's matrix products in training."""
-    weights = [*model.gru.parameters(), model.output_fc.weight]
-    return 3 * 2 * sum(weight.numel() for weight in weights if weight.dim() == 2)
 
 
 # -------------------------------------------------------------------------- time to quality
@@ -249,13 +235,13 @@ def measure_generation() -> Iterator[str]:
         list(generate_events(GenerationJob(model, CURRENT, options, 0, count, control)))
 
     for batch in (1, 8, 64):
-        slow = measure_seconds(lambda batch=batch: run_plain(batch), 3)  # type: ignore[misc]
-        fast = measure_seconds(lambda batch=batch: run_pipeline(batch, steps), 3)  # type: ignore[misc]
-        setup = measure_seconds(lambda batch=batch: run_pipeline(batch, 1), 3)  # type: ignore[misc]
+        slow = measure_seconds(functools.partial(run_plain, batch), 3)
+        fast = measure_seconds(functools.partial(run_pipeline, batch, steps), 3)
+        setup = measure_seconds(functools.partial(run_pipeline, batch, 1), 3)
         yield (
             f"batch {batch}: plain {batch * steps / slow:,.0f} events/s, "
-            f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f}x "
-            f"({slow / (fast - setup):.2f}x without {1000 * setup:.0f} ms of setup)"
+            f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f}x, "
+            f"with {1000 * setup:.0f} ms of setup"
         )
 
 
@@ -266,34 +252,33 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--midi", type=Path, help="folder of MIDI files to preprocess (default: 40 synthetic files)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--midi", type=Path, help="also measure preprocess.py on this folder of MIDI files")
+    add(
         "--time-to-quality",
         nargs=2,
         type=Path,
         metavar=("TRAIN", "VALIDATION"),
         help="only train with the original's recipe and the default one on .data files",
     )
-    parser.add_argument(
+    add(
         "--also",
         action="append",
         default=[],
         metavar="FLAGS",
         help="with --time-to-quality: another recipe, as flags of train.py; can be repeated",
     )
-    parser.add_argument("--minutes", type=float, default=4.0, help="per recipe (default: 4)")
+    add("--minutes", type=float, default=4.0, help="per recipe (default: 4)")
     options = parser.parse_args()
     threads = torch.get_num_threads()
     print(f"{os.cpu_count()} processors, torch {torch.__version__}, {threads} threads")
     if options.time_to_quality:
         train_data, val_data = options.time_to_quality
-        lines = measure_time_to_quality(train_data, val_data, options.minutes, options.also)
-        for line in lines:
+        for line in measure_time_to_quality(train_data, val_data, options.minutes, options.also):
             print(line, flush=True)
         return
-    print("preprocessing", *measure_preprocessing(options.midi), sep="\n  ")
+    if options.midi:
+        print("preprocessing", *measure_preprocessing(options.midi), sep="\n  ")
     print("training", *measure_training(), sep="\n  ")
     print("generation", *measure_generation(), sep="\n  ")
 

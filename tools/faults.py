@@ -349,17 +349,13 @@ ODD_NAMES = [
 
 
 def paths(count: int) -> str:
-    """All three programs with odd names, and names of 255 bytes."""
+    """All three programs with odd names."""
     for name in ODD_NAMES:
         with tempfile.TemporaryDirectory(dir=".") as folder, working_folder(folder):
             run_with_name(name)
-    data = write_data(Path("data"), 2, 60)
-    result = run_child(training(data, "--max-steps", "2", "-s", "x" * 250 + ".sess"))
-    expect(result.status in (0, 1) and "Traceback" not in result.output, result)
     return (
         f"{len(ODD_NAMES)} odd names (spaces, quotes, newlines, emoji, a leading dash, not UTF-8, "
-        "240 bytes) for folders, data, sessions and music: all three programs work; a session of "
-        f"255 bytes: exit status {result.status}, {result.last_line[-60:]!r}"
+        "240 bytes) for folders, data, sessions and music: all three programs work"
     )
 
 
