@@ -89,7 +89,7 @@ def parse_model_params(text: str, base: ModelConfig | None = None) -> ModelConfi
 def parse_split(text: str) -> tuple[float, ...]:
     """Return the shares of train, validation and test in `80,10,10`, scaled to sum to 1.
 
-    Raises ValueError unless these are three finite numbers, none negative and not all 0.
+    Raises ValueError if these are not three finite numbers, one is negative, or all are 0.
     """
     try:
         shares = [float(part) for part in text.split(",")]
@@ -185,8 +185,8 @@ class GenerateConfig:
     top_k: int = 0  # 0: all
     top_p: float = 1.0
     min_p: float = 0.0
-    repeats: int = 12  # strikes of one key in a row; 0: no limit
-    silence: float = 4.0  # seconds; 0: no limit
+    repeats: int = 12  # most note ons of one key in a row; 0: no limit
+    silence: float = 4.0  # longest, in seconds; 0: no limit
     init_zero: bool = False
     free: bool = False  # no event mask
     exact: bool = False  # float32 only

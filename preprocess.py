@@ -42,7 +42,7 @@ from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, m
 from utils import Number, Parser
 from web.report import render_report
 
-MIN_NOTES = 10
+MIN_NOTES = 10  # of a performance; files with fewer are rejected
 MAX_FILE_SIZE = 64 << 20  # bytes
 # errors that only the name of one file causes; any other error while writing ends the run
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
@@ -63,7 +63,7 @@ def convert_file(
     measure: bool,
     fingerprint: bool,
 ) -> tuple[FileRecord, Performance | None]:
-    """Encode one file; return its record, and the performance unless unchanged or rejected.
+    """Encode one file; return its record, and the performance if it is new.
 
     filters: the limit of each filter that is on; measure: compute the statistics of an unchanged
     file too; fingerprint: compute the fingerprint.
@@ -223,7 +223,7 @@ def store_results(
 def store_result(
     record: FileRecord, performance: Performance | None, names: dict[bytes, str]
 ) -> FileRecord:
-    """Write one `.data` file unless it is unchanged or a duplicate; return the final record.
+    """Write the `.data` file of a new performance that is no duplicate; return the final record.
 
     names: of the first file, by the hash of its events; this file is added if it is new.
     """
@@ -385,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             problem = "no usable MIDI file in it" if summary.midi_files else "no MIDI file in it"
             if not Path(options.midi_dir).is_dir():
                 problem = "not a folder"
-            message = f"{options.midi_dir!r}: {problem}; to download some: {FETCH_COMMAND}"
+            message = f"{options.midi_dir}: {problem}; to download some: {FETCH_COMMAND}"
             raise ValueError(message)
         return 0
 

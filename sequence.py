@@ -51,7 +51,7 @@ MAX_SECONDS = 24 * 3600  # of a performance
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """One version of the encoding: what the time shift and velocity events stand for.
+    """One version of the encoding: the meaning of the time shift and velocity events.
 
     time_shifts: duration of each time shift [32], in ticks; ticks_per_second: of the clock;
     velocity_edges: the highest MIDI velocity of each velocity bin except the last [31];
@@ -128,7 +128,7 @@ class EventSeq:
     """A performance as event indices, uint8 [events], read-only.
 
     Only time shifts take time. Index order: note on (pitch 21-108), note off (same), velocity
-    (32 bins), time shift (15 ms to 1.171 s). `encoding` says what they stand for.
+    (32 bins), time shift (15 ms to 1.171 s). `encoding` defines the durations and velocities.
     """
 
     def __init__(self, array: npt.ArrayLike = (), encoding: Encoding = CURRENT) -> None:
@@ -189,7 +189,7 @@ class EventSeq:
         return EventSeq(encode(note_seq, encoding), encoding)
 
     def to_note_seq(self) -> NoteSeq:
-        """Decode events, whatever their order; never fails.
+        """Decode events in any order; never fails.
 
         A note ends at the next note off or note on of its key, or at the end. A note off of a
         silent key is ignored. A note of no length becomes as long as the shortest time shift,

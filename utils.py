@@ -191,12 +191,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """A formatter that keeps the lines of the description and shows the defaults."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Return the flags of an option, with its value once at the end."""
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
         value = action.metavar or "{" + ",".join(action.choices or ()) + "}"
         return f"{', '.join(action.option_strings)} {value}"  # as Python 3.13 does
 
     def _get_help_string(self, action: argparse.Action) -> str:
+        """Return the help of an option, with its default if it has one."""
         text = (action.help or "").removesuffix(" (default: %(default)s)")  # as Python 3.11 adds
         if action.default in (None, "", argparse.SUPPRESS) or action.default is False:
             return text
@@ -216,11 +218,13 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(**vars(defaults))
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """Return the options that an abbreviation may mean; see the class."""
         matches = super()._get_option_tuples(option_string)  # type: ignore[misc]
         with_letter = [m for m in matches if any(len(flag) == 2 for flag in m[0].option_strings)]
         return with_letter if len(with_letter) == 1 else matches
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Return the value of an option; raise ArgumentError if it is missing."""
         values = super()._get_values(action, arg_strings)  # type: ignore[misc]
         if values == [] and action.nargs != 0:  # Python before 3.13, for `--flag=--`
             raise argparse.ArgumentError(action, "expected one argument")

@@ -1,4 +1,4 @@
-"""Find duplicates and the performances of one piece by their notes, whatever the files are called.
+"""Duplicates, and performances of one piece, found by their notes and not by their file names.
 
 Performances are compared by their sketches, as web pages are by w-shingling (Broder 1997): a word
 is a sequence of eight pitch intervals, and the sketch has the words whose hash is in the lowest

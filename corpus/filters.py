@@ -17,11 +17,11 @@ from utils import Array
 # In 991 performances by pianists, the highest grid score was 0.63, and 0.13 by the file's own beat;
 # in 300 random rhythms on a grid, the lowest was 0.86.
 QUANTIZED_SCORE = 0.8
-UNIFORM_VELOCITY_SHARE = 0.9  # of the notes with the most frequent velocity
-MIN_ONSETS = 40  # with fewer onsets or notes, neither a grid nor a uniform velocity is reported
+UNIFORM_VELOCITY_SHARE = 0.9  # least share of notes with the most frequent velocity
+MIN_ONSETS = 40  # onsets or notes; fewer are too few to detect a grid or a uniform velocity
 
 GRID_BIN = 0.008  # seconds
-GRID_SECONDS, GRID_NOTES = 60, 100  # the grid score uses the longer one of these two beginnings
+GRID_SECONDS, GRID_NOTES = 60, 100  # the grid score uses the first ones, whichever are more
 GRID_RATES = (4, 32)  # grid lines/s; the lines of a coarser grid are also lines of one of these
 QUICK_ONSETS = 64  # enough to see that there is no grid
 

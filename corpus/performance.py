@@ -93,7 +93,7 @@ class Performance:
 def _parse(record: Any) -> Performance:
     """Return the performance in a `.data` file; raise ValueError for missing or wrong entries."""
     if not isinstance(record, dict) or "encoding" not in record:
-        raise ValueError("not a .data file made by preprocess.py")
+        raise ValueError("not a .data file of preprocess.py")
     version = record["encoding"]
     if type(version) is not int or version not in ENCODINGS:
         found = tensorfile.format_value(version)
@@ -114,7 +114,7 @@ def _parse_legacy(record: tuple[Any, ...]) -> Performance:
     """Return the performance in a legacy file; raise ValueError for wrong content."""
     arrays = [part.array for part in record if isinstance(part, tensorfile.ByteArray)]
     if len(record) != 2 or len(arrays) != 2:
-        raise ValueError("not a .data file: neither made by preprocess.py nor by the original")
+        raise ValueError("not a .data file of preprocess.py or of the original")
     events, controls = arrays
     _check_shapes(events, controls)
     check_encoded(events, controls)
@@ -123,6 +123,7 @@ def _parse_legacy(record: tuple[Any, ...]) -> Performance:
 
 
 def _check_shapes(events: Array, controls: Array) -> None:
+    """Raise ValueError unless there are events, and one control for each."""
     if events.ndim != 1 or controls.shape != (len(events), COMPRESSED_DIM):
         shapes = f"{events.shape}, {controls.shape}"
         raise ValueError(f"events and controls have the wrong shapes {shapes}")
@@ -199,6 +200,7 @@ class Corpus:
 
 
 def _hash(content: Any) -> str:
+    """Return a hash of bytes or of an array, 16 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 

@@ -23,7 +23,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 QUEUE_LENGTH = 2  # jobs per worker: it starts the second one while its result is read
-MAX_PENDING = 8  # jobs per worker that run, or whose result waits for that of an earlier job
+MAX_PENDING = 8  # jobs per worker that run or wait; results wait for those of earlier jobs
 PARENT_CHECK_SECONDS = 1.0  # how often an idle worker checks that its parent is alive
 MEMORY_LIMIT = 1 << 30  # bytes that a worker may allocate after its start (Linux)
 
@@ -37,12 +37,15 @@ class JobFailure:
 
 
 class WorkerPool(Generic[Job, Result]):
-    """Processes that apply `function` to jobs, each of which may take `time_limit` seconds."""
+    """Processes that apply a function to jobs.
+
+    workers: number of processes; time_limit: seconds that a job may take.
+    """
 
     def __init__(self, function: Callable[[Job], Result], workers: int, time_limit: float) -> None:
         self._time_limit = time_limit
         self._workers = [_Worker(function) for _ in range(workers)]
-        self._pending: dict[int, Job] = {}  # by number: jobs whose result has not been yielded
+        self._pending: dict[int, Job] = {}  # by number: jobs without a yielded result
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Result | JobFailure]:
         """Yield the results in the order of the jobs; end the workers after the last one.

@@ -94,6 +94,7 @@ class DataFolder:
         targets: list[tuple[Path, Path]] = []
         for piece, subset in zip(pieces, subsets, strict=True):
             names = [self.find_midi_name(paths[number]) for number in piece.members]
+            # "side" is the subset: the word is part of the file format
             lines.append("  " + json.dumps({"side": subset, "performances": names}))
             for number, name in zip(piece.members, names, strict=True):
                 targets.append((paths[number], self.root / subset / (name + DATA_SUFFIX)))

@@ -189,6 +189,7 @@ def _format_files(summary: Summary) -> Iterator[str]:
 
 
 def _format_totals(summary: Summary) -> Iterator[str]:
+    """Yield lines about all files: outcomes, music, timing, filters and pieces."""
     duplicates, rejected = summary.select(DUPLICATE), summary.select(REJECTED)
     yield (
         f"files: {len(summary.select(CONVERTED))} converted, "
@@ -222,6 +223,7 @@ def _format_totals(summary: Summary) -> Iterator[str]:
 
 
 def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) -> Iterator[str]:
+    """Yield lines about the subsets, and about pieces that stay in one or change it."""
     if folder.previous_split not in ("", folder.split):
         previous = folder.previous_split
         yield f"split: {folder.split} is for new pieces only; it was {previous} before"
@@ -243,8 +245,10 @@ def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) 
 
 
 def _parenthesize(text: str) -> str:
+    """Return " (text)", or "" for an empty text."""
     return f" ({text})" if text else ""
 
 
 def _format_count(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 piece", "2 pieces"."""
     return f"{number} {noun}" + ("s" if number != 1 else "")

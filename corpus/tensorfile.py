@@ -126,6 +126,7 @@ def format_value(value: Any) -> str:
 
 
 def _is_unicode(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path can be encoded as UTF-8."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
@@ -169,7 +170,7 @@ def _scan_zip(file: IO[bytes], size: int) -> None:
 
 
 def _check_zip_end(file: IO[bytes], size: int) -> None:
-    """Raise ValueError unless every reader finds the same table of contents, at the end.
+    """Raise ValueError unless all readers find the same table of contents, at the end.
 
     Readers look for it in different places: a file could show one table to this scan and another
     to torch.

@@ -103,7 +103,7 @@ class ControlSchedule:
 
     density: level of each row [rows]; histogram: weights from C that sum to 1, float32 [rows, 12];
     times: the start of each row in seconds [rows], ascending, or None for one row per event.
-    The first row holds from the beginning, whatever its time.
+    The first row holds from the beginning, even if its time is later.
     text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
     Raises ValueError for other shapes or values.
     """

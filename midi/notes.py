@@ -181,6 +181,7 @@ class NoteSeq:
 
 
 def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
+    """Raise ValueError for values that are not finite or not from `low` to `high`."""
     valid = np.isfinite(values) & (values >= low) & (values <= high)
     if not valid.all():
         first = values[~valid][0]
@@ -373,7 +374,7 @@ def has_only_drums(content: bytes) -> bool:
 def read_midi_texts(content: bytes) -> list[str]:
     """Return the text events at the start of a MIDI file: those before any note or control.
 
-    Never fails, whatever the bytes are: damaged texts are left out.
+    Never fails, even if the content is not MIDI: damaged texts are left out.
     """
     position, texts = content.find(b"MTrk") + 8, []
     while content[position : position + 2] == b"\x00\xff":  # a meta event at time 0

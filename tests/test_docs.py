@@ -133,7 +133,7 @@ def test_robustness_page_lists_every_fault() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(FAULTS)
 
 
-SMALL = {  # what is added to the README's commands, so that they take seconds
+SMALL = {  # options added to the README's commands, so that they take seconds
     "preprocess.py": "2",
     "train.py": f"--max-steps 2 -b 2 -w 16 --no-enable-logging -p {TINY_MODEL}",
     "generate.py": "-b 1 -l 60",

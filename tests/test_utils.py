@@ -75,7 +75,7 @@ def test_failed_write_leaves_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_new_and_old_files_have_their_permissions(tmp_path: Path) -> None:
+def test_permissions_of_new_and_existing_files(tmp_path: Path) -> None:
     path, plain = tmp_path / "file", tmp_path / "plain"
     plain.touch()
     utils.atomic_write(path, b"x")

@@ -386,7 +386,7 @@ class Sample {
         pen.fillRect(from, MARGIN + (11 - c) * CLASS_ROW, to - from, CLASS_ROW - 1);
       }
       pen.globalAlpha = 0.4;
-      const low = 3 * density[i] + 1;  // a level covers three numbers of notes
+      const low = 3 * density[i] + 1;  // a density level has a range of three note counts
       const top = this.densityY(low + 2.5);
       pen.fillRect(from, top, to - from, this.densityY(low - 0.5) - top);
     }

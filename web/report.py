@@ -88,6 +88,7 @@ def _escape_unprintable(text: str) -> str:
 
 
 def _format_length(seconds: float) -> str:
+    """Format seconds in the best unit: "1.5 h", "2.0 min" or "3.4 s"."""
     if seconds >= 3600:
         return f"{seconds / 3600:,.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
@@ -189,6 +190,7 @@ def _draw_pitches(counts: Array) -> Chart:
 
 
 def _name_pitch(pitch: int) -> str:
+    """Return the name of a MIDI pitch: "C4" for 60."""
     return f"{PITCH_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 

@@ -100,7 +100,10 @@ def check_midi(content: bytes) -> None:
 
 
 def check_zip(content: bytes, sha256: str = "") -> None:
-    """Raise ContentError unless the content is a complete zip archive, with the given SHA-256."""
+    """Raise ContentError unless the content is a complete zip archive.
+
+    sha256: the checksum that it must have, or "".
+    """
     digest = hashlib.sha256(content).hexdigest()
     if digest == sha256.lower():
         return

@@ -34,7 +34,7 @@ def test_stretched_notes_have_stretched_times(performance: Performance, factor: 
     assert after.seconds == pytest.approx(factor * before.seconds, abs=0.0076)
 
 
-def test_notes_of_one_key_merge_at_a_faster_tempo(performance: Performance) -> None:
+def test_close_notes_merge_at_a_faster_tempo(performance: Performance) -> None:
     after = EventSeq(stretch_events(performance.events, 0.7)).to_note_seq()
     assert 0.98 * performance.notes < len(after) < performance.notes
 

@@ -58,7 +58,7 @@ def test_grid_score_separates_scores_from_performances() -> None:
     assert min(scores) > QUANTIZED_SCORE > max(performances)
 
 
-def test_score_with_tempo_changes_is_on_its_own_beat(tmp_path: Path) -> None:
+def test_score_with_tempo_changes_is_quantized(tmp_path: Path) -> None:
     tempos = [60, 75, 90, 80, 66, 50, 72, 88] * 4
     midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=60)
     midi._tick_scales = [(480 * n, 60.0 / (tempo * 480)) for n, tempo in enumerate(tempos)]

@@ -279,7 +279,7 @@ def test_load_returns_what_torch_saved(tmp_path: Path, new: bool, memory_map: bo
 @pytest.mark.parametrize("spelling", ["core", "_core"])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("new", [True, False])
-def test_byte_arrays_of_numpy_1_and_2_are_loaded(
+def test_byte_arrays_of_numpy_are_loaded(
     tmp_path: Path, spelling: str, order: str, new: bool
 ) -> None:
     values = np.random.default_rng(0).integers(0, 256, (7, 13)).astype(np.uint8, order=order)
