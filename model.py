@@ -72,7 +72,7 @@ class PerformanceRNN(nn.Module):
         """Return the hidden state [layers, batch, hidden] for start vectors [batch, init].
 
         As in the original, several vectors are reshaped without a transposition, so the state of
-        one sequence mixes several vectors. Sessions of the original were trained this way.
+        one sequence mixes several vectors. Sessions are trained this way, so it must stay.
         """
         layers, hidden_dim = self.config.gru_layers, self.config.hidden_dim
         return torch.tanh(self.inithid_fc(init)).view(layers, len(init), hidden_dim)
@@ -91,8 +91,8 @@ class PerformanceRNN(nn.Module):
     def event_table(self) -> Tensor:
         """Return what each event contributes to the first linear layer [events, hidden].
 
-        The input of that layer joins the embedding of the event, a flag "no control" and the
-        control, so its output is a sum: this table, and the result of `project_controls`.
+        The input of that layer is the concatenation of the event's embedding, a flag "no control"
+        and the control. So its output is a sum: this table, and the result of `project_controls`.
         """
         event_dim = self.config.event_dim
         weight, bias = self.concat_input_fc.weight, self.concat_input_fc.bias

@@ -110,10 +110,11 @@ class EventRules:
 class EventMask:
     """A mask of the events that the rules allow next, for a batch of sequences.
 
-    Each event has a share of a limit, and is allowed while the share is below 1. For a note on it
-    is the share of its repeats so far; for an event with a duration that of the silence if it came
-    next; for any other event 0 or DISABLED. Only these others can be enabled and disabled.
-    An event k changes all shares at once: share = share * factors[k] + terms[k].
+    Each event has a share of a limit, and is allowed while the share is below 1. For a note on,
+    this is its number of repeats so far, divided by their maximum; for an event with a duration,
+    the silence if this event came next, divided by the maximum; for any other event 0 or DISABLED,
+    because only these can be enabled and disabled. An event k changes all shares at once:
+    share = share * factors[k] + terms[k].
     """
 
     def __init__(self, rules: EventRules, batch: int, device: torch.device) -> None:
@@ -122,7 +123,7 @@ class EventMask:
         limited = (rules.note_ons & (repeat > 0)) | (silence > 0)
         note_ons = rules.note_ons[:, None]
         same = np.eye(len(silence)) * rules.note_ons
-        # a note on ends the silence, so shares of silence start again with the event's own
+        # a note on ends the silence: after it, the share of an event is only its own duration
         terms = repeat * same + np.where(note_ons, silence, silence[:, None] * (silence > 0))
         terms = np.where(limited, terms, DISABLED * rules.disables)
         factors = np.where(note_ons, same, 1.0)

@@ -1,1 +1,1 @@
-"""Training a session and measuring it."""
+"""Training and evaluation of a session."""
