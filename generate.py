@@ -35,7 +35,7 @@ from generation.pipeline import (
     generate_events,
     load_primer,
 )
-from generation.writer import output_paths, write_sample
+from generation.writer import choose_output_paths, write_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN, Session, pick_device
@@ -219,7 +219,7 @@ def check_combinations(options: GenerateConfig) -> None:
                 raise ValueError(f"argument --{name.replace('_', '-')}: {reason}")
 
 
-def reproduction_argv(options: GenerateConfig, seed: int, number: int) -> list[str]:
+def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> list[str]:
     """Return the shortest arguments that generate sample `number` again, as the last of its run.
 
     Options that do not change the music are left out.
@@ -301,7 +301,7 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     if job.primer is not None:
         yield format_primer(options, job.primer)
     samples = SampleBuffer(options.batch_size, job.encoding, job.primer is not None)
-    all_paths = output_paths(Path(options.output_dir), options.force)
+    all_paths = choose_output_paths(Path(options.output_dir), options.force)
     stream_paths = list(islice(all_paths, options.batch_size)) if options.stream else []
     yield from (f"{path}: grows during generation" for path in stream_paths)
 
@@ -315,7 +315,7 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
         write_stream()  # keep what is generated so far
         raise
     for number, path in enumerate(stream_paths or islice(all_paths, options.batch_size)):
-        argv = reproduction_argv(options, job.seed, number)
+        argv = build_reproduction_argv(options, job.seed, number)
         yield from write_sample(path, job, number, samples.get(number), argv)
     if options.html:
         yield from write_player(Path(options.output_dir))

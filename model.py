@@ -88,7 +88,7 @@ class PerformanceRNN(nn.Module):
         """Return the inputs that predict `events` [steps, batch]: the primary event comes first."""
         return torch.cat([torch.full_like(events[:1], self.primary_event), events[:-1]])
 
-    def event_table(self) -> Tensor:
+    def compute_event_table(self) -> Tensor:
         """Return what each event contributes to the first linear layer [events, hidden].
 
         The input of that layer is the concatenation of the event's embedding, a flag "no control"
@@ -127,9 +127,9 @@ class PerformanceRNN(nn.Module):
         hidden: [layers, batch, hidden];
         controls: [steps or 1, batch, control], those of the predicted events, or None;
         use_control: bool [batch], the sequences that use their controls, or None for all;
-        event_table: the result of `event_table()`, which saves time in many calls.
+        event_table: the result of `compute_event_table()`, which saves time in many calls.
         """
-        table = self.event_table() if event_table is None else event_table
+        table = self.compute_event_table() if event_table is None else event_table
         embedded = functional.embedding(inputs, table)  # [steps, batch, hidden]
         projected = self.project_controls(controls, use_control)
         output = functional.leaky_relu(embedded + projected, 0.1)
@@ -156,7 +156,7 @@ class PerformanceRNN(nn.Module):
         `teacher_forcing_ratio`, and otherwise an event that is sampled from the logits of the
         step before (scheduled sampling, Bengio et al. 2015).
         """
-        logits, table = [], self.event_table()
+        logits, table = [], self.compute_event_table()
         sampled = inputs[0]
         for step, true_event in enumerate(inputs):
             use_true = torch.rand(true_event.shape, device=inputs.device) < teacher_forcing_ratio

@@ -40,13 +40,13 @@ from model import Session, pick_device
 from sequence import CURRENT, Control
 from training.distributed import Distributed, exit_process
 from training.evaluate import evaluate, format_table
-from training.logger import Logger, format_time, log_dir
+from training.logger import Logger, format_time, get_log_dir
 from training.sessions import (
-    best_path,
     check_encoding,
     choose_precision,
-    continues_windows,
     format_sizes,
+    get_best_path,
+    has_usable_hidden,
     load_state,
     lock_sessions,
     open_session,
@@ -166,7 +166,7 @@ def build_trainer(
 
     state = load_state(path, session, val_data)
     facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
-    if not distributed.all_equal(facts):
+    if not distributed.is_equal_in_all(facts):
         raise ValueError(
             f"the processes do not read the same files: {path}, {options.dataset} and the "
             "validation data must be in folders that all machines share"
@@ -185,7 +185,7 @@ def build_trainer(
         encoding,
         {"train_data": train_data.fingerprint, "options": recipe},
     )
-    with_hidden = continues_windows(session, recipe, train_data)
+    with_hidden = has_usable_hidden(session, recipe, train_data)
     trainer.restore(path, session, with_hidden, with_optimizer=not options.reset_optimizer)
     return trainer
 
@@ -281,7 +281,7 @@ def train(
             if schedule.is_finished(trainer.state):
                 break
 
-            lr = schedule.learning_rate(trainer.state)
+            lr = schedule.compute_learning_rate(trainer.state)
             unread.append(trainer.step(next(batches), lr))
             if len(unread) > 1:
                 log_step(unread.pop(0), logger, path)
@@ -320,7 +320,7 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
     result = trainer.evaluate(val_data)
     is_best = trainer.update_best(result)
     if is_best:
-        trainer.save_best(best_path(path))
+        trainer.save_best(get_best_path(path))
     picture = b""
     if logger.writer:
         (notes,) = generate_samples(
@@ -350,7 +350,7 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
             "or --patience"
         )
         return
-    logs = log_dir(path) if options.enable_logging else None
+    logs = get_log_dir(path) if options.enable_logging else None
     with (
         open_batches(trainer, sampler, options) as batches,
         Logger(schedule, logs, is_silent=not distributed.is_main) as logger,
@@ -360,8 +360,8 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
     state = trainer.state
     print(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
     best = path
-    if math.isfinite(state.best) and best_path(path).exists():
-        best = best_path(path)
+    if math.isfinite(state.best) and get_best_path(path).exists():
+        best = get_best_path(path)
         print(f"best: {best}, {state.best:.3f} nats/event")
     print(f"to hear it: python3 generate.py -s {best}")
 
@@ -374,7 +374,7 @@ def run_training(options: TrainConfig) -> int:
     path = Path(options.session)
     with Distributed.join() as distributed, contextlib.ExitStack() as stack:
         if distributed.is_main:
-            stack.enter_context(lock_sessions(path, best_path(path)))
+            stack.enter_context(lock_sessions(path, get_best_path(path)))
         else:
             nothing = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nothing))

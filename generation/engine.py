@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import utils
 from generation.density import DensityController, DensityTarget
-from generation.sampling import EventMask, EventRules, Sampler, gumbel_noise
+from generation.sampling import EventMask, EventRules, Sampler, draw_gumbel_noise
 from model import PerformanceRNN
 
 MAX_CONTROLS = 64  # the first layer's input gates are precomputed for at most so many controls
@@ -154,7 +154,7 @@ class Engine:
         self.exact = exact or not has_int8_linear(model.device)
         self.guidance = guidance
         with torch.inference_mode():
-            self._event_table = model.event_table()
+            self._event_table = model.compute_event_table()
             self._layers = [
                 # 8 bits need inputs between -1 and 1, which the first layer does not have
                 (self._gru_linear(f"ih_l{layer}", layer > 0), self._gru_linear(f"hh_l{layer}"))
@@ -272,7 +272,7 @@ class Engine:
         """Yield the sampled events of each step, int64 [batch]."""
         state, event, mask = self.prime(inputs)
         events = self.model.config.event_dim
-        noise = gumbel_noise(inputs.generators, events, sampler.greedy_ratio, self.device)
+        noise = draw_gumbel_noise(inputs.generators, events, sampler.greedy_ratio, self.device)
         for _ in range(steps):
             logits = mask.apply(self.step(state, event))
             event = sampler.sample(logits, next(noise))

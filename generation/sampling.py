@@ -148,7 +148,7 @@ class EventMask:
         self._used = self._used[indices]
 
 
-def gumbel_noise(
+def draw_gumbel_noise(
     generators: Sequence[torch.Generator], events: int, greedy_ratio: float, device: torch.device
 ) -> Iterator[Tensor]:
     """Yield the Gumbel noise of each step [batch, events], with a generator for each sequence.

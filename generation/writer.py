@@ -20,7 +20,7 @@ from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
 
 
-def output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
+def choose_output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
     """Yield FOLDER/output-000.mid and so on, without end.
 
     overwrite: start at 000, and remove the picture and audio of each old file. Otherwise start

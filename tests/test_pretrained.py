@@ -97,7 +97,7 @@ def test_readme_has_the_command_of_each_sample(sample: Path) -> None:
     recorded = []
     for command in commands:
         options, _ = generate.parse_args(command)
-        recorded.append(generate.reproduction_argv(options, options.seed or 0, 0))
+        recorded.append(generate.build_reproduction_argv(options, options.seed or 0, 0))
     assert read_argv(sample) in recorded
 
 

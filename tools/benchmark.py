@@ -196,7 +196,7 @@ def train_recipe(
         while elapsed < minutes:
             started = time.monotonic()
             trainer.set_seconds(60 * elapsed)
-            trainer.step(next(batches), schedule.learning_rate(trainer.state))
+            trainer.step(next(batches), schedule.compute_learning_rate(trainer.state))
             elapsed += (time.monotonic() - started) / 60
             if elapsed >= min(minutes, validated + max(1.0, minutes / 8)):
                 validated = elapsed

@@ -66,7 +66,7 @@ class Distributed:
         dist.broadcast(message, 0)
         return message.tolist()
 
-    def all_equal(self, values: Sequence[float]) -> bool:
+    def is_equal_in_all(self, values: Sequence[float]) -> bool:
         """Return whether all processes have the same values."""
         return not self.sum(np.array([self.broadcast(values) != list(values)])).any()
 

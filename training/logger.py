@@ -79,7 +79,7 @@ class Logger:
         if self.line.is_tty() or now - self.last_print_time > INTERVAL:
             self.last_print_time = now
             steps_per_second = (state.step - start_state.step) / seconds
-            left = self.schedule.seconds_left(state, steps_per_second)
+            left = self.schedule.estimate_seconds_left(state, steps_per_second)
             time_left = (
                 f"{format_time(state.seconds)} elapsed"
                 if left is None
@@ -135,7 +135,7 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def log_dir(session: Path) -> Path:
+def get_log_dir(session: Path) -> Path:
     """Return the log folder: `runs/model` for model.sess, `runs/a-model` for a/model.sess."""
     return LOG_DIR / "-".join(filter(None, (session.parent.name, session.stem)))
 

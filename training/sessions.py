@@ -25,7 +25,7 @@ from training.trainer import DTYPES, TrainState, pick_precision
 WINDOW_OPTIONS = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
 
 
-def best_path(path: Path) -> Path:
+def get_best_path(path: Path) -> Path:
     """Return the path of the best session of a training: `model.best.sess` for `model.sess`."""
     return path.with_name(f"{path.stem}.best{path.suffix}")
 
@@ -74,9 +74,9 @@ def open_session(
         step = session.training.get("step", 0)
         print(f"resuming {path} at step {step} ({format_sizes(session.config)})")
     else:
-        if best_path(path).exists():
+        if get_best_path(path).exists():
             raise ValueError(
-                f"{path} is missing, and a new session would overwrite {best_path(path)}: "
+                f"{path} is missing, and a new session would overwrite {get_best_path(path)}: "
                 "move that file, or use another -s"
             )
         session = _create_session(encoding, model_params, init_from, seed)
@@ -174,7 +174,7 @@ def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool
         print(f"changed since the last run: {', '.join(changes)}")
 
 
-def continues_windows(session: Session, recipe: dict[str, Any], train_data: Corpus) -> bool:
+def has_usable_hidden(session: Session, recipe: dict[str, Any], train_data: Corpus) -> bool:
     """Return whether the next windows continue the last ones of the session.
 
     If they do, the hidden state of the session can be used.

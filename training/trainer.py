@@ -62,7 +62,7 @@ class Schedule:
     max_minutes: float | None = None
     patience: int | None = None  # validations without a new best
 
-    def learning_rate(self, state: TrainState) -> float:
+    def compute_learning_rate(self, state: TrainState) -> float:
         """Return the learning rate of the next step.
 
         It rises linearly over `warm_up` steps, or over the first tenth of the training if that is
@@ -85,7 +85,7 @@ class Schedule:
             or (self.patience is not None and state.stale_validations >= self.patience)
         )
 
-    def seconds_left(self, state: TrainState, steps_per_second: float) -> float | None:
+    def estimate_seconds_left(self, state: TrainState, steps_per_second: float) -> float | None:
         """Return the time until the first limit of steps or minutes, or None if there is none."""
         left = []
         if self.max_minutes:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.sampling import EventMask, Sampler, gumbel_noise
+from generation.sampling import EventMask, Sampler, draw_gumbel_noise
 from tests.generation.networks import make_free_rules, make_rngs
 
 CPU = torch.device("cpu")
@@ -92,13 +92,13 @@ def test_sampling_with_temperature_matches_definition(temperature: float) -> Non
     (rng,) = make_rngs(1)
     logits = 3 * torch.randn(500, 6, generator=rng)
     logits[:, 2] = -torch.inf
-    noise = next(gumbel_noise([rng] * 500, 6, 0.2, CPU))
+    noise = next(draw_gumbel_noise([rng] * 500, 6, 0.2, CPU))
     expected = logits.double() / min(max(temperature, 1e-30), 1e30) + noise
     assert torch.equal(Sampler(temperature).sample(logits, noise), expected.argmax(dim=1))
 
 
 def test_greedy_steps_are_drawn_per_sequence() -> None:
-    noise = gumbel_noise(make_rngs(50), 7, 0.3, CPU)
+    noise = draw_gumbel_noise(make_rngs(50), 7, 0.3, CPU)
     is_greedy = torch.stack([(next(noise) == 0).all(dim=1) for _ in range(200)]).double()
     assert float(is_greedy.mean()) == pytest.approx(0.3, abs=0.02)
     assert float(is_greedy.mean(dim=1).min()) > 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from generation.writer import find_requested_control, output_paths
+from generation.writer import choose_output_paths, find_requested_control
 from midi.control_schedule import ControlSchedule
 from sequence import ControlSeq, EventSeq
 from tests.generation.networks import make_job
@@ -13,7 +13,7 @@ LONGEST_SHIFT = 239  # 1.171 s
 
 
 def test_concurrent_runs_take_different_names(tmp_path: Path) -> None:
-    one, other = output_paths(tmp_path, False), output_paths(tmp_path, False)
+    one, other = choose_output_paths(tmp_path, False), choose_output_paths(tmp_path, False)
     names = [next(paths).name for paths in (one, other, one, other)]
     assert names == [f"output-00{number}.mid" for number in range(4)]
 

@@ -152,7 +152,7 @@ def test_single_process_is_main() -> None:
     with Distributed.join() as single:
         assert (single.rank, single.world_size, single.is_main) == (0, 1, True)
         assert single.broadcast([1.5, 2]) == [1.5, 2]
-        assert single.all_equal([1.5, 2])
+        assert single.is_equal_in_all([1.5, 2])
 
 
 @pytest.mark.parametrize(("world_size", "calls"), [("2", [3]), ("1", [])])

@@ -11,7 +11,7 @@ import pytest
 
 from sequence import CURRENT
 from training.evaluate import EvalResult
-from training.logger import Logger, format_time, log_dir
+from training.logger import Logger, format_time, get_log_dir
 from training.trainer import Schedule, TrainState
 
 RESULT = EvalResult(np.ones(240), np.ones(240), np.full(240, 2.5), CURRENT)
@@ -81,5 +81,5 @@ def test_format_time() -> None:
 
 
 def test_log_dir_is_named_after_the_session() -> None:
-    assert log_dir(Path("model.sess")) == Path("runs/model")
-    assert log_dir(Path("folder/model.sess")) == Path("runs/folder-model")
+    assert get_log_dir(Path("model.sess")) == Path("runs/model")
+    assert get_log_dir(Path("folder/model.sess")) == Path("runs/folder-model")

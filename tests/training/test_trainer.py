@@ -39,7 +39,7 @@ def copy_weights(trainer: Trainer) -> list[torch.Tensor]:
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
     schedule = Schedule(1.0, warm_up=10, max_steps=100)
-    rates = [schedule.learning_rate(TrainState(step)) for step in range(101)]
+    rates = [schedule.compute_learning_rate(TrainState(step)) for step in range(101)]
     assert rates[0] < 0.1
     assert max(rates) == rates[10] == pytest.approx(0.9)
     assert rates[100] == 0
@@ -49,11 +49,11 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 def test_warm_up_is_at_most_a_tenth() -> None:
     state = TrainState(step=10, seconds=60.0)
     for schedule in (Schedule(1.0, 1000, max_steps=100), Schedule(1.0, 1000, max_minutes=10)):
-        assert schedule.learning_rate(state) == pytest.approx(0.9)
+        assert schedule.compute_learning_rate(state) == pytest.approx(0.9)
 
 
 def test_learning_rate_is_constant_without_limits() -> None:
-    assert Schedule(1.0).learning_rate(TrainState(10**6)) == 1.0
+    assert Schedule(1.0).compute_learning_rate(TrainState(10**6)) == 1.0
 
 
 def test_training_is_finished_at_each_limit() -> None:
