@@ -135,7 +135,7 @@ def test_robustness_page_lists_every_fault() -> None:
 
 SMALL = {  # options added to the README's commands, so that they take seconds
     "preprocess.py": "2",
-    "train.py": f"--max-steps 2 -b 2 -w 16 --no-enable-logging -p {TINY_MODEL}",
+    "train.py": f"--max-steps 2 -b 2 -w 16 --precision fp32 --no-enable-logging -p {TINY_MODEL}",
     "generate.py": "-b 1 -l 60",
 }
 

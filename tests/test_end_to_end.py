@@ -12,7 +12,7 @@ import train
 from sequence import NoteSeq
 from tools.synthetic_data import TINY_MODEL, write_midi
 
-TRAINING = "-s model.sess -b 8 -w 50 --max-steps 20 --no-enable-logging -p".split()
+TRAINING = "-s model.sess -b 8 -w 50 --max-steps 20 --precision fp32 --no-enable-logging -p".split()
 CONTROL = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 
 

@@ -277,7 +277,7 @@ def test_training_continues_with_the_moments_of_adam(
     for number in range(3):
         write_original_data(folder / "data" / f"{number}.data", number)
     argv = ["-s", "old.sess", "-d", "data", "-b", "3", "-w", "20", "--no-enable-logging"]
-    argv += ["--device", "cpu", "--max-steps", "2"]
+    argv += ["--device", "cpu", "--precision", "fp32", "--max-steps", "2"]
     trainer, _, _ = train.prepare(train.parse_args(argv))
     expected, found = adam.state_dict()["state"], trainer.optimizer.state_dict()["state"]
     assert set(found) == set(expected)
@@ -307,6 +307,7 @@ def test_original_can_load_new_sessions(folder: Path) -> None:
     data = write_data(folder / "data", count=3)
     argv = ["-s", "m.sess", "-d", str(data), "-b", "3", "-w", "20", "--device", "cpu"]
     argv += ["-p", "hidden_dim=16,gru_layers=2,init_dim=4", "--no-enable-logging"]
+    argv += ["--precision", "fp32"]
     assert train.main([*argv, "--max-steps", "3"]) == 0
     for name, steps in (("m.sess", 3), ("m.best.sess", 0)):
         record = torch.load(name, weights_only=True)
@@ -431,7 +432,7 @@ def test_optimizer_state_that_does_not_fit_is_rejected(
     write_original_data(folder / "data" / "a.data")
     record = torch.load("old.sess", weights_only=True)
     argv = ["-s", "odd.sess", "-d", "data", "-b", "2", "-w", "20", "--max-steps", "1"]
-    argv += ["--device", "cpu", "--no-enable-logging"]
+    argv += ["--device", "cpu", "--precision", "fp32", "--no-enable-logging"]
     for state in invalid_optimizer_states(record):
         torch.save(record | {"model_optimizer_state": state}, "odd.sess")
         before = Path("odd.sess").read_bytes()
