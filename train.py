@@ -46,7 +46,8 @@ from training.sessions import (
     choose_precision,
     format_sizes,
     get_best_path,
-    has_usable_hidden,
+    has_new_train_data,
+    has_same_windows,
     load_state,
     lock_sessions,
     open_session,
@@ -185,7 +186,11 @@ def build_trainer(
         encoding,
         {"train_data": train_data.fingerprint, "options": recipe},
     )
-    with_hidden = has_usable_hidden(session, recipe, train_data)
+    is_new_data = has_new_train_data(session, train_data)
+    if is_new_data:
+        print("the training data has changed: training goes on with new windows")
+    # the hidden state is only for windows that continue the last ones of the session
+    with_hidden = has_same_windows(session, recipe) and not is_new_data
     trainer.restore(path, session, with_hidden, with_optimizer=not options.reset_optimizer)
     return trainer
 
@@ -249,35 +254,30 @@ def train(
     stop: threading.Event,
     options: TrainConfig,
 ) -> None:
-    """Train until a limit or a signal; save at intervals, at the end and after an error.
-
-    In several processes, all take the same decisions: the clock is that of the main process.
-    """
+    """Train until a limit or a signal; save at intervals, at the end and after an error."""
     path, schedule, distributed = Path(options.session), make_schedule(options), trainer.distributed
-    started = validated = saved = time.monotonic()
+    started_at = validated_at = saved_at = time.monotonic()
     seconds_before = trainer.state.seconds
     unread: list[StepResult] = []  # read one step later, so that a GPU need not wait
     try:
         while True:
             now = time.monotonic()
-            clock = [
-                seconds_before + now - started,
-                now - validated > options.validation_interval,
-                now - saved > options.saving_interval,
-            ]
-            clock = [distributed.is_main * value for value in clock]
-            # a signal to any of the processes stops all
-            sums = distributed.sum(np.array([*clock, stop.is_set()])).tolist()
-            seconds, needs_validation, needs_saving, is_stopped = sums
+            is_stopped, seconds, needs_validation, needs_saving = synchronize(
+                distributed,
+                stop.is_set(),
+                seconds_before + now - started_at,
+                now - validated_at > options.validation_interval,
+                now - saved_at > options.saving_interval,
+            )
             trainer.set_seconds(seconds)
             if is_stopped:
                 break
             if needs_validation:
                 validate(trainer, val_data, logger, path)
-                validated = time.monotonic()
+                validated_at = time.monotonic()
             if needs_validation or needs_saving:
                 trainer.save(path)
-                saved = time.monotonic()
+                saved_at = time.monotonic()
             if schedule.is_finished(trainer.state):
                 break
 
@@ -296,6 +296,15 @@ def train(
     if not is_stopped:
         validate(trainer, val_data, logger, path)
         trainer.save(path)
+
+
+def synchronize(distributed: Distributed, is_stopped: bool, *clock: float) -> list[float]:
+    """Return whether any process was stopped, then the clock of the main process.
+
+    So all processes take the same decisions.
+    """
+    values = [is_stopped, *(distributed.is_main * value for value in clock)]
+    return [float(value) for value in distributed.sum(np.array(values))]
 
 
 def log_step(result: StepResult, logger: Logger, path: Path) -> None:

@@ -220,7 +220,7 @@ class _Track:
         """Return the pedal changes in order of time."""
         return np.asarray(self.pedal[:, np.argsort(self.pedal[0], kind="stable")])
 
-    def extend_notes(self) -> Array:
+    def apply_pedal(self) -> Array:
         """Return the notes [4, notes]; those that the pedal holds end when it is lifted.
 
         A pedal that is never lifted holds until the last event of the track.
@@ -249,7 +249,7 @@ class _Track:
 
 def _merge_tracks(tracks: Iterable[_Track], sustain: bool) -> NoteSeq:
     """Return the notes of all tracks; each ends at the latest when its key is struck again."""
-    parts = [track.extend_notes() if sustain else track.notes for track in tracks]
+    parts = [track.apply_pedal() if sustain else track.notes for track in tracks]
     if not parts:
         return NoteSeq()
     starts, ends, pitches, velocities = np.concatenate(parts, axis=1)

@@ -174,16 +174,14 @@ def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool
         print(f"changed since the last run: {', '.join(changes)}")
 
 
-def has_usable_hidden(session: Session, recipe: dict[str, Any], train_data: Corpus) -> bool:
-    """Return whether the next windows continue the last ones of the session.
+def has_new_train_data(session: Session, train_data: Corpus) -> bool:
+    """Return whether the session was last trained on other data."""
+    return session.training.get("train_data", train_data.fingerprint) != train_data.fingerprint
 
-    If they do, the hidden state of the session can be used.
-    """
+
+def has_same_windows(session: Session, recipe: dict[str, Any]) -> bool:
+    """Return whether the options that order the windows are those of the session."""
     options = session.training.get("options", {})
-    fingerprint = session.training.get("train_data", train_data.fingerprint)
-    if fingerprint != train_data.fingerprint:
-        print("the training data has changed: training goes on with new windows")
-        return False
     return all(options.get(name) == recipe[name] for name in WINDOW_OPTIONS)
 
 

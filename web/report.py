@@ -124,7 +124,7 @@ def _find_problems(summary: Summary) -> Iterator[str]:
     if summary.measured and not any(stats.pedal_share for _, stats in summary.measured):
         yield "No performance uses the sustain pedal."
     if summary.near_duplicates:
-        yield f"{len(summary.near_duplicates):,} pairs of performances have nearly the same notes."
+        yield f"Performances with nearly the same notes: {len(summary.near_duplicates):,} pairs."
 
 
 # ----------------------------------------------------------------------------------- charts
