@@ -78,7 +78,7 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert path.read_bytes() == content, "the same data gives the same bytes"
     assert "Split" not in page.text
     assert preprocess.main([*argv, "--report", "--split", "1,0,0"]) == 0
-    assert "3 pieces, 4 performances, 0.00 hours" in ParsedPage(path.read_bytes()).text.replace(
+    assert "3 pieces, 4 performances, 0.04 hours" in ParsedPage(path.read_bytes()).text.replace(
         "\n", " "
     )
 
