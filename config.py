@@ -77,7 +77,7 @@ def parse_model_params(text: str, base: ModelConfig | None = None) -> ModelConfi
                 raise ValueError(f"{name!r} is not one of {', '.join(MODEL_SIZES)}")
             kind = MODEL_SIZES[name][0]
             try:
-                sizes[name] = kind(value)
+                sizes[name] = int(value, 0) if kind is int else kind(value)
             except ValueError:
                 number = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{part!r} needs {number}") from None

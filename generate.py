@@ -382,7 +382,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(message, flush=True)
         return 0
 
-    return utils.run_command("generate.py", run, "stopped; the samples listed above are complete")
+    stopped = "stopped; the samples written so far are kept"
+    return utils.run_command("generate.py", run, stopped)
 
 
 if __name__ == "__main__":

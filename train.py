@@ -95,7 +95,7 @@ def prepare(
 
 def find_data_files(folder: str) -> list[Path]:
     """Return the .data files of a folder and its subfolders; ValueError if there are none."""
-    paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if os.path.isdir(folder) else []
+    paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if Path(folder).is_dir() else []
     if not paths:
         raise ValueError(
             f"no {DATA_SUFFIX} files in {folder!r}: preprocess.py makes them from MIDI files; "
@@ -137,7 +137,7 @@ def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -
     if len(sampler) < options.batch_size:
         raise ValueError(
             f"{options.dataset!r} has {len(sampler)} windows of {options.window_size} events in "
-            f"{len(sampler.corpus)} files to train on, but a batch needs {options.batch_size}: "
+            f"{len(sampler.corpus)} training files, but a batch needs {options.batch_size}: "
             "add data, or use a smaller -b or -w"
         )
     has_limit = options.max_steps or options.max_minutes
@@ -422,6 +422,8 @@ def export_session(options: TrainConfig) -> int:
 
     They are first rounded as generate.py rounds them.
     """
+    if os.path.realpath(options.export) == os.path.realpath(options.session):
+        raise ValueError(f"{options.export}: --export would replace the session by its network")
     session = Session.load(options.session)
     weights = round_weights(session.ema_state or session.state)
     state = {name: weight.half() for name, weight in weights.items()}
@@ -537,6 +539,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
         parser.set_defaults(**config.FINE_TUNING)
         options = TrainConfig(**vars(parser.parse_args(argv)))
     try:
+        if not Path(options.session).name:
+            raise ValueError(f"argument -s/--session: {options.session!r} is not a file name")
         config.parse_model_params(options.model_params)
         pick_device(options.device)
     except ValueError as error:

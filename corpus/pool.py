@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 QUEUE_LENGTH = 2  # jobs per worker: it starts the second one while its result is read
 MAX_PENDING = 8  # jobs per worker that run or wait; results wait for those of earlier jobs
-PARENT_CHECK_SECONDS = 1.0  # how often an idle worker checks that its parent is alive
+PARENT_CHECK_SECONDS = 1.0  # how often a worker checks that its parent is alive
 MEMORY_LIMIT = 1 << 30  # bytes that a worker may allocate after its start (Linux)
 
 
@@ -143,11 +144,9 @@ class _Worker:
 def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
     """Receive jobs and send results until the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers
+    threading.Thread(target=_exit_after_parent, args=(parent,), daemon=True).start()
     _limit_memory()
     while True:
-        while not connection.poll(PARENT_CHECK_SECONDS):
-            if os.getppid() != parent:
-                return
         try:
             job = connection.recv()
             try:
@@ -157,6 +156,17 @@ def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: 
             connection.send(result)
         except (EOFError, BrokenPipeError):
             return
+
+
+def _exit_after_parent(parent: int) -> None:
+    """End this process when its parent has ended.
+
+    A thread waits for that: with fork, workers hold the parent's ends of pipes, so that sending and
+    receiving can block without an end.
+    """
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
 
 
 def _limit_memory() -> None:

@@ -109,7 +109,7 @@ def load(path: str | os.PathLike[str], memory_map: bool = False) -> Any:
         except MemoryError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            reason = re.split(r"[.\n]", str(error).strip() or type(error).__name__)[0][:200]
+            reason = re.split(r"\.\s|\n", str(error).strip() or type(error).__name__)[0][:200]
             raise ValueError(
                 f"{path}: not a session or .data file, or damaged ({reason})"
             ) from error

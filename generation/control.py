@@ -159,7 +159,8 @@ def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
     rows = (1 - share) * values[current] + share * values[following]  # [rows, 1 + 12]
     texts = tuple((part.start, part.text) for part in parts)
     written = " | ".join(part.text for part in parts)
-    return ControlSchedule(np.rint(rows[:, 0]).astype(int), rows[:, 1:], times, written, texts)
+    density = np.rint(rows[:, 0]).astype(int)
+    return ControlSchedule(density, rows[:, 1:], times, written, texts, TIME_STEP)
 
 
 def _quote(text: str) -> str:

@@ -104,6 +104,7 @@ class ControlSchedule:
     density: level of each row [rows]; histogram: weights from C that sum to 1, float32 [rows, 12];
     times: the start of each row in seconds [rows], ascending, or None for one row per event.
     The first row holds from the beginning, even if its time is later.
+    row_seconds: the distance between rows, if all of them are equally far apart, else 0.
     text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
     Raises ValueError for other shapes or values.
     """
@@ -113,6 +114,7 @@ class ControlSchedule:
     times: Array | None = None
     text: str = ""
     parts: tuple[tuple[float, str], ...] = ()
+    row_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         # float32 as in the control vector, so that rows which a network cannot tell apart are equal
@@ -153,6 +155,8 @@ class ControlSchedule:
         """
         if self.times is None:
             rows = event_numbers
+        elif self.row_seconds:  # the starts of rows are rounded, so they are not compared
+            rows = (times / self.row_seconds).astype(np.int64)
         else:
             rows = np.searchsorted(self.times, times, "right") - 1
         return np.clip(rows, 0, len(self) - 1)

@@ -356,6 +356,22 @@ def test_full_disk_stops_the_logs_only(
     assert load_training()["step"] == 30
 
 
+def test_export_cannot_replace_its_session(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "1")
+    before = Path("m.sess").read_bytes()
+    assert run(data, "--export", "./m.sess") == 1
+    assert "--export would replace" in capsys.readouterr().err
+    assert Path("m.sess").read_bytes() == before
+
+
+def test_session_needs_a_file_name(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["-s", "", "-d", str(data)])
+    assert "argument -s/--session: '' is not a file name" in capsys.readouterr().err
+
+
 def test_export_writes_averaged_weights_in_half_precision(folder: Path, data: Path) -> None:
     run(data, "--max-steps", "2")
     assert run(data, "--export", "small.sess") == 0

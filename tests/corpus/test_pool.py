@@ -76,12 +76,13 @@ def test_jobs_are_taken_as_needed() -> None:
         assert taken - number <= 20
 
 
-# prints the process ids of two workers, and then reads no more of their results
+# prints the process ids of two workers, and then leaves them with results that fill their pipes
 PARENT = """
 import os, sys, time
 from corpus import pool
+work = lambda job: os.getpid() if job < 8 else bytes(1 << 22)
 pool.PARENT_CHECK_SECONDS = 0.05
-results = pool.WorkerPool(lambda job: os.getpid(), 2, 60).run(iter(range(100)))
+results = pool.WorkerPool(work, 2, 60).run(iter(range(100)))
 try:
     print(*{next(results) for _ in range(8)}, flush=True)
     time.sleep(60)

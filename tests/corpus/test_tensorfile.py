@@ -324,7 +324,7 @@ def test_missing_file_raises_oserror(tmp_path: Path) -> None:
         (b"hello", "not a session or .data file"),
         (b"PK\x03\x04 broken", "not a session or .data file"),
         (b"\x80\x02}q\x00.", "not a session or .data file"),
-        (b"MThd\x00\x00\x00\x06", "it is a MIDI file; preprocess"),
+        (b"MThd\x00\x00\x00\x06", "it is a MIDI file; preprocess.py converts it to a .data file"),
         (write_zip(b"}", method=zipfile.ZIP_DEFLATED), "it is compressed"),
         (write_zip(b"c" + b"x" * 10**6 + b"\ny\n"), "it names 'xxx"),  # not the whole name
     ],

@@ -107,6 +107,12 @@ def find_controls(text: str, *times: float) -> np.ndarray:
     return np.asarray(control.to_array()[rows])
 
 
+@pytest.mark.parametrize("start", [1.7, 3.4, 3.9, 6.8])  # 17 * 0.1 > 1.7 in floating point
+def test_part_begins_exactly_at_its_time(start: float) -> None:
+    rows = find_controls(f"C major;3 | C major;6 @{start}", start - 0.001, start)
+    assert rows[:, :12].argmax(axis=1).tolist() == [3, 6]
+
+
 def test_parts_begin_at_their_times() -> None:
     text = "C major;3 | A minor;6 @20 | G7;8/s @30.5"
     rows = find_controls(text, 0.0, 19.94, 20.0, 30.44, 30.5, 1e6)
