@@ -142,6 +142,7 @@ class WindowSampler:
 
     def _find_segments(self, columns: int, seed: int, number: int) -> _Segments:
         """Return the segment of each column in batch `number`."""
+        # columns are out of step: with carry 4 and 4 columns, batch 0 has windows 0, 1, 2, 3
         turn, windows = np.divmod(number + np.arange(columns) * self.carry // columns, self.carry)
         segments = self._draw_segments(seed, turn, windows, 0)
         for attempt in range(1, self.carry):
