@@ -290,7 +290,7 @@ def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tupl
 
 # ----------------------------------------------------------------------------- session file
 
-SESSION_VERSION = 1
+SESSION_VERSION = 2  # 2: "options" and "scaler" in `training` are dicts
 # names in the entry `training` of older session files, and what they are called now
 OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
 OLD_PREFIXES = {"option": "options", "scaler": "scaler"}
@@ -366,10 +366,12 @@ def _parse_session(record: Any) -> Session:
     """Check the content of a session file; return it as a Session."""
     if not isinstance(record, dict) or "model_config" not in record:
         raise ValueError("not a session file (missing 'model_config')")
-    version, encoding = record.get("session", SESSION_VERSION), record.get("encoding", 1)
-    if type(version) is not int or version != SESSION_VERSION:
+    version, encoding = record.get("session", 1), record.get("encoding", 1)
+    if type(version) is not int or not 1 <= version <= SESSION_VERSION:
         shown = tensorfile.format_value(version)
-        raise ValueError(f"session version {shown} is unknown, only {SESSION_VERSION} can be read")
+        raise ValueError(
+            f"session version {shown} is unknown, this program reads 1 to {SESSION_VERSION}"
+        )
     if type(encoding) is not int:
         raise ValueError(f"encoding is {tensorfile.format_value(encoding)}, not a whole number")
     sizes = record["model_config"]

@@ -15,9 +15,11 @@ import pytest
 import generate
 import preprocess
 import train
-from tools import cli_docs
+from model import PerformanceRNN, Session
+from sequence import CURRENT
+from tools import docs
 from tools.faults import FAULTS
-from tools.synthetic_data import TINY_MODEL, write_midi
+from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_midi
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -88,7 +90,7 @@ def test_readme_is_short() -> None:
 
 
 def test_cli_page_is_current() -> None:
-    assert cli_docs.PATH.read_text() == cli_docs.format_page(), "run python3 -m tools.cli_docs"
+    assert docs.CLI_PAGE.read_text() == docs.format_cli_page(), "run python3 -m tools.docs cli"
 
 
 def test_setup_commands_are_single_lines() -> None:
@@ -177,6 +179,18 @@ def test_training_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for script, *argv in list_training_commands():
         assert SCRIPTS[script].main(argv) == 0
     check_training_results(tmp_path)
+
+
+def test_generate_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "generated").mkdir()
+    monkeypatch.chdir(tmp_path)
+    network = PerformanceRNN(TINY_SIZES).init_weights()
+    Session(TINY_SIZES, network.state_dict(), CURRENT.version).save("tiny.sess")
+    (line,) = re.findall(r"^.*bin/python generate\.py (-c .*)$", README.read_text(), re.MULTILINE)
+    argv = shlex.split(line)
+    assert generate.main([*argv, "-s", "tiny.sess", "-b", "1", "-l", "60"]) == 0
+    suffixes = {path.suffix for path in (tmp_path / "generated").iterdir()}
+    assert suffixes == {".mid", ".png", ".wav"}
 
 
 @pytest.mark.slow

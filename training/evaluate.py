@@ -112,7 +112,7 @@ def evaluate(
 ) -> EvalResult:
     """Measure how well a network predicts each event of a performance from the events before it.
 
-    max_events: evaluate only so many events of each performance, or None for all;
+    max_events: the number of events to evaluate of each performance, or None for all;
     use_control: give the network the controls of the performance.
     The hidden state starts from a zero vector and is carried through the whole performance.
     """

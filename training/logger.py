@@ -21,7 +21,7 @@ from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
 
 LOG_DIR = Path("runs")
 INTERVAL = 30.0  # seconds between progress lines if the output is not a terminal
-WINDOW = 100  # the displayed loss is the average of so many steps
+WINDOW = 100  # steps, over which the displayed loss is averaged
 
 
 class Logger:

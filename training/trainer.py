@@ -24,9 +24,9 @@ from training.distributed import Distributed
 from training.evaluate import EvalResult, evaluate
 
 MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
-EVAL_EVENTS = 1000  # a validation during training uses so many events of each performance
+EVAL_EVENTS = 1000  # of each performance, in a validation during training
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BF16_SPEEDUP = 1.5  # precision "auto" is bf16 if its products are more than so many times as fast
+BF16_SPEEDUP = 1.5  # from this speedup of its products on, precision "auto" is bf16
 ONE_PROCESS = Distributed()
 
 
@@ -127,19 +127,21 @@ class BatchLoss(nn.Module):
         self.model, self.distributed = model, distributed
 
     def forward(
-        self, batch: Batch, carried: Tensor | None, init: Tensor, teacher_forcing_ratio: float
+        self, batch: Batch, hidden: Tensor | None, init: Tensor, teacher_forcing_ratio: float
     ) -> tuple[Tensor, Tensor]:
         """Return the loss in nats/event and the hidden state after the batch.
 
-        carried: hidden state [layers, batch, hidden] after the previous batch, for the windows
+        hidden: hidden state [layers, batch, hidden] after the previous batch, for the windows
         that continue those of that batch;
         init: start vectors [batch of all processes, init].
         """
         model = self.model
-        hidden = self.distributed.shard(model.init_hidden(init))
+        start = self.distributed.shard(model.init_hidden(init))
         inputs = model.shift_right(batch.targets)
-        if carried is not None and carried.shape == hidden.shape:
-            hidden = torch.where(batch.continues[:, None], carried, hidden)
+        if hidden is None or hidden.shape != start.shape:
+            hidden = start
+        else:
+            hidden = torch.where(batch.continues[:, None], hidden, start)
             inputs[0] = torch.where(batch.continues, batch.previous, inputs[0])
         control = (batch.controls, batch.use_control)
         if teacher_forcing_ratio < 1:
