@@ -10,7 +10,7 @@ import torch
 
 from generation.control import parse_scale_or_chord
 from generation.engine import ControlTable, Engine, GenerationInputs, draw_init
-from generation.sampling import EventRules
+from generation.sampling import EventConstraints
 from midi.control_schedule import WINDOW, ControlSchedule, format_density, middle_notes
 from model import PerformanceRNN
 from sequence import PITCHES, Control, Encoding, EventSeq, NoteSeq
@@ -90,10 +90,10 @@ def generate_samples(
     model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
 ) -> list[NoteSeq]:
     """Generate a sample of `steps` events for each of the controls, which stay constant."""
-    rules = EventRules(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
+    constraints = EventConstraints(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
     rows = np.stack([control.to_array() for control in controls])[None]  # [1, batch, control]
     table = ControlTable(torch.from_numpy(rows).to(model.device))
-    inputs = GenerationInputs(*draw_init(model, seed, len(controls)), rules, table)
+    inputs = GenerationInputs(*draw_init(model, seed, len(controls)), constraints, table)
     events = list(Engine(model).generate(inputs, steps))
     samples = torch.stack(events, dim=1).cpu().numpy()  # [batch, steps]
     return [EventSeq.from_array(sample, encoding).to_note_seq() for sample in samples]

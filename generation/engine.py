@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import utils
 from generation.density import DensityController, DensityTarget
-from generation.sampling import EventMask, EventRules, Sampler, draw_gumbel_noise
+from generation.sampling import EventConstraints, EventMask, Sampler, draw_gumbel_noise
 from model import PerformanceRNN
 
 MAX_CONTROLS = 64  # the first layer's input gates are precomputed for at most so many controls
@@ -56,15 +56,15 @@ class GenerationInputs:
     """The inputs for the generation of a batch of sequences.
 
     init: start vectors [batch, init]; generators: a random generator on the CPU for each
-    sequence, so that a sequence does not depend on the others in its batch; rules: for the events
-    that may be generated; controls: from the first generated event on; context: events before
-    the first generated event, int64 [steps], the same for all sequences; context_controls: the
-    controls of the context.
+    sequence, so that a sequence does not depend on the others in its batch; constraints: on the
+    events that may be generated; controls: from the first generated event on; context: events
+    before the first generated event, int64 [steps], the same for all sequences;
+    context_controls: the controls of the context.
     """
 
     init: Tensor
     generators: Sequence[torch.Generator]
-    rules: EventRules
+    constraints: EventConstraints
     controls: ControlTable = NO_CONTROL
     context: Tensor = NO_CONTEXT
     context_controls: ControlTable = NO_CONTROL
@@ -172,7 +172,7 @@ class Engine:
     def prime(self, inputs: GenerationInputs) -> tuple[State, Tensor, EventMask]:
         """Return the state after the context, the input of the next step [batch], and the mask."""
         batch = len(inputs.init)
-        mask = EventMask(inputs.rules, batch, self.device)
+        mask = EventMask(inputs.constraints, batch, self.device)
         event = torch.full((batch,), self.model.primary_event, device=self.device)
         hidden = list(self.model.init_hidden_each(inputs.init))
         state = self._make_state(hidden, hidden, inputs.context_controls, event)

@@ -20,7 +20,7 @@ from generation.engine import (
     GenerationInputs,
     draw_init,
 )
-from generation.sampling import EventRules, Sampler
+from generation.sampling import EventConstraints, Sampler
 from midi.control_schedule import DENSITY_LEVELS, WINDOW, ControlSchedule, middle_notes
 from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
@@ -110,22 +110,24 @@ def build_inputs(job: GenerationJob) -> GenerationInputs:
     return GenerationInputs(
         init,
         generators,
-        build_event_rules(options, job.encoding),
+        build_event_constraints(options, job.encoding),
         build_control_table(job.control, job.encoding, device, options.steering),
         context,
         context_controls,
     )
 
 
-def build_event_rules(options: GenerateConfig, encoding: Encoding) -> EventRules:
-    """Return the rules of playable music; with --free only those of repeats and silence."""
+def build_event_constraints(options: GenerateConfig, encoding: Encoding) -> EventConstraints:
+    """Return the constraints of playable music; with --free only those of repeats and silence."""
     durations = EventSeq.event_durations(encoding)
     max_silence = 1000 * options.silence  # milliseconds
-    rules = EventRules(*EventSeq.playable_events(), durations, options.repeats, max_silence)
+    constraints = EventConstraints(
+        *EventSeq.playable_events(), durations, options.repeats, max_silence
+    )
     if options.free:
-        none = np.zeros_like(rules.enables)
-        rules = replace(rules, allowed_at_start=~none[0], enables=none, disables=none)
-    return rules
+        none = np.zeros_like(constraints.enables)
+        constraints = replace(constraints, allowed_at_start=~none[0], enables=none, disables=none)
+    return constraints
 
 
 def build_sampler(options: GenerateConfig) -> Sampler:

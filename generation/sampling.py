@@ -1,4 +1,4 @@
-"""Sampling of the next event from logits: temperatures, filters, event rules, random noise."""
+"""Sampling of the next event from logits: temperatures, filters, constraints, random noise."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def _clamp(temperature: float) -> float:
 
 
 @dataclass(frozen=True)
-class EventRules:
-    """Rules for which events may follow; EventMask applies them.
+class EventConstraints:
+    """Constraints on which events may follow; EventMask applies them.
 
     allowed_at_start: events that may come first, bool [events]. enables, disables: bool [events,
     events], in row k the events that are allowed, or not allowed, from event k on.
@@ -108,7 +108,7 @@ class EventRules:
 
 
 class EventMask:
-    """A mask of the events that the rules allow next, for a batch of sequences.
+    """A mask of the events that the constraints allow next, for a batch of sequences.
 
     Each event has a share of a limit, and is allowed while the share is below 1. For a note on,
     this is its number of repeats so far, divided by their maximum; for an event with a duration,
@@ -117,18 +117,18 @@ class EventMask:
     share = share * factors[k] + terms[k].
     """
 
-    def __init__(self, rules: EventRules, batch: int, device: torch.device) -> None:
-        repeat = 1 / rules.max_repeats if rules.max_repeats else 0.0
-        silence = rules.durations / (rules.max_silence or np.inf)
-        limited = (rules.note_ons & (repeat > 0)) | (silence > 0)
-        note_ons = rules.note_ons[:, None]
-        same = np.eye(len(silence)) * rules.note_ons
+    def __init__(self, constraints: EventConstraints, batch: int, device: torch.device) -> None:
+        repeat = 1 / constraints.max_repeats if constraints.max_repeats else 0.0
+        silence = constraints.durations / (constraints.max_silence or np.inf)
+        limited = (constraints.note_ons & (repeat > 0)) | (silence > 0)
+        note_ons = constraints.note_ons[:, None]
+        same = np.eye(len(silence)) * constraints.note_ons
         # a note on ends the silence: after it, the share of an event is only its own duration
         terms = repeat * same + np.where(note_ons, silence, silence[:, None] * (silence > 0))
-        terms = np.where(limited, terms, DISABLED * rules.disables)
+        terms = np.where(limited, terms, DISABLED * constraints.disables)
         factors = np.where(note_ons, same, 1.0)
-        factors = np.where(limited, factors, ~(rules.enables | rules.disables))
-        start = np.where(rules.allowed_at_start, silence, DISABLED)
+        factors = np.where(limited, factors, ~(constraints.enables | constraints.disables))
+        start = np.where(constraints.allowed_at_start, silence, DISABLED)
         table = np.stack([factors, terms], axis=1)  # [events, 2, events]
         self._table = torch.as_tensor(table, dtype=torch.float32).to(device)
         used = torch.as_tensor(start, dtype=torch.float32).to(device)

@@ -26,19 +26,18 @@ def choose_output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
     overwrite: start at 000, and remove the picture and audio of each old file. Otherwise start
     after the existing files, and create each file empty, so that no other process takes its name.
     """
-    if overwrite:
-        for number in itertools.count():
-            path = folder / f"output-{number:03d}.mid"
+    existing = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
+    numbers = [] if overwrite else [int(match[1]) for match in existing if match]
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        path = folder / f"output-{number:03d}.mid"
+        if overwrite:
             for suffix in (".png", ".wav"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
             yield path
-    existing = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
-    first = max((int(match[1]) + 1 for match in existing if match), default=0)
-    for number in itertools.count(first):
-        path = folder / f"output-{number:03d}.mid"
-        with contextlib.suppress(FileExistsError):
-            path.touch(exist_ok=False)
-            yield path
+        else:
+            with contextlib.suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                yield path
 
 
 def write_sample(

@@ -357,9 +357,7 @@ def test_missing_control_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such file or folder: 'none.data'" in fail_to_parse(capsys, "-c", "none.data")
 
 
-def test_guidance_needs_a_session_trained_without_control(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_guidance_needs_a_suitable_session(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["-c", ";3", "--guidance", "2", "-l", "9", "-b", "1"]
     assert "m.sess: --guidance needs a session trained with -c below 1" in fail_to_run(
         capsys, *argv

@@ -16,7 +16,7 @@ from generation.pipeline import (
     MAX_NOTE_SECONDS,
     SampleBuffer,
     build_density_target,
-    build_event_rules,
+    build_event_constraints,
     build_sampler,
 )
 from midi.control_schedule import DENSITY_LEVELS
@@ -29,7 +29,7 @@ MAX_EVENTS = 150  # per second; a sample with more of them ends early
 VALIDATION = "validation controls"  # those of validation excerpts, event by event
 NO_CONTROLS = "no control"
 DENSITY_SETTING = "density 0-11"
-SCALES = {  # weights of the pitch classes from C
+SCALE_WEIGHTS = {  # weights of the pitch classes from C
     "C major": (1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1),
     "A minor": (2, 0, 1, 0, 2, 1, 0, 1, 0, 2, 0, 1),  # natural; its triad twice as often
     "A harmonic minor": (1, 0, 1, 0, 1, 1, 0, 0, 1, 1, 0, 1),
@@ -114,11 +114,13 @@ def build_settings(
     ]
     fixed = {
         name: [Control(weights, SCALE_DENSITIES[k % 4]) for k in range(count)]
-        for name, weights in SCALES.items()
+        for name, weights in SCALE_WEIGHTS.items()
     }
     both = 2 * DENSITY_LEVELS
     fixed[DENSITY_SETTING] = [
-        Control(SCALES["C major"] if k % both >= DENSITY_LEVELS else [0] * 12, k % DENSITY_LEVELS)
+        Control(
+            SCALE_WEIGHTS["C major"] if k % both >= DENSITY_LEVELS else [0] * 12, k % DENSITY_LEVELS
+        )
         for k in range(-(-count // both) * both)
     ]
     arrays = {
@@ -131,7 +133,7 @@ def build_settings(
 # ------------------------------------------------------------------------------- sampling
 
 
-def generate_samples(
+def draw_samples(
     model: PerformanceRNN,
     encoding: Encoding,
     controls: Array | None,
@@ -152,8 +154,8 @@ def generate_samples(
         steps = len(controls) if len(controls) > 1 else steps
     buffer = SampleBuffer(count, encoding)
     engine = Engine(model, options.exact, options.guidance)
-    rules = build_event_rules(options, encoding)
-    inputs = GenerationInputs(*draw_init(model, seed, count), rules, table)
+    constraints = build_event_constraints(options, encoding)
+    inputs = GenerationInputs(*draw_init(model, seed, count), constraints, table)
     for events in engine.generate(inputs, steps, build_sampler(options)):
         buffer.add(events.numpy())
         if buffer.elapsed.min() >= 1000 * seconds:

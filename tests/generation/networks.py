@@ -9,7 +9,7 @@ from config import GenerateConfig, ModelConfig
 from generation.control import parse_control
 from generation.engine import NO_CONTROL, ControlTable, Engine, GenerationInputs
 from generation.pipeline import GenerationJob, Primer
-from generation.sampling import EventRules
+from generation.sampling import EventConstraints
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN
 from sequence import CURRENT, ControlSeq, EventSeq
@@ -28,18 +28,18 @@ def make_rngs(count: int, seed: int = 0) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(1000 * seed + row) for row in range(count)]
 
 
-def make_free_rules(events: int = SIZES.event_dim) -> EventRules:
-    """Return rules that allow everything."""
+def make_no_constraints(events: int = SIZES.event_dim) -> EventConstraints:
+    """Return constraints that allow everything."""
     none = np.zeros((events, events), bool)
-    return EventRules(~none[0], none, none, none[0], np.zeros(events))
+    return EventConstraints(~none[0], none, none, none[0], np.zeros(events))
 
 
 def make_inputs(
     init: torch.Tensor, controls: ControlTable = NO_CONTROL, seed: int = 0, **fields: Any
 ) -> GenerationInputs:
-    """Return inputs with these start vectors [batch, init], by default without event rules."""
-    rules = fields.pop("rules", make_free_rules())
-    return GenerationInputs(init, make_rngs(len(init), seed), rules, controls, **fields)
+    """Return inputs with these start vectors [batch, init], by default without constraints."""
+    constraints = fields.pop("constraints", make_no_constraints())
+    return GenerationInputs(init, make_rngs(len(init), seed), constraints, controls, **fields)
 
 
 def draw_events(steps: int, batch: int, seed: int = 0) -> torch.Tensor:

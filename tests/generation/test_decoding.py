@@ -11,9 +11,9 @@ import torch
 
 from generation.beam_search import beam_search
 from generation.engine import NO_CONTROL, ControlTable, Engine
-from generation.sampling import EventRules, Sampler
+from generation.sampling import EventConstraints, Sampler
 from model import PerformanceRNN
-from tests.generation.networks import make_free_rules, make_inputs
+from tests.generation.networks import make_inputs, make_no_constraints
 from tests.reference_network import FOUR_EVENT_SIZES, compute_logits, make_model
 
 
@@ -23,19 +23,19 @@ def sample(
     steps: int,
     sampler: Sampler | None = None,
     controls: ControlTable = NO_CONTROL,
-    rules: EventRules | None = None,
+    constraints: EventConstraints | None = None,
     seed: int = 0,
 ) -> torch.Tensor:
     """Return sampled events [steps, batch]."""
-    rules = rules or make_free_rules(model.config.event_dim)
-    inputs = make_inputs(init, controls, seed, rules=rules)
+    constraints = constraints or make_no_constraints(model.config.event_dim)
+    inputs = make_inputs(init, controls, seed, constraints=constraints)
     events = Engine(model, exact=True).generate(inputs, steps, sampler or Sampler())
     return torch.stack(list(events))
 
 
 def search(model: PerformanceRNN, init: torch.Tensor, *options: Any, **fields: Any) -> torch.Tensor:
     """Return the events [steps, batch] that beam search finds."""
-    fields.setdefault("rules", make_free_rules(model.config.event_dim))
+    fields.setdefault("constraints", make_no_constraints(model.config.event_dim))
     return beam_search(Engine(model, exact=True), make_inputs(init, **fields), *options)
 
 
@@ -72,18 +72,18 @@ def test_each_step_sees_its_control(rows: int) -> None:
 
 @pytest.mark.parametrize("beam_size", [0, 3])
 def test_rules_hold_in_every_sequence(beam_size: int) -> None:
-    """The rules are: 0 and 1 alternate and 0 is first; 2 and 3 are always allowed."""
+    """The constraints are: 0 and 1 alternate and 0 is first; 2 and 3 are always allowed."""
     enables, disables = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     enables[0, 1] = enables[1, 0] = disables[0, 0] = disables[1, 1] = True
     at_start = np.array([True, False, True, True])
-    rules = replace(
-        make_free_rules(4), allowed_at_start=at_start, enables=enables, disables=disables
+    constraints = replace(
+        make_no_constraints(4), allowed_at_start=at_start, enables=enables, disables=disables
     )
     model, init = make_model(FOUR_EVENT_SIZES), torch.randn(3, 2)
     if beam_size:
-        events = search(model, init, 40, beam_size, True, rules=rules)
+        events = search(model, init, 40, beam_size, True, constraints=constraints)
     else:
-        events = sample(model, init, 200, rules=rules)
+        events = sample(model, init, 200, constraints=constraints)
     for column in events.T.tolist():
         limited = [event for event in column if event < 2]
         assert limited == [index % 2 for index in range(len(limited))]

@@ -21,9 +21,9 @@ from tests.generation.networks import (
     compute_step_logits,
     draw_controls,
     draw_events,
-    make_free_rules,
     make_inputs,
     make_model,
+    make_no_constraints,
 )
 
 GREEDY = Sampler(greedy_ratio=1.0)
@@ -147,8 +147,8 @@ def test_generation_continues_from_context(model: PerformanceRNN, guidance: floa
 def test_event_mask_includes_context(model: PerformanceRNN) -> None:
     disables = np.zeros((240, 240), bool)
     disables[3] = np.arange(240) != 7  # only event 7 may follow event 3
-    rules = replace(make_free_rules(), disables=disables)
-    inputs = make_inputs(make_zeros(2), rules=rules, context=torch.tensor([3]))
+    constraints = replace(make_no_constraints(), disables=disables)
+    inputs = make_inputs(make_zeros(2), constraints=constraints, context=torch.tensor([3]))
     assert torch.stack(list(Engine(model).generate(inputs, 1))).tolist() == [[7, 7]]
 
 
@@ -165,8 +165,8 @@ def test_beam_of_one_is_greedy(model: PerformanceRNN) -> None:
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_beams_keep_their_own_event_mask(model: PerformanceRNN, stochastic: bool) -> None:
-    once = replace(make_free_rules(), disables=np.eye(240, dtype=bool))
-    inputs = make_inputs(torch.randn(2, INIT_DIM), rules=once)
+    once = replace(make_no_constraints(), disables=np.eye(240, dtype=bool))
+    inputs = make_inputs(torch.randn(2, INIT_DIM), constraints=once)
     events = beam_search(Engine(model), inputs, 40, 4, stochastic)
     for sequence in events.T:
         assert len(set(sequence.tolist())) == 40

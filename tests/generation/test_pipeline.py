@@ -44,11 +44,13 @@ def test_sampler_has_all_filters() -> None:
     assert sampler.range_temperatures == {range(88): 3.0, range(176, 208): 2.0}
 
 
-def test_event_rules_depend_on_options() -> None:
-    rules = build_inputs(make_job(repeats=4, silence=3.0)).rules
-    assert np.flatnonzero(~rules.allowed_at_start).tolist() == list(range(88, 176))  # note offs
-    assert (rules.max_repeats, rules.max_silence) == (4, 3000)  # milliseconds
-    free = build_inputs(make_job(free=True, repeats=4)).rules
+def test_event_constraints_depend_on_options() -> None:
+    constraints = build_inputs(make_job(repeats=4, silence=3.0)).constraints
+    assert np.flatnonzero(~constraints.allowed_at_start).tolist() == list(
+        range(88, 176)
+    )  # note offs
+    assert (constraints.max_repeats, constraints.max_silence) == (4, 3000)  # milliseconds
+    free = build_inputs(make_job(free=True, repeats=4)).constraints
     assert free.allowed_at_start.all()
     assert not (free.enables | free.disables).any()
     assert free.max_repeats == 4

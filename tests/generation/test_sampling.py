@@ -1,4 +1,4 @@
-"""Sampling: temperatures, filters, noise, and rules for events."""
+"""Sampling: temperatures, filters, noise, and constraints on events."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from generation.sampling import EventMask, Sampler, draw_gumbel_noise
-from tests.generation.networks import make_free_rules, make_rngs
+from tests.generation.networks import make_no_constraints, make_rngs
 
 CPU = torch.device("cpu")
 
@@ -23,14 +23,14 @@ def filter_probabilities(probabilities: list[float], **options: Any) -> list[flo
 # ---------------------------------------------------------------- temperatures and filters
 
 
-def test_temperature_raises_probabilities_to_its_inverse() -> None:
+def test_temperature_is_an_inverse_exponent() -> None:
     expected = [round(p * p / (0.36 + 0.09 + 0.01), 4) for p in (0.6, 0.3, 0.1)]
     assert filter_probabilities([0.6, 0.3, 0.1], temperature=0.5) == expected
     assert filter_probabilities([0.6, 0.3, 0.1]) == [0.6, 0.3, 0.1]
 
 
 @pytest.mark.parametrize("temperature", [1e30, 1e300])  # the second is infinite in float32
-def test_extreme_temperature_makes_possible_events_equal(temperature: float) -> None:
+def test_extreme_temperature_makes_events_equal(temperature: float) -> None:
     assert filter_probabilities([0.6, 0.4, 0.0], temperature=temperature) == [0.5, 0.5, 0.0]
     ranges = {range(3): temperature}
     assert filter_probabilities([0.6, 0.2, 0.0, 0.2], range_temperatures=ranges) == [
@@ -105,15 +105,14 @@ def test_greedy_steps_are_drawn_per_sequence() -> None:
     assert float(is_greedy.mean(dim=1).max()) < 1
 
 
-# ------------------------------------------------------------------------------------ rules
+# ------------------------------------------------------------------------------ constraints
 
 
-def make_mask(batch: int = 1, **rules: Any) -> EventMask:
-    """Return the mask of rules for 0 and 1, which are note ons, 2 (one second) and 3 (two)."""
+def make_mask(batch: int = 1, **constraints: Any) -> EventMask:
+    """Return the mask of events 0 and 1, which are note ons, 2 (one second) and 3 (two)."""
     note_ons, durations = np.array([True, True, False, False]), np.array([0, 0, 1.0, 2.0])
-    return EventMask(
-        replace(make_free_rules(4), note_ons=note_ons, durations=durations, **rules), batch, CPU
-    )
+    constraints.update(note_ons=note_ons, durations=durations)
+    return EventMask(replace(make_no_constraints(4), **constraints), batch, CPU)
 
 
 def list_allowed(mask: EventMask, batch: int = 1) -> list[list[int]]:
