@@ -1,6 +1,7 @@
-"""Measure how fast the programs are, as ratios to a plain implementation within one run.
+"""Measure the speed of the programs, as ratios to a plain implementation.
 
-Absolute figures depend on the machine and on what else it does; the ratios hardly do.
+Both are measured in one run: absolute figures depend on the machine and on what
+else it does, the ratios hardly do.
 
 examples:
   python3 -m tools.benchmark
@@ -33,11 +34,12 @@ from torch.nn import functional
 import preprocess
 import train
 import utils
-from config import LEGACY_RECIPE, MIDI_SUFFIXES, GenerateConfig, ModelConfig
+from config import LEGACY_RECIPE, MIDI_SUFFIXES, ModelConfig
 from corpus.batches import WindowSampler
 from corpus.performance import Corpus
 from generation.control import parse_control
-from generation.pipeline import GenerationJob, generate_events
+from generation.pipeline import GenerationJob, build_event_constraints, generate_events
+from generation.sampling import Sampler
 from model import PerformanceRNN
 from sequence import CURRENT
 from tools.synthetic_data import make_performance
@@ -231,8 +233,9 @@ def measure_generation() -> Iterator[str]:
             event = torch.distributions.Categorical(logits=logits).sample()
 
     def run_pipeline(batch: int, count: int) -> None:
-        options = GenerateConfig(batch_size=batch)
-        list(generate_events(GenerationJob(model, CURRENT, options, 0, count, control)))
+        constraints = build_event_constraints(CURRENT, 12, 4.0)
+        settings = (batch, constraints, Sampler(), control)
+        list(generate_events(GenerationJob(model, CURRENT, 0, count, *settings)))
 
     for batch in (1, 8, 64):
         slow = measure_seconds(functools.partial(run_plain, batch), 3)

@@ -1,12 +1,12 @@
-"""Test what the programs withstand: kills, full disks, hostile files, unusual machines.
+"""Test the programs with kills, full disks, hostile files, unusual machines.
 
 examples:
   python3 -m tools.faults                    every fault at full size (hours)
   python3 -m tools.faults kills midi         some of them
   python3 -m tools.faults midi --count 500   another size
 
-Each fault prints one line, "name: result". A failure prints what happened and makes the exit
-status 1. `full_disk` is skipped where no tmpfs can be mounted.
+Each fault prints one line, "name: result". A failure prints what happened and
+makes the exit status 1. `full_disk` is skipped where no tmpfs can be mounted.
 """
 
 from __future__ import annotations
@@ -23,34 +23,115 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # optimizers need it; each child would import it for seconds
 
 import generate
 import preprocess
 import train
+from config import MIDI_SUFFIXES
 from corpus.performance import Performance
 from model import PerformanceRNN, Session
 from tools import hostile_files
-from tools.child_process import (
-    Failure,
-    expect,
-    expect_error,
-    expect_success,
-    run_child,
-    working_folder,
-)
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data, write_midi
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 MB = 1 << 20
 HOURS = 3 * 3600.0  # seconds after which a long child process is killed
+
+# ------------------------------------------------------------------------ child processes
+
+
+class Failure(AssertionError):
+    """A fault that was not withstood; the text says what happened."""
+
+
+def expect(condition: object, details: object) -> None:
+    """Raise Failure unless the condition is true."""
+    if not condition:
+        raise Failure(str(details)[-3000:])
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a child process ended."""
+
+    status: int  # negative: killed by this signal
+    output: str
+    peak: int  # bytes of memory
+
+    @property
+    def last_line(self) -> str:
+        """Return the last line of the output."""
+        return (self.output.strip().splitlines() or [""])[-1]
+
+
+def expect_success(result: Result) -> None:
+    """Raise Failure unless the exit status is 0, without a traceback."""
+    expect(result.status == 0 and "Traceback" not in result.output, result)
+
+
+def expect_error(result: Result, *words: str) -> None:
+    """Raise Failure unless the exit status is 1 and the last line is a message with these words."""
+    is_message = result.status == 1 and "Traceback" not in result.output and result.last_line
+    expect(is_message and all(word in result.last_line for word in words), result)
+
+
+def run_child(run: Callable[[], int], seconds: float = 300.0) -> Result:
+    """Run a function in a forked process, and kill it after `seconds`."""
+    with tempfile.TemporaryFile() as output:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # threads of the parent: the child uses none of them
+            pid = os.fork()
+        if not pid:
+            _run_and_exit(run, output.fileno())
+        deadline = time.monotonic() + seconds
+        while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.002)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    _, status, usage = ended
+    return Result(os.waitstatus_to_exitcode(status), text, usage.ru_maxrss * 1024)
+
+
+def _run_and_exit(run: Callable[[], int], output: int) -> None:
+    status = 70
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+        torch.set_num_threads(1)  # the threads of the parent do not exist here
+        status = run()
+    except BaseException:  # noqa: BLE001 the child ends here in any case
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def working_folder(folder: str | Path) -> Iterator[None]:
+    """Change the working folder and back (contextlib.chdir needs Python 3.11)."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+# ------------------------------------------------------------------------------- programs
 
 
 def train_argv(data: Path, *more: str) -> list[str]:
@@ -97,7 +178,7 @@ def temporary_files() -> list[str]:
 
 
 def kills(count: int) -> str:
-    """kill -9 at random moments of a training that saves after every step."""
+    """kill -9 during a training that saves after every step."""
     data, rng = write_data(Path("data"), 4, 200), np.random.default_rng(0)
     started = time.monotonic()
     expect_success(run_child(training(data, "--max-steps", "1")))
@@ -147,7 +228,7 @@ def train_reference(data: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def full_disk(count: int) -> str:
-    """A disk that becomes full: of the session, the logs, the data, the music."""
+    """A full disk for the session, the logs, the data, the music."""
     data = write_data(Path("data").absolute(), 4, 200)
     write_midi(Path("midi/a.mid"))
     Path("disk").mkdir()
@@ -190,7 +271,7 @@ def fill_disk(path: Path) -> None:
 
 
 def week(count: int) -> str:
-    """A training with as many saves as a week has: memory and open files do not grow."""
+    """Memory and open files of a training with many saves."""
     data, val_data = write_data(Path("data"), 4, 200), write_data(Path("val").absolute(), 1, 30)
     pace = ("-i", "0.05", "--validation-interval", "0.25", "-v", str(val_data))
     argv = train_argv(data, *pace, "--max-steps", str(count))
@@ -235,7 +316,7 @@ def week(count: int) -> str:
 
 
 def midi(count: int) -> str:
-    """Mutated MIDI files, and unusual ones, through preprocess.py."""
+    """Mutated and unusual MIDI files through preprocess.py."""
     rng, folder = np.random.default_rng(1), Path("midi")
     seeds = hostile_files.build_midi_files(rng)
     for number in range(min(120, count)):
@@ -244,7 +325,7 @@ def midi(count: int) -> str:
         write_file(folder / f"built-{number}.mid", content)
     for number in range(count):
         content = hostile_files.mutate_midi(seeds[rng.integers(len(seeds))], seeds, rng)
-        suffix = (".mid", ".midi", ".kar")[number % 3]
+        suffix = MIDI_SUFFIXES[number % len(MIDI_SUFFIXES)]
         write_file(folder / str(number // 1000) / f"{number}{suffix}", content[:300_000])
     result = preprocess_folder(folder, len(seeds) + count, limit=20)
     expect("crashed" not in result, result)
@@ -252,7 +333,7 @@ def midi(count: int) -> str:
 
 
 def floods(count: int) -> str:
-    """Files of up to 60 MB with millions of notes, instruments, meta events."""
+    """Files of up to 60 MB with millions of events."""
     folder = Path("midi")
     for name, content in hostile_files.build_large_files(count):
         write_file(folder / f"{name}.mid", content)
@@ -291,7 +372,7 @@ def preprocess_folder(folder: Path, files: int, limit: int) -> str:
 
 
 def tensors(count: int) -> str:
-    """Mutated .data and .sess files, of today and of before 2020."""
+    """Mutated .data and .sess files, in both formats of torch."""
     seeds, rng = write_tensor_seeds(), np.random.default_rng(2)
     Path("empty").mkdir()
 
@@ -398,7 +479,7 @@ PLATFORMS: dict[str, dict[str, str | None]] = {
 
 
 def platforms(count: int) -> str:
-    """All three programs on unusual platforms; the output is not a terminal."""
+    """All three programs on unusual platforms, without a terminal."""
     results = []
     for name in list(PLATFORMS)[:count]:
         started = time.monotonic()

@@ -1,11 +1,12 @@
 """Measure the music that a session generates against real performances.
 
-For each setting of the controls, samples of one length are generated as generate.py makes them.
-The tables compare them with excerpts of validation performances of the same length.
+For each setting of the controls, samples of one length are generated as
+generate.py makes them. The tables compare them with excerpts of validation
+performances of the same length.
 
 examples:
   python3 -m tools.quality -s model.sess --train TRAIN --validation VALIDATION
-  python3 -m tools.quality --train TRAIN --validation VALIDATION -- --temperature 1.0
+  python3 -m tools.quality --train TRAIN --validation VALIDATION -- -T 1.0
   python3 -m tools.quality --memorization generated/*.mid --train TRAIN
 """
 
@@ -45,12 +46,12 @@ from tools.music_metrics import (
 from tools.samples import (
     DENSITY_SETTING,
     NO_CONTROLS,
-    SCALES,
+    SCALE_WEIGHTS,
     VALIDATION,
     build_settings,
     choose_excerpts,
     cut_excerpt,
-    generate_samples,
+    draw_samples,
     load_notes,
     load_performances,
 )
@@ -98,7 +99,7 @@ def compare_distributions(music: Music, performances: Sequence[NoteSeq]) -> Iter
 def measure_scales(music: Music) -> Iterator[str]:
     """Yield the share of notes in each requested scale."""
     yield format_row("notes in the requested scale")
-    for name, weights in SCALES.items():
+    for name, weights in SCALE_WEIGHTS.items():
         shares = [share_in_scale(notes, weights) for notes in music[name]]
         total = np.average(shares, weights=[len(notes) + 1e-9 for notes in music[name]])
         yield format_row(name, f"{total:.1%}")
@@ -152,7 +153,7 @@ def measure_session(options: argparse.Namespace) -> Iterator[str]:
     settings = build_settings(excerpts, encoding, options.samples, seconds)
     for name, controls in settings.items():
         count = options.samples if controls is None else controls.shape[1]
-        music[name] = generate_samples(
+        music[name] = draw_samples(
             model, encoding, controls, count, seconds, options.seed, sampling
         )
     yield (

@@ -11,13 +11,13 @@ import torch
 import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES, GenerateConfig
 from corpus.performance import Performance
+from generate import build_sampler
 from generation.engine import NO_CONTROL, ControlTable, Engine, GenerationInputs, draw_init
 from generation.pipeline import (
     MAX_NOTE_SECONDS,
     SampleBuffer,
     build_density_target,
     build_event_constraints,
-    build_sampler,
 )
 from midi.control_schedule import DENSITY_LEVELS
 from model import PerformanceRNN
@@ -116,11 +116,9 @@ def build_settings(
         name: [Control(weights, SCALE_DENSITIES[k % 4]) for k in range(count)]
         for name, weights in SCALE_WEIGHTS.items()
     }
-    both = 2 * DENSITY_LEVELS
+    c_major, both = SCALE_WEIGHTS["C major"], 2 * DENSITY_LEVELS
     fixed[DENSITY_SETTING] = [
-        Control(
-            SCALE_WEIGHTS["C major"] if k % both >= DENSITY_LEVELS else [0] * 12, k % DENSITY_LEVELS
-        )
+        Control(c_major if k % both >= DENSITY_LEVELS else [0] * 12, k % DENSITY_LEVELS)
         for k in range(-(-count // both) * both)
     ]
     arrays = {
@@ -154,7 +152,8 @@ def draw_samples(
         steps = len(controls) if len(controls) > 1 else steps
     buffer = SampleBuffer(count, encoding)
     engine = Engine(model, options.exact, options.guidance)
-    constraints = build_event_constraints(options, encoding)
+    limits = (options.repeats, options.silence)
+    constraints = build_event_constraints(encoding, *limits, options.free)
     inputs = GenerationInputs(*draw_init(model, seed, count), constraints, table)
     for events in engine.generate(inputs, steps, build_sampler(options)):
         buffer.add(events.numpy())

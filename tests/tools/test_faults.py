@@ -9,8 +9,7 @@ from collections.abc import Callable
 import pytest
 
 pytest.importorskip("resource")  # limits and peaks of memory
-from tools.child_process import Failure, expect_error, run_child
-from tools.faults import run_fault
+from tools.faults import Failure, expect_error, run_child, run_fault
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

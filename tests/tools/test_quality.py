@@ -124,7 +124,7 @@ def test_overlap_sums_smaller_shares() -> None:
 
 
 def test_share_in_scale() -> None:
-    weights = samples.SCALES["C pentatonic"]
+    weights = samples.SCALE_WEIGHTS["C pentatonic"]
     notes = make_melody([60, 62, 64, 65, 55, 71])
     assert music_metrics.share_in_scale(notes, weights) == pytest.approx(4 / 6)
     assert music_metrics.share_in_scale(EMPTY, weights) == 0.0
@@ -161,7 +161,7 @@ def test_density_table() -> None:
 
 
 def test_scale_table_weights_samples_by_notes() -> None:
-    music = {name: [make_melody([]), make_melody([61])] for name in samples.SCALES}
+    music = {name: [make_melody([]), make_melody([61])] for name in samples.SCALE_WEIGHTS}
     music["C major"] = [make_melody([60, 62, 64]), make_melody([61])]
     lines = list(quality.measure_scales(music))
     assert lines[1].split() == ["C", "major", "75.0%"]
@@ -273,8 +273,8 @@ def test_decoded_sample_starts_at_0_and_cuts_long_notes() -> None:
 def test_samples_do_not_depend_on_their_number() -> None:
     torch.manual_seed(0)
     model = PerformanceRNN(TINY_SIZES)
-    three = samples.generate_samples(model, CURRENT, None, 3, 3.0, 7, GenerateConfig())
-    two = samples.generate_samples(model, CURRENT, None, 2, 3.0, 7, GenerateConfig())
+    three = samples.draw_samples(model, CURRENT, None, 3, 3.0, 7, GenerateConfig())
+    two = samples.draw_samples(model, CURRENT, None, 2, 3.0, 7, GenerateConfig())
     assert three[:2] == two
     assert all(notes.starts[0] == 0 and 2 < notes.ends.max() <= 3 for notes in three)
 

@@ -19,7 +19,7 @@ from midi.metadata import LABELS, encode_metadata, format_command
 from sequence import NoteSeq
 from tests.browser import Browser, needs_browser, open_browser
 from tests.web.parsed_page import ParsedPage
-from tools.sample_page import HEADING, PAGE, load_samples
+from tools.docs import PLAYER_HEADING, PLAYER_PAGE, load_samples
 from tools.synthetic_data import write_midi
 from web.player import check_player_path, render_player, write_player
 
@@ -107,7 +107,8 @@ def test_only_own_index_is_overwritten(tmp_path: Path) -> None:
 def test_published_page_is_current() -> None:
     samples = load_samples()
     assert len(samples) == 4
-    assert PAGE.read_bytes() == render_player(samples, HEADING), "run python3 -m tools.sample_page"
+    expected = render_player(samples, PLAYER_HEADING)
+    assert PLAYER_PAGE.read_bytes() == expected, "run python3 -m tools.docs samples"
 
 
 # -------------------------------------------------------------------------------- security
@@ -200,7 +201,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 def test_published_page_plays_in_real_time(tmp_path: Path) -> None:
     with open_browser(tmp_path / "profile") as browser:
         browser.call("Page.addScriptToEvaluateOnNewDocument", source=MEASURE_PEAK)
-        browser.open(PAGE)
+        browser.open(PLAYER_PAGE)
         browser.click(".play")
         browser.wait_for(lambda: read_position(browser) > 0.2)
         position, start = read_position(browser), time.monotonic()
