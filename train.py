@@ -341,7 +341,7 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
 
 def format_corpus(corpus: Corpus) -> str:
     """Format the size of a corpus, such as `113,708 events in 9 files`."""
-    return f"{corpus.events:,} events in {len(corpus)} file{'' if len(corpus) == 1 else 's'}"
+    return f"{corpus.events:,} events in {utils.format_count(len(corpus), 'file', 'files')}"
 
 
 def train_session(options: TrainConfig, distributed: Distributed) -> None:

@@ -157,6 +157,11 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def format_count(count: int, singular: str, plural: str) -> str:
+    """Format a number with its noun: "1 piece", "2,000 pieces"."""
+    return f"{count:,} {singular if count == 1 else plural}"
+
+
 # ------------------------------------------------------------------------------ command lines
 
 

@@ -24,8 +24,9 @@ CHORD_SECONDS = 0.035  # notes of a chord start within this time of the note bef
 WORD_LENGTH = 8  # intervals
 MIN_DISTINCT = 4  # distinct intervals in a word; scales and trills have fewer
 SAMPLING_RATE = 4  # a sketch has one of this many words
-# In 991 performances, no two of different pieces shared even half as many words as these constants
-# require, and each shared at least 1.8 times as many with another performance of its piece.
+# Performances of different pieces must share far fewer words than these constants require, and each
+# performance far more with another one of its piece (figures: docs/results.md, "Recognizing
+# pieces").
 MIN_SHARED_PART = 0.05  # of the shorter sketch
 MIN_SHARED_WORDS = 4  # added to that part: different pieces may share a few words
 NEAR_DUPLICATE_PART = 0.9  # of the shorter sketch

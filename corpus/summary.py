@@ -20,6 +20,7 @@ from corpus.filters import (
 )
 from corpus.performance import Performance
 from corpus.split import Assignment, DataFolder
+from utils import format_count
 
 CONVERTED = "converted"
 SKIPPED = "skipped"  # unchanged since an earlier run
@@ -159,14 +160,14 @@ def format_filter_matches(summary: Summary) -> str:
     counts = Counter((match.option, match.reason) for _, match in summary.filter_matches)
     reasons: dict[str, list[str]] = {}
     for (option, reason), count in sorted(counts.items()):
-        reasons.setdefault(option, []).append(f"{count} {reason}")
+        reasons.setdefault(option, []).append(f"{count:,} {reason}")
     return ", ".join(f"{', '.join(reasons[option])} ({format_flag(option)})" for option in reasons)
 
 
 def count_reasons(summary: Summary) -> str:
     """Return how many files were rejected for each reason, the most frequent reason first."""
     reasons = Counter(record.reason for record in summary.select(REJECTED))
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
 
 
 def _format_files(summary: Summary) -> Iterator[str]:
@@ -185,17 +186,17 @@ def _format_files(summary: Summary) -> Iterator[str]:
         yield f"near duplicate: {first} and {second} share {part:.0%} of their note patterns"
     more = len(summary.near_duplicates) - MAX_NEAR_DUPLICATES
     if more > 0:
-        yield f"near duplicate: {_format_count(more, 'more pair')}"
+        yield f"near duplicate: {format_count(more, 'more pair', 'more pairs')}"
 
 
 def _format_totals(summary: Summary) -> Iterator[str]:
     """Yield lines about all files: outcomes, music, timing, filters and pieces."""
     duplicates, rejected = summary.select(DUPLICATE), summary.select(REJECTED)
     yield (
-        f"files: {len(summary.select(CONVERTED))} converted, "
-        f"{len(summary.select(SKIPPED))} skipped (unchanged), "
-        f"{_format_count(len(duplicates), 'duplicate')}, "
-        f"{len(rejected)} rejected{_parenthesize(count_reasons(summary))}"
+        f"files: {len(summary.select(CONVERTED)):,} converted, "
+        f"{len(summary.select(SKIPPED)):,} skipped (unchanged), "
+        f"{format_count(len(duplicates), 'duplicate', 'duplicates')}, "
+        f"{len(rejected):,} rejected{_parenthesize(count_reasons(summary))}"
     )
     if summary.notes:
         events = sum(record.events for record in summary.performances)
@@ -211,14 +212,14 @@ def _format_totals(summary: Summary) -> Iterator[str]:
     if summary.measured and len(summary.active_filters) < len(SUGGESTED_LIMITS):
         names = {record.name for record, _ in summary.filter_matches}
         matches = f": {format_filter_matches(summary)}" if names else ""
-        files = _format_count(len(summary.measured), "file")
-        yield f"filters (off) would reject {len(names)} of {files}{matches}"
+        files = format_count(len(summary.measured), "file", "files")
+        yield f"filters (off) would reject {len(names):,} of {files}{matches}"
     sizes = [len(records) for records in summary.pieces]
     if sizes:
         several = sum(size > 1 for size in sizes)
         yield (
-            f"pieces: {len(sizes)} in {_format_count(sum(sizes), 'performance')}; "
-            f"{several} with several performances, at most {max(sizes)}"
+            f"pieces: {len(sizes):,} in {format_count(sum(sizes), 'performance', 'performances')}; "
+            f"{several:,} with several performances, at most {max(sizes):,}"
         )
 
 
@@ -230,11 +231,12 @@ def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) 
     yield f"split: {folder.split} by piece, listed in {folder.split_file}"
     for subset in summary.subsets:
         yield (
-            f"  {subset.name}: {_format_count(subset.pieces, 'piece')}, "
-            f"{_format_count(subset.performances, 'performance')}, {subset.hours:.2f} hours"
+            f"  {subset.name}: {format_count(subset.pieces, 'piece', 'pieces')}, "
+            f"{format_count(subset.performances, 'performance', 'performances')}, "
+            f"{subset.hours:.2f} hours"
         )
     if assignment.pinned:
-        pieces = _format_count(len(assignment.pinned), "piece")
+        pieces = format_count(len(assignment.pinned), "piece", "pieces")
         yield f"split: {pieces} not moved, although {folder.split} would select another subset"
     for number in assignment.merged:
         first, *others = summary.pieces[number]
@@ -247,8 +249,3 @@ def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) 
 def _parenthesize(text: str) -> str:
     """Return " (text)", or "" for an empty text."""
     return f" ({text})" if text else ""
-
-
-def _format_count(number: int, noun: str) -> str:
-    """Return a number with its noun: "1 piece", "2 pieces"."""
-    return f"{number} {noun}" + ("s" if number != 1 else "")

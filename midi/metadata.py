@@ -56,16 +56,19 @@ def encode_metadata(
     return texts
 
 
+def limit_rows(schedule: ControlSchedule) -> ControlSchedule:
+    """Return the rows in which the control changes; if there are many, `MAX_ROWS` of them."""
+    changes = schedule.drop_repeats()
+    rows = np.linspace(0, len(changes) - 1, min(len(changes), MAX_ROWS)).astype(int)
+    return changes.select(rows, np.asarray(changes.columns[0])[rows])
+
+
 def encode_schedule(schedule: ControlSchedule) -> dict[str, list[Any]]:
     """Return times in seconds, density levels and weights in thousandths, as lists of rows.
 
-    Times are rounded to milliseconds. If the control changes more than `MAX_ROWS` times, evenly
-    spaced rows are returned.
+    Times are rounded to milliseconds. There are at most `MAX_ROWS` rows; see `limit_rows`.
     """
-    columns = schedule.drop_repeats().columns
-    count = len(columns[0])
-    rows = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).astype(int))
-    times, density, histogram = (np.asarray(column)[rows] for column in columns)
+    times, density, histogram = map(np.asarray, limit_rows(schedule).columns)
     return {
         "times": np.round(times, 3).tolist(),
         "density": density.astype(int).tolist(),

@@ -14,12 +14,13 @@ from midi.control_schedule import PITCH_NAMES, WINDOW, ControlSchedule
 from midi.notes import NoteSeq
 from utils import Array, import_optional
 
-BLACK_KEYS = (1, 3, 6, 8, 10)
+BLACK_KEYS = (1, 3, 6, 8, 10)  # pitch classes
 SOFT, LOUD = 16, 112  # velocities at the ends of the colors
 COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
 GRAY, LINE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
 GRID = 0.25  # seconds between two points of the density curve
+DENSITY_STEPS = (5, 10, 20, 40, 100, 1000)  # between two labels of the density axis
 # margin at the left, keyboard, margin at the right, gap between rows, in inches
 LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09
 
@@ -32,6 +33,15 @@ def measure_density(starts: Array, seconds: float) -> tuple[Array, Array]:
     times = np.arange(0.0, max(seconds - WINDOW, 0.0) + GRID, GRID)
     ordered = np.sort(starts)
     return times, np.searchsorted(ordered, times + WINDOW) - np.searchsorted(ordered, times)
+
+
+def scale_density_axis(most: Array, density: Array) -> tuple[int, int]:
+    """Return the top of the density axis, and the step between two of its labels.
+
+    most: the most requested note ons of each row; density: those of the density curve.
+    """
+    top = int(max(most.max(), density.max(initial=0))) + 2
+    return top, next((step for step in DENSITY_STEPS if top <= 3 * step), DENSITY_STEPS[-1])
 
 
 def draw_piano_roll(
@@ -194,14 +204,13 @@ def _draw_density(row: Any, requested: ControlSchedule, starts: Array, seconds: 
     changes = requested.columns[0]
     edges = np.concatenate([[0.0], changes[1:], [max(seconds, changes[-1])]])
     times, density = measure_density(starts, float(starts.max(initial=0.0)))
-    top = max(float(high.max()), float(density.max(initial=0))) + 2
+    top, step = scale_density_axis(high, density)
     low, high = np.append(low, low[-1]) - 0.5, np.append(high, high[-1]) + 0.5
     plot.fill_between(edges, low, high, step="post", color=CONTROL_COLORS[1], lw=0)
     plot.plot(times, density, color=INK, lw=0.9)
     plot.set(xlim=(0, seconds), ylim=(0, top))
     plot.axhline(0, color="#c6c6d0", lw=0.8)
     keys.set(xlim=(0, 1), ylim=(0, top), xticks=[])
-    step = next(step for step in (5, 10, 20, 40, 100, 1000) if top <= 3 * step or step == 1000)
     keys.set_yticks(np.arange(0, top, step))
     keys.tick_params(labelsize=7, direction="in", pad=-22)
     _label_right(plot, "notes per 2 s\n▬ requested\n— generated")

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const BLACK_KEYS = new Set([1, 3, 6, 8, 10]);
+const BLACK_KEYS = new Set(DATA.black_keys);  // as pitch classes
 const MIN_SCALE = 15;   // pixels per second
 const LOOKAHEAD = 1.3;  // seconds scheduled in advance: browsers wake a hidden tab once a second
 const MIN_SECONDS = 5;  // length of the time axis
@@ -163,7 +163,9 @@ class Sample {
     this.seconds = maximum(ends, 0) / 1000;
     this.low = pitches.reduce((a, b) => Math.min(a, b), 50) - 3;
     this.high = maximum(pitches, 70) + 3;
-    this.generated = data.generated || [];  // notes per 2 s, each quarter of a second
+    this.generated = data.generated;  // notes per 2 s, each quarter of a second
+    this.densityTop = data.density_top;
+    this.densityStep = data.density_step;
     this.position = 0;     // seconds, where playback starts
     this.playback = null;  // {bus, zero: context time of second 0, next: index of the next note}
     this.visible = false;
@@ -309,10 +311,6 @@ class Sample {
     this.width = width;
     this.canvas.width = Math.round(width * this.pixelRatio);
     this.canvas.height = Math.round(this.height * this.pixelRatio);
-    if (this.requested) {
-      const densest = 3 * maximum(this.requested.density, 0) + 3;
-      this.densityTop = maximum(this.generated, densest) + 1;
-    }
   }
 
   x(second) { return this.keys + second * this.scale - this.roll.scrollLeft; }
@@ -370,7 +368,7 @@ class Sample {
 
   // The requested pitch classes and density, and the generated density as a line.
   drawControl(pen, right) {
-    const {times, density, histogram} = this.requested;
+    const {times, low, high, histogram} = this.requested;
     const end = Math.max(MIN_SECONDS, this.seconds);
     const largest = Math.max(250, ...histogram.map((row) => Math.max(...row)));
     const startOf = (i) => i ? Math.min(times[i], end) : 0;
@@ -386,9 +384,8 @@ class Sample {
         pen.fillRect(from, MARGIN + (11 - c) * CLASS_ROW, to - from, CLASS_ROW - 1);
       }
       pen.globalAlpha = 0.4;
-      const low = 3 * density[i] + 1;  // a density level has a range of three note counts
-      const top = this.densityY(low + 2.5);
-      pen.fillRect(from, top, to - from, this.densityY(low - 0.5) - top);
+      const top = this.densityY(high[i] + 0.5);
+      pen.fillRect(from, top, to - from, this.densityY(low[i] - 0.5) - top);
     }
     pen.globalAlpha = 1;
     pen.fillStyle = colors.octave;
@@ -467,10 +464,9 @@ class Sample {
       pen.fillStyle = black ? colors.soft : colors.ink;
       pen.fillText(name, black ? right - 11 : right, MARGIN + (11.5 - c) * CLASS_ROW);
     });
-    const step = [5, 10, 20, 40, 100].find((size) => this.densityTop <= 3 * size) || 1000;
     pen.font = "9px system-ui, sans-serif";
     pen.fillStyle = colors.soft;
-    for (let notes = 0; notes < this.densityTop; notes += step) {
+    for (let notes = 0; notes < this.densityTop; notes += this.densityStep) {
       const y = clamp(this.densityY(notes), DENSITY_BASE - DENSITY + 4, DENSITY_BASE - 3);
       pen.fillText(notes, right, y);
     }

@@ -15,10 +15,16 @@ import numpy as np
 
 from config import MIDI_SUFFIXES
 from midi.control_schedule import PITCH_NAMES, ControlSchedule
-from midi.metadata import decode_metadata, encode_schedule, format_title, summarize_sample
+from midi.metadata import (
+    decode_metadata,
+    encode_schedule,
+    format_title,
+    limit_rows,
+    summarize_sample,
+)
 from midi.notes import NoteSeq, read_midi_texts
-from midi.pianoroll import COLORS, LOUD, SOFT, measure_density
-from utils import atomic_write
+from midi.pianoroll import BLACK_KEYS, COLORS, LOUD, SOFT, measure_density, scale_density_axis
+from utils import atomic_write, format_count
 
 FILE_NAME = "index.html"
 MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
@@ -77,12 +83,13 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
     page = environment.get_template("player.html").render(
         mark=MARK,
         heading=heading,
-        count=_format_count(samples),
+        count=_summarize(samples),
         colors=COLORS,
         samples=samples,
         data={
             "colors": COLORS,
             "pitch_names": PITCH_NAMES,
+            "black_keys": BLACK_KEYS,
             "velocities": (SOFT, LOUD),
             "samples": [_encode_sample(sample) for sample in samples],
         },
@@ -95,14 +102,25 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
 def _encode_sample(sample: Sample) -> dict[str, Any]:
     """Return the notes (times in milliseconds) and the requested control of a sample as lists.
 
-    With a requested control, `generated` is the density curve of the notes.
+    With a requested control, `low` and `high` are its fewest and most note ons per 2 s in each
+    row, and `generated` is the density curve of the notes.
     """
     starts, ends, pitches, velocities = sample.notes.columns
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
     data: dict[str, Any] = {"notes": [column.astype(int).tolist() for column in columns]}
     if sample.requested is not None:
-        data["requested"] = encode_schedule(sample.requested)
-        data["generated"] = measure_density(starts, float(starts.max(initial=0.0)))[1].tolist()
+        requested = limit_rows(sample.requested)
+        low, high = requested.density_ranges()
+        schedule = encode_schedule(requested)
+        _, density = measure_density(starts, float(starts.max(initial=0.0)))
+        data["requested"] = {
+            "times": schedule["times"],
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "histogram": schedule["histogram"],
+        }
+        data["generated"] = density.tolist()
+        data["density_top"], data["density_step"] = scale_density_axis(high, density)
     return data
 
 
@@ -120,7 +138,7 @@ def write_player(folder: Path) -> Iterator[str]:
             yield f"not in {target}: {error}"
     page = render_player(samples, f"Music in {folder.resolve().name}")
     atomic_write(target, page, durable=False)
-    yield f"{target}: {_format_count(samples)}"
+    yield f"{target}: {_summarize(samples)}"
 
 
 def check_player_path(folder: Path) -> None:
@@ -132,9 +150,9 @@ def check_player_path(folder: Path) -> None:
                 raise ValueError(f"{target}: not written by generate.py; --force replaces the file")
 
 
-def _format_count(samples: Sequence[Sample]) -> str:
+def _summarize(samples: Sequence[Sample]) -> str:
     """Format the number of samples and their length: "4 samples, 3:20 of music"."""
-    count = "1 sample" if len(samples) == 1 else f"{len(samples)} samples"
+    count = format_count(len(samples), "sample", "samples")
     return f"{count}, {_format_time(sum(sample.notes.seconds for sample in samples))} of music"
 
 

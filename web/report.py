@@ -25,7 +25,7 @@ from corpus.summary import (
 )
 from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
-from utils import Array
+from utils import Array, format_count
 
 MAX_ROWS = 500  # shown of a table
 MAX_BINS = 24  # of a histogram
@@ -70,6 +70,7 @@ def render_report(summary: Summary, source: str) -> bytes:
         loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["printable"] = _escape_unprintable
+    environment.globals["format_count"] = format_count
     page = environment.get_template("report.html").render(
         source=source,
         tiles=_make_tiles(summary),
@@ -97,15 +98,24 @@ def _format_length(seconds: float) -> str:
 def _make_tiles(summary: Summary) -> list[tuple[str, str]]:
     """Return the figures at the top, each with its label."""
     repeated = sum(len(records) > 1 for records in summary.pieces)
-    pieces = f"pieces, {repeated:,} with several performances" if repeated else "pieces"
+    pieces = format_count(len(summary.pieces), "piece", "pieces")
+    several = f", {repeated:,} with several performances" if repeated else ""
+    duplicates = format_count(len(summary.select(DUPLICATE)), "duplicate", "duplicates")
+    files = format_count(summary.midi_files, "file", "files")
     return [
-        (f"{len(summary.performances):,}", "performances"),
+        _split_count(format_count(len(summary.performances), "performance", "performances")),
         (_format_length(3600 * summary.hours), "of music"),
-        (f"{summary.notes:,}", "notes"),
-        (f"{len(summary.pieces):,}", pieces),
-        (f"{len(summary.select(DUPLICATE)):,}", "duplicates, not used"),
-        (f"{len(summary.select(REJECTED)):,}", f"of {summary.midi_files:,} files rejected"),
+        _split_count(format_count(summary.notes, "note", "notes")),
+        _split_count(f"{pieces}{several}"),
+        _split_count(f"{duplicates}, not used"),
+        _split_count(f"{len(summary.select(REJECTED)):,} of {files} rejected"),
     ]
+
+
+def _split_count(text: str) -> tuple[str, str]:
+    """Split a text after its number: "3 pieces" into "3" and "pieces"."""
+    number, _, rest = text.partition(" ")
+    return number, rest
 
 
 def _find_problems(summary: Summary) -> Iterator[str]:
@@ -117,14 +127,13 @@ def _find_problems(summary: Summary) -> Iterator[str]:
     total = sum(stats.notes for _, stats in summary.measured)
     missing = total - sum(record.notes for record, _ in summary.measured)
     if missing > MISSING_SHARE * total:
-        yield (
-            f"{missing:,} notes are not in the data: they are outside the 88 keys, or repeat a "
-            "pitch at the same time."
-        )
+        notes = format_count(missing, "note", "notes")
+        yield f"Not in the data: {notes} outside the 88 keys or repeating a pitch at the same time."
     if summary.measured and not any(stats.pedal_share for _, stats in summary.measured):
         yield "No performance uses the sustain pedal."
     if summary.near_duplicates:
-        yield f"Performances with nearly the same notes: {len(summary.near_duplicates):,} pairs."
+        pairs = format_count(len(summary.near_duplicates), "pair", "pairs")
+        yield f"Performances with nearly the same notes: {pairs}."
 
 
 # ----------------------------------------------------------------------------------- charts

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from midi.control_schedule import ControlSchedule
-from midi.pianoroll import COLORS, LOUD, SOFT, draw_piano_roll, measure_density
+from midi.pianoroll import COLORS, LOUD, SOFT, draw_piano_roll, measure_density, scale_density_axis
 from sequence import NoteSeq
 
 
@@ -59,3 +59,18 @@ def test_density_counts_onsets_per_two_seconds() -> None:
     assert (times[0], times[-1]) == (0, 18)
     assert counts.tolist() == [sum(t <= s < t + 2 for s in starts) for t in times]
     assert measure_density(np.empty(0), 0.0)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("most", "density", "axis"),
+    [
+        ([6, 9], [], (11, 5)),
+        ([6], [13], (15, 5)),
+        ([6], [14], (16, 10)),
+        ([6], [9999], (10001, 1000)),
+    ],
+)
+def test_density_axis_has_few_labels(
+    most: list[int], density: list[int], axis: tuple[int, int]
+) -> None:
+    assert scale_density_axis(np.array(most), np.array(density, int)) == axis

@@ -70,7 +70,7 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert str(path) in capsys.readouterr().out
     content = path.read_bytes()
     page = ParsedPage(content)
-    for text in ("4performances", "3pieces, 1 with", "1duplicates", "1of 6 files rejected"):
+    for text in ("4performances", "3pieces, 1 with", "1duplicate,", "1of 6 files rejected"):
         assert text in page.text
     for text in ("Rejected: 1 unreadable", "not start with MThd", "1 copy.mid", "0 altered.mid"):
         assert text in page.text
@@ -91,9 +91,30 @@ def test_any_number_of_files_fits(count: int) -> None:
     assert len(content) < 1_000_000
     assert len(page.find("tr")) <= 5 * (MAX_ROWS + 1)
     assert len(page.find("svg")) == (6 if count else 0)
-    assert f"{count:,}performances" in page.text
+    noun = "performance" if count == 1 else "performances"
+    assert (page.texts["b"][0], page.texts["span"][0]) == (f"{count:,}", noun)
     assert ("No problems found." in page.text) == (count < 2)  # many are too sparse
     assert ("and 9,500 more" in page.text) == (count == 10_000)
+
+
+def test_counts_of_one_have_singular_nouns() -> None:
+    record = make_record("a.mid")
+    assert record.stats
+    pitch_counts = record.stats.pitch_counts.copy()
+    pitch_counts[5] = 1  # below the piano
+    stats = replace(record.stats, pitch_counts=pitch_counts)
+    records = [
+        replace(record, stats=stats),
+        make_record("b.mid", outcome=DUPLICATE, duplicate_of="a.mid", stats=None),
+        make_record("c.mid", outcome=REJECTED, reason="unreadable", stats=None),
+    ]
+    pairs = [("a.mid", "d.mid", 0.95)]
+    summary = Summary(records, pieces=[records[:1]], near_duplicates=pairs)
+    page = ParsedPage(render_report(summary, "midi"))
+    assert page.texts["span"][:2] == ["performance", "of music"]
+    assert page.texts["span"][3:5] == ["piece", "duplicate, not used"]
+    assert "Performances with nearly the same notes: 1 pair." in page.texts["li"]
+    assert any(text.startswith("Not in the data: 1 note outside") for text in page.texts["li"])
 
 
 # -------------------------------------------------------------------------------- security
