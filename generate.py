@@ -28,16 +28,21 @@ from generation.control import EXAMPLES, load_control, parse_control
 from generation.pipeline import (
     MARGIN,
     MAX_EVENT_RATE,
+    BeamSearch,
+    Extent,
     GenerationJob,
     Primer,
     SampleBuffer,
+    build_event_constraints,
     decode_sample,
     generate_events,
     load_primer,
 )
-from generation.writer import choose_output_paths, write_sample
+from generation.sampling import Sampler
+from generation.writer import Formats, choose_output_paths, write_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
+from midi.metadata import format_command
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq
 from utils import Number, Parser
@@ -230,6 +235,18 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
     return build_parser().to_argv(options)
 
 
+def build_metadata(options: GenerateConfig, seed: int, number: int) -> dict[str, str]:
+    """Return the texts for the MIDI file of sample `number`."""
+    argv = build_reproduction_argv(options, seed, number)
+    return {  # the keys are part of the file format
+        "session": Path(options.session).name,
+        "seed": str(seed),
+        "piece": str(number),
+        "control": options.control or "none",
+        "made with": format_command(argv, several=number > 0),
+    }
+
+
 # --------------------------------------------------------------------------------- generation
 
 
@@ -271,7 +288,49 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         steps = math.ceil((options.seconds + MARGIN) * MAX_EVENT_RATE)
     elif control is not None and control.events is not None and not options.max_length:
         steps = control.events
-    return GenerationJob(model, encoding, options, seed, steps, control, primer)
+    limits = (options.repeats, options.silence)
+    return GenerationJob(
+        model,
+        encoding,
+        seed,
+        steps,
+        options.batch_size,
+        constraints=build_event_constraints(encoding, *limits, free=options.free),
+        method=build_method(options),
+        control=control,
+        primer=primer,
+        extent=Extent(options.seconds, options.continuation_only),
+        steering=options.steering,
+        guidance=options.guidance,
+        init_zero=options.init_zero,
+        exact=options.exact,
+    )
+
+
+def build_method(options: GenerateConfig) -> Sampler | BeamSearch:
+    """Return the settings of beam search or of sampling."""
+    if options.beam_size:
+        stochastic, temperature = options.stochastic_beam_search, options.temperature
+        return BeamSearch(options.beam_size, stochastic, temperature)
+    return build_sampler(options)
+
+
+def build_sampler(options: GenerateConfig) -> Sampler:
+    """Return a sampler with the temperatures and filters of the options."""
+    ranges = EventSeq.feat_ranges()
+    temperatures = {
+        ranges["note_on"]: options.pitch_temperature,
+        ranges["velocity"]: options.velocity_temperature,
+        ranges["time_shift"]: options.time_temperature,
+    }
+    return Sampler(
+        options.temperature,
+        options.greedy_ratio,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        {events: value for events, value in temperatures.items() if value is not None},
+    )
 
 
 def check_output(options: GenerateConfig) -> None:
@@ -297,7 +356,7 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     """
     job = prepare_job(options, control)
     check_output(options)
-    yield format_settings(job)
+    yield format_settings(options, job)
     if job.primer is not None:
         yield format_primer(options, job.primer)
     samples = SampleBuffer(options.batch_size, job.encoding, job.primer is not None)
@@ -314,9 +373,10 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     except KeyboardInterrupt:
         write_stream()  # keep what is generated so far
         raise
+    formats = Formats(options.png, options.wav, options.soundfont)
     for number, path in enumerate(stream_paths or islice(all_paths, options.batch_size)):
-        argv = build_reproduction_argv(options, job.seed, number)
-        yield from write_sample(path, job, number, samples.get(number), argv)
+        metadata = build_metadata(options, job.seed, number)
+        yield from write_sample(path, job, samples.get(number), metadata, formats)
     if options.html:
         yield from write_player(Path(options.output_dir))
 
@@ -329,8 +389,8 @@ def fill_samples(
     write_stream: called every STREAM_INTERVAL seconds.
     """
     total, unit, milliseconds = job.steps, "events", math.inf
-    if job.options.seconds is not None:
-        milliseconds = 1000 * (job.options.seconds + MARGIN)
+    if job.extent.seconds is not None:
+        milliseconds = 1000 * (job.extent.seconds + MARGIN)
         total, unit = round(milliseconds / 1000), "s"
     bar = progress.bar.Bar("generating", max=total, suffix=f"%(index)d/%(max)d {unit}  %(eta_td)s")
     last_write = time.monotonic()
@@ -349,9 +409,8 @@ def fill_samples(
     bar.finish()
 
 
-def format_settings(job: GenerationJob) -> str:
+def format_settings(options: GenerateConfig, job: GenerationJob) -> str:
     """Format the first message: session, device, method and seed."""
-    options = job.options
     if options.beam_size:
         kind = "stochastic beam search" if options.stochastic_beam_search else "beam search"
         method = f"{kind} with {options.beam_size} beams"

@@ -1,14 +1,13 @@
-"""Generation of samples from a session and options: primer, controls, sampling, decoding."""
+"""Generation of samples with a model: primer, controls, events, decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
 
-from config import GenerateConfig
 from generation.beam_search import beam_search
 from generation.control import TIME_STEP
 from generation.density import DensityTarget
@@ -79,27 +78,60 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
 # ----------------------------------------------------------------------------------- inputs
 
 
+@dataclass(frozen=True)
+class BeamSearch:
+    """Settings of `beam_search`."""
+
+    beam_size: int
+    stochastic: bool = False
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The part of the music that becomes a sample.
+
+    seconds: end at a musical boundary about this long after the primer (None: after the last
+    event); continuation_only: leave out the primer.
+    """
+
+    seconds: float | None = None
+    continuation_only: bool = False
+
+
+WHOLE = Extent()
+
+
 @dataclass(frozen=True, eq=False)
 class GenerationJob:
-    """A model, and what to generate with it: `options.batch_size` samples of `steps` events.
+    """A model, and what to generate with it: `batch_size` samples of `steps` events.
 
-    control, primer: loaded from what `options` name; seed: that of `options`, or a random one.
+    method: how events are chosen; steering: whether to correct the density by feedback;
+    guidance: scale of classifier-free guidance; init_zero: start from zeros, not from random
+    vectors; exact: compute in float32 only.
     """
 
     model: PerformanceRNN
     encoding: Encoding
-    options: GenerateConfig
     seed: int
     steps: int
+    batch_size: int
+    constraints: EventConstraints
+    method: Sampler | BeamSearch
     control: ControlSchedule | None = None
     primer: Primer | None = None
+    extent: Extent = WHOLE
+    steering: bool = True
+    guidance: float = 1.0
+    init_zero: bool = False
+    exact: bool = False
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
     """Return the job as tensors. The primer gets its own controls if the job has a control."""
-    options, device = job.options, job.model.device
-    init, generators = draw_init(job.model, job.seed, options.batch_size)
-    if options.init_zero:
+    device = job.model.device
+    init, generators = draw_init(job.model, job.seed, job.batch_size)
+    if job.init_zero:
         init = torch.zeros_like(init)
     context, context_controls = NO_CONTEXT, NO_CONTROL
     if job.primer is not None:
@@ -110,42 +142,27 @@ def build_inputs(job: GenerationJob) -> GenerationInputs:
     return GenerationInputs(
         init,
         generators,
-        build_event_constraints(options, job.encoding),
-        build_control_table(job.control, job.encoding, device, options.steering),
+        job.constraints,
+        build_control_table(job.control, job.encoding, device, job.steering),
         context,
         context_controls,
     )
 
 
-def build_event_constraints(options: GenerateConfig, encoding: Encoding) -> EventConstraints:
-    """Return the constraints of playable music; with --free only those of repeats and silence."""
+def build_event_constraints(
+    encoding: Encoding, max_repeats: int = 0, max_silence: float = 0.0, free: bool = False
+) -> EventConstraints:
+    """Return the constraints of playable music; with `free` only the two limits.
+
+    max_repeats: note ons of one key in a row; max_silence: seconds without a note on; 0: no limit.
+    """
+    allowed_at_start, enables, disables, note_ons = EventSeq.playable_events()
+    if free:
+        allowed_at_start = np.ones_like(allowed_at_start)
+        enables = disables = np.zeros_like(enables)
+    masks = (allowed_at_start, enables, disables, note_ons)
     durations = EventSeq.event_durations(encoding)
-    max_silence = 1000 * options.silence  # milliseconds
-    constraints = EventConstraints(
-        *EventSeq.playable_events(), durations, options.repeats, max_silence
-    )
-    if options.free:
-        none = np.zeros_like(constraints.enables)
-        constraints = replace(constraints, allowed_at_start=~none[0], enables=none, disables=none)
-    return constraints
-
-
-def build_sampler(options: GenerateConfig) -> Sampler:
-    """Return a sampler with the temperatures and filters of the options."""
-    ranges = EventSeq.feat_ranges()
-    temperatures = {
-        ranges["note_on"]: options.pitch_temperature,
-        ranges["velocity"]: options.velocity_temperature,
-        ranges["time_shift"]: options.time_temperature,
-    }
-    return Sampler(
-        options.temperature,
-        options.greedy_ratio,
-        options.top_k,
-        options.top_p,
-        options.min_p,
-        {events: value for events, value in temperatures.items() if value is not None},
-    )
+    return EventConstraints(*masks, durations, max_repeats, 1000 * max_silence)  # milliseconds
 
 
 def build_control_table(
@@ -181,14 +198,14 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
 
 def generate_events(job: GenerationJob) -> Iterator[Array]:
     """Yield the events of each step after the primer, as indices [batch]."""
-    options, inputs = job.options, build_inputs(job)
-    engine = Engine(job.model, options.exact, options.guidance)
+    inputs, method = build_inputs(job), job.method
+    engine = Engine(job.model, job.exact, job.guidance)
     steps: Iterable[torch.Tensor]
-    if options.beam_size:
-        stochastic, temperature = options.stochastic_beam_search, options.temperature
-        steps = beam_search(engine, inputs, job.steps, options.beam_size, stochastic, temperature)
+    if isinstance(method, BeamSearch):
+        beam_size, stochastic, temperature = astuple(method)
+        steps = beam_search(engine, inputs, job.steps, beam_size, stochastic, temperature)
     else:
-        steps = engine.generate(inputs, job.steps, build_sampler(options))
+        steps = engine.generate(inputs, job.steps, method)
     for events in steps:
         yield events.cpu().numpy()
 
@@ -227,18 +244,17 @@ class SampleBuffer:
 def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
     """Return the notes of a sample as its file has them; the first one starts at second 0.
 
-    events: the generated events. The notes of the primer come first, except with
-    --continuation-only. With --seconds the sample ends about so many seconds after the primer.
+    events: the generated events. The notes of the primer come first, unless they are left out.
     """
-    start, options = 0.0, job.options
+    start, extent = 0.0, job.extent
     if job.primer is not None:
         start = job.primer.seconds
         whole = np.concatenate([job.primer.events.to_array(), events.to_array()])
         events = EventSeq(whole, job.encoding)
     notes = events.to_note_seq().limit_durations(MAX_NOTE_SECONDS, start).trim_start()
-    if options.seconds is not None:
-        notes = end_at_boundary(notes, start + options.seconds, start)
-    if options.continuation_only:
+    if extent.seconds is not None:
+        notes = end_at_boundary(notes, start + extent.seconds, start)
+    if extent.continuation_only:
         is_new = notes.starts >= start
         notes = NoteSeq(*(column[is_new] for column in notes.columns))
     return notes.trim_start()

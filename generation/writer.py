@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,21 @@ from generation.control_metrics import compare_sections
 from generation.pipeline import GenerationJob, decode_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
-from midi.metadata import encode_metadata, format_command, format_title, summarize_sample
+from midi.metadata import encode_metadata, format_title, summarize_sample
 from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The formats of a sample besides MIDI: picture and audio.
+
+    soundfont: .sf2 file for the audio; None: that of pretty_midi.
+    """
+
+    png: bool = False
+    wav: bool = False
+    soundfont: str | None = None
 
 
 def choose_output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
@@ -41,31 +54,23 @@ def choose_output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def write_sample(
-    path: Path, job: GenerationJob, number: int, events: EventSeq, argv: Sequence[str]
+    path: Path, job: GenerationJob, events: EventSeq, metadata: dict[str, str], formats: Formats
 ) -> Iterator[str]:
-    """Write sample `number` as MIDI, and as picture and audio if requested; yield messages.
+    """Write a sample as MIDI, and in the other formats; yield messages.
 
-    path: the MIDI file; events: the generated events; argv: the arguments of generate.py that
-    generate the sample again.
+    path: the MIDI file; events: the generated events; metadata: texts for the MIDI file.
     """
-    options, notes = job.options, decode_sample(job, events)
+    notes = decode_sample(job, events)
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
-    metadata = {  # the keys are part of the file format
-        "session": Path(options.session).name,
-        "seed": str(job.seed),
-        "piece": str(number),
-        "control": options.control or "none",
-        "made with": format_command(argv, several=number > 0),
-    }
     notes.to_midi_file(path, texts=encode_metadata(metadata, requested))
-    if options.png:
+    if formats.png:
         title = f"{path.stem}   {format_title(metadata)}"
         summary = summarize_sample(notes, requested)
         picture = draw_piano_roll(notes, title, requested, summary, metadata["made with"])
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
-    if options.wav:
-        synth.render_audio(path, path.with_suffix(".wav"), options.soundfont)
+    if formats.wav:
+        synth.render_audio(path, path.with_suffix(".wav"), formats.soundfont)
     yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
     if job.control is not None:
         yield from (f"  {line}" for line in compare_sections(events, job.control))
@@ -77,15 +82,15 @@ def find_start(job: GenerationJob, events: EventSeq) -> float:
     This is the end of the primer. Without a primer the first note is at second 0, so the result
     is negative if there is a rest before it.
     """
-    if job.primer is not None and not job.options.continuation_only:
+    if job.primer is not None and not job.extent.continuation_only:
         return job.primer.seconds
     is_note_on = events.to_array() < EventSeq.feat_ranges()["note_on"].stop
     return -float(events.times[is_note_on.argmax()]) / events.encoding.ticks_per_second
 
 
 def trim_events(job: GenerationJob, events: EventSeq, notes: NoteSeq) -> EventSeq:
-    """Return the events before the end of the notes, which --seconds may have cut."""
-    if job.options.seconds is None:
+    """Return the events before the end of the notes, which the extent may have cut."""
+    if job.extent.seconds is None:
         return events
     end = notes.seconds - find_start(job, events)
     is_before = events.times / events.encoding.ticks_per_second < end - 1e-6  # rounding errors

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import generate
-from config import ModelConfig
+from config import GenerateConfig, ModelConfig
 from corpus.performance import Performance
 from generation.control import EXAMPLE, load_control
 from generation.pipeline import GenerationJob
@@ -181,6 +181,14 @@ def test_first_message_has_the_method(
     assert run("-l", "60", "-b", "2", *options) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"m.sess on cpu, {method}, seed 5"
     assert len(read_outputs()) == 2
+
+
+def test_sampler_has_all_filters() -> None:
+    filters = {"temperature": 0.5, "greedy_ratio": 0.25, "top_k": 9, "top_p": 0.9, "min_p": 0.1}
+    options = GenerateConfig(pitch_temperature=3.0, velocity_temperature=2.0, **filters)
+    sampler = generate.build_sampler(options)
+    assert vars(sampler).items() >= filters.items()
+    assert sampler.range_temperatures == {range(88): 3.0, range(176, 208): 2.0}
 
 
 def test_greedy_from_zeros_ignores_the_seed() -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ import generate
 from config import GenerateConfig, ModelConfig
 from generation.control import parse_control
 from generation.engine import Engine, has_int8_linear
-from generation.pipeline import GenerationJob, SampleBuffer, build_inputs, generate_events
+from generation.pipeline import (
+    GenerationJob,
+    SampleBuffer,
+    build_event_constraints,
+    build_inputs,
+    generate_events,
+)
+from generation.sampling import Sampler
 from midi.metadata import decode_metadata
 from midi.notes import read_midi_texts
 from model import PerformanceRNN, Session
@@ -50,10 +58,22 @@ def test_samples_are_in_the_requested_scale(
         assert len(pitches) > 50
 
 
+def make_job(model: PerformanceRNN, control: str, **fields: Any) -> GenerationJob:
+    """Return a job with the constraints and the temperature of generate.py."""
+    constraints, sampler = build_event_constraints(CURRENT, 12, 4.0), Sampler(0.95)
+    return GenerationJob(
+        model,
+        CURRENT,
+        constraints=constraints,
+        method=sampler,
+        control=parse_control(control),
+        **fields,
+    )
+
+
 def measure_density_error(model: PerformanceRNN, steering: bool) -> float:
     """Return the largest error of eight samples at density 9, 28-30 notes per 2 s."""
-    options = GenerateConfig(batch_size=8, steering=steering)
-    job = GenerationJob(model, CURRENT, options, 3, 900, parse_control("C major;9"))
+    job = make_job(model, "C major;9", seed=3, steps=900, batch_size=8, steering=steering)
     buffer = SampleBuffer(8, CURRENT)
     for events in generate_events(job):
         buffer.add(events)
@@ -68,8 +88,7 @@ def test_steering_keeps_the_density(model: PerformanceRNN) -> None:
 
 @pytest.mark.skipif(not has_int8_linear(CPU), reason="torch has no 8-bit products on this CPU")
 def test_int8_distribution_is_close_to_float32(model: PerformanceRNN) -> None:
-    options = GenerateConfig(batch_size=4)
-    job = GenerationJob(model, CURRENT, options, 0, 150, parse_control("C major;3"))
+    job = make_job(model, "C major;3", seed=0, steps=150, batch_size=4)
     engines, inputs = (Engine(model, exact=True), Engine(model)), build_inputs(job)
     events = list(engines[0].generate(inputs, job.steps))
     probabilities = []

@@ -153,7 +153,7 @@ def draw_samples(
     buffer = SampleBuffer(count, encoding)
     engine = Engine(model, options.exact, options.guidance)
     limits = (options.repeats, options.silence)
-    constraints = build_event_constraints(encoding, *limits, options.free)
+    constraints = build_event_constraints(encoding, *limits, free=options.free)
     inputs = GenerationInputs(*draw_init(model, seed, count), constraints, table)
     for events in engine.generate(inputs, steps, build_sampler(options)):
         buffer.add(events.numpy())

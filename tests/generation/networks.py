@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import GenerateConfig, ModelConfig
+from config import ModelConfig
 from generation.control import parse_control
 from generation.engine import NO_CONTROL, ControlTable, Engine, GenerationInputs
-from generation.pipeline import GenerationJob, Primer
-from generation.sampling import EventConstraints
+from generation.pipeline import GenerationJob, Primer, build_event_constraints
+from generation.sampling import EventConstraints, Sampler
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN
 from sequence import CURRENT, ControlSeq, EventSeq
@@ -74,16 +74,23 @@ def compute_step_logits(
 
 
 def make_job(
-    control: str | ControlSchedule | None = None, primer: list[int] | None = None, **options: Any
+    control: str | ControlSchedule | None = None, primer: list[int] | None = None, **fields: Any
 ) -> GenerationJob:
-    """Return a job of 20 events.
+    """Return a job of 20 events of two samples.
 
-    control: as text or as a schedule; primer: event indices; options: fields of GenerateConfig.
+    control: as text or as a schedule; primer: event indices; fields: other fields of the job.
     """
     schedule = parse_control(control) if isinstance(control, str) else control
     loaded = None
     if primer is not None:
         events = EventSeq(primer)
         loaded = Primer(events, ControlSeq.from_event_seq(events).to_array(), 0)
-    config = GenerateConfig(**options)
-    return GenerationJob(make_model(), CURRENT, config, 5, 20, schedule, loaded)
+    fields = {
+        "batch_size": 2,
+        "constraints": build_event_constraints(CURRENT),
+        "method": Sampler(),
+        **fields,
+    }
+    return GenerationJob(
+        make_model(), CURRENT, seed=5, steps=20, control=schedule, primer=loaded, **fields
+    )

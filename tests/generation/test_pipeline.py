@@ -1,4 +1,4 @@
-"""The pipeline: options, primer, generation, and decoding into notes."""
+"""The pipeline: inputs, primer, generation, and decoding into notes."""
 
 from pathlib import Path
 
@@ -10,15 +10,18 @@ from generation.beam_search import beam_search
 from generation.control import load_control
 from generation.engine import Engine
 from generation.pipeline import (
+    BeamSearch,
+    Extent,
     Primer,
     SampleBuffer,
+    build_event_constraints,
     build_inputs,
-    build_sampler,
     decode_sample,
     end_at_boundary,
     generate_events,
     load_primer,
 )
+from generation.sampling import Sampler
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
 from tests.generation.networks import INIT_DIM, make_job
 from tools.synthetic_data import write_data
@@ -33,24 +36,16 @@ def make_notes(starts: np.ndarray | list[float], length: float = 0.1) -> NoteSeq
     return NoteSeq(starts, starts + length, 40 + np.arange(len(starts)), [64] * len(starts))
 
 
-# ---------------------------------------------------------------------------------- options
+# ----------------------------------------------------------------------------------- inputs
 
 
-def test_sampler_has_all_filters() -> None:
-    filters = {"temperature": 0.5, "greedy_ratio": 0.25, "top_k": 9, "top_p": 0.9, "min_p": 0.1}
-    job = make_job(pitch_temperature=3.0, velocity_temperature=2.0, **filters)
-    sampler = build_sampler(job.options)
-    assert vars(sampler).items() >= filters.items()
-    assert sampler.range_temperatures == {range(88): 3.0, range(176, 208): 2.0}
-
-
-def test_event_constraints_depend_on_options() -> None:
-    constraints = build_inputs(make_job(repeats=4, silence=3.0)).constraints
+def test_free_constraints_have_only_limits() -> None:
+    constraints = build_event_constraints(CURRENT, 4, 3.0)
     assert np.flatnonzero(~constraints.allowed_at_start).tolist() == list(
         range(88, 176)
     )  # note offs
     assert (constraints.max_repeats, constraints.max_silence) == (4, 3000)  # milliseconds
-    free = build_inputs(make_job(free=True, repeats=4)).constraints
+    free = build_event_constraints(CURRENT, 4, free=True)
     assert free.allowed_at_start.all()
     assert not (free.enables | free.disables).any()
     assert free.max_repeats == 4
@@ -100,23 +95,16 @@ def test_start_vectors_depend_on_seed_and_number() -> None:
 # ------------------------------------------------------------------------------- generation
 
 
-@pytest.mark.parametrize("beam_size", [0, 3])
-def test_generation_options_are_used(beam_size: int) -> None:
-    options = {"batch_size": 2, "stochastic_beam_search": True, "temperature": 0.7}
+@pytest.mark.parametrize("method", [Sampler(0.7, greedy_ratio=0.25), BeamSearch(3, True, 0.7)])
+def test_generation_settings_are_used(method: Sampler | BeamSearch) -> None:
     speed = {"exact": True, "guidance": 2.0}
-    job = make_job(
-        *("C major;3", [C4, LONGEST_SHIFT]),
-        beam_size=beam_size,
-        greedy_ratio=0.25,
-        **options,
-        **speed,
-    )
+    job = make_job("C major;3", [C4, LONGEST_SHIFT], method=method, **speed)
     events = np.stack(list(generate_events(job)))
     engine, inputs = Engine(job.model, **speed), build_inputs(job)
-    if beam_size:
+    if isinstance(method, BeamSearch):
         expected = beam_search(engine, inputs, 20, 3, stochastic=True, temperature=0.7)
     else:
-        expected = torch.stack(list(engine.generate(inputs, 20, build_sampler(job.options))))
+        expected = torch.stack(list(engine.generate(inputs, 20, method)))
     assert events.tolist() == expected.tolist()
 
 
@@ -184,7 +172,7 @@ def test_continuation_only_drops_the_primer() -> None:
     primer = EventSeq.from_note_seq(make_notes([0, 1, 2], 0.5)).to_array().tolist()
     events = EventSeq([LONGEST_SHIFT, C4, LONGEST_SHIFT])
     assert decode_sample(make_job(None, primer), events).pitches.tolist() == [40, 41, 42, 60]
-    notes = decode_sample(make_job(None, primer, continuation_only=True), events)
+    notes = decode_sample(make_job(None, primer, extent=Extent(continuation_only=True)), events)
     assert notes.pitches.tolist() == [60]
     assert notes.starts.tolist() == [0]
 
@@ -218,7 +206,7 @@ def test_sample_has_a_note_after_the_primer() -> None:
 def test_length_counts_after_the_primer(seconds: float) -> None:
     notes = NoteSeq([0, 3, 5.5], [1, 4, 5.9], [60, 62, 64], [64] * 3)
     primer = EventSeq([*EventSeq.from_note_seq(notes).to_array(), 208])
-    job = make_job(None, primer.to_array().tolist(), seconds=seconds)
+    job = make_job(None, primer.to_array().tolist(), extent=Extent(seconds))
     sample = decode_sample(job, EventSeq.from_note_seq(make_notes(np.arange(40) / 4)))
     assert len(sample) > 3
     assert sample.seconds == pytest.approx(primer.total_ms / 1000 + seconds, abs=2.0)
