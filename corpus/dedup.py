@@ -24,9 +24,8 @@ CHORD_SECONDS = 0.035  # notes of a chord start within this time of the note bef
 WORD_LENGTH = 8  # intervals
 MIN_DISTINCT = 4  # distinct intervals in a word; scales and trills have fewer
 SAMPLING_RATE = 4  # a sketch has one of this many words
-# Performances of different pieces must share far fewer words than these constants require, and each
-# performance far more with another one of its piece (figures: docs/results.md, "Recognizing
-# pieces").
+# Chosen so that different pieces share less than half as many words as these constants require, and
+# each performance more with another one of its piece (docs/results.md, "Recognizing pieces").
 MIN_SHARED_PART = 0.05  # of the shorter sketch
 MIN_SHARED_WORDS = 4  # added to that part: different pieces may share a few words
 NEAR_DUPLICATE_PART = 0.9  # of the shorter sketch

@@ -14,8 +14,8 @@ from midi.notes import MidiStats, NoteSeq
 from sequence import PITCHES
 from utils import Array
 
-# Least grid score of a score: well above that of every performance by a pianist, and below that of
-# rhythms on a grid (figures: docs/results.md, "Recognizing pieces").
+# Chosen between the grid scores of performances by pianists and those of rhythms on a grid
+# (docs/results.md, "Recognizing pieces").
 QUANTIZED_SCORE = 0.8
 UNIFORM_VELOCITY_SHARE = 0.9  # least share of notes with the most frequent velocity
 MIN_ONSETS = 40  # onsets or notes; fewer are too few to detect a grid or a uniform velocity
