@@ -132,7 +132,7 @@ def test_wrong_value_is_one_line_and_exit_2(
     assert all(word in line for word in words), line
 
 
-def test_ambiguous_abbreviation_prefers_option_with_letter() -> None:
+def test_ambiguous_abbreviation() -> None:
     parser = Parser("x.py", "", ModelConfig())
     for flags in (["-a", "--alpha"], ["--alpine"], ["-b", "--bet"], ["-c", "--beta"]):
         parser.add_argument(*flags)

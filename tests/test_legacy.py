@@ -328,7 +328,7 @@ def test_original_can_load_new_sessions(folder: Path) -> None:
             torch.testing.assert_close(logits, network(init, events, None), atol=1e-5, rtol=0)
 
 
-def test_generated_events_are_decoded_by_the_original_rules(
+def test_generated_events_decode_as_the_original(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_session(folder / "old.sess")
@@ -510,7 +510,7 @@ def test_mixed_encodings_are_rejected(
 
 
 @pytest.mark.parametrize("is_original", [True, False])
-def test_session_and_data_of_different_encodings_are_rejected(
+def test_session_rejects_data_of_other_encoding(
     folder: Path, capsys: pytest.CaptureFixture[str], is_original: bool
 ) -> None:
     if is_original:
@@ -560,7 +560,7 @@ def test_current_data_controls_an_original_session(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", ["0", "30"])
 @pytest.mark.parametrize("problem", ["no notes", "density", "event"])
-def test_invalid_control_file_is_rejected_with_its_path(
+def test_invalid_control_file_is_an_error(
     folder: Path, capsys: pytest.CaptureFixture[str], problem: str, length: str
 ) -> None:
     save_current_session("m.sess")

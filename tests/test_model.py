@@ -73,7 +73,7 @@ def test_hidden_state_continues_a_sequence() -> None:
 
 
 @torch.no_grad()
-def test_batch_mixes_sequences_with_and_without_control() -> None:
+def test_batch_with_and_without_control() -> None:
     model = make_model()
     events, init, controls = draw_inputs(9, 2)
     inputs, hidden = model.shift_right(events), model.init_hidden(init)

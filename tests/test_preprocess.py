@@ -81,9 +81,7 @@ def test_workers_and_relative_paths_do_not_change_data(
     assert files == hash_files(tmp_path / "three") == hash_files(tmp_path / "relative")
 
 
-def test_only_changed_or_damaged_files_are_converted_again(
-    midi: Path, data: Path, convert: Convert
-) -> None:
+def test_changed_and_damaged_files_are_converted(midi: Path, data: Path, convert: Convert) -> None:
     convert("1")
     before = hash_files(data)
     write_midi(midi / "a" / "one.mid", seed=99)

@@ -275,7 +275,7 @@ def test_midi_check_needs_all_tracks() -> None:
 # archives
 
 
-def test_maestro_is_unpacked_by_split_and_downloaded_once(site: Site, tmp_path: Path) -> None:
+def test_maestro_is_unpacked_by_split(site: Site, tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     done = scrape_maestro(site, folder)
     assert done.returncode == 0, done.stderr

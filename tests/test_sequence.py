@@ -212,7 +212,7 @@ def test_events_must_be_one_dimensional_integers(values: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 240, 256, -256, 2**40])
-def test_event_out_of_range_is_rejected(wrong: int) -> None:
+def test_events_must_be_in_range(wrong: int) -> None:
     with pytest.raises(ValueError, match=f"event {wrong} "):
         EventSeq.from_array(np.array([0, 239, wrong, 5]))
 
@@ -552,7 +552,7 @@ def test_long_rest_costs_at_most_one_more_shift(notes: list[Note]) -> None:
     assert fewest_shifts(notes) <= encoded_shifts(notes) <= fewest_shifts(notes) + rests
 
 
-def test_long_performance_has_close_to_the_fewest_shifts() -> None:
+def test_long_performance_has_few_shifts() -> None:
     """About one point in 64 is encoded exactly, which may cost one more shift."""
     notes = random_music(400, rate=8)
     assert fewest_shifts(notes) <= encoded_shifts(notes) <= 1.02 * fewest_shifts(notes)
@@ -689,7 +689,7 @@ def test_compressed_zeros_become_a_uniform_histogram() -> None:
 
 
 @pytest.mark.parametrize("shape", [(13,), (0, 13), (5, 13), (2, 3, 13)])
-def test_compressed_controls_of_any_shape_are_recovered(shape: tuple[int, ...]) -> None:
+def test_compressed_controls_of_any_shape(shape: tuple[int, ...]) -> None:
     rows = np.random.default_rng(0).integers(0, 12, shape).astype(np.uint8)
     found = ControlSeq.recover_compressed_array(rows)
     assert found.shape == (*shape[:-1], 24)

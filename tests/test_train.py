@@ -130,7 +130,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, data: Path) -> No
 
 
 @pytest.mark.parametrize(("interval", "on_disk"), [("0", [0, 1, 2, 3]), ("1000", [0, 0, 0, 0])])
-def test_session_is_saved_at_intervals_and_after_errors(
+def test_session_is_saved_at_intervals(
     folder: Path,
     data: Path,
     interval: str,
@@ -372,7 +372,7 @@ def test_session_needs_a_file_name(data: Path, capsys: pytest.CaptureFixture[str
     assert "argument -s/--session: '' is not a file name" in capsys.readouterr().err
 
 
-def test_export_writes_averaged_weights_in_half_precision(folder: Path, data: Path) -> None:
+def test_export_writes_averaged_half_precision(folder: Path, data: Path) -> None:
     run(data, "--max-steps", "2")
     assert run(data, "--export", "small.sess") == 0
     small, ema = Session.load("small.sess"), Session.load("m.sess").ema_state

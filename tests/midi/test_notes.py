@@ -369,12 +369,12 @@ def test_invalid_file_is_rejected_with_its_path(kind: str, tmp_path: Path) -> No
         NoteSeq.from_midi_file(path)
 
 
-def test_missing_file_raises_oserror(tmp_path: Path) -> None:
+def test_missing_midi_file_raises_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         NoteSeq.from_midi_file(tmp_path / "missing.mid")
 
 
-def test_truncated_file_is_rejected() -> None:
+def test_truncated_midi_file_is_rejected() -> None:
     for size in range(len(WHOLE)):
         with pytest.raises(ValueError, match=r"MIDI|cut short"):
             NoteSeq.from_midi_bytes(WHOLE[:size])

@@ -261,7 +261,7 @@ def test_last_control_of_a_shorter_column_repeats() -> None:
     assert stacked.argmax(axis=2).tolist() == [[0, 5], [1, 5], [2, 5]]
 
 
-def test_decoded_sample_starts_at_0_and_cuts_long_notes() -> None:
+def test_decoded_sample_is_trimmed() -> None:
     ranges = EventSeq.feat_ranges()
     second, note = ranges["time_shift"].stop - 1, ranges["note_on"].start
     events = EventSeq([second, note, *([second] * 20), note + 1, second, note + 2])

@@ -50,7 +50,7 @@ def performances() -> list[Performance]:
 
 @pytest.mark.parametrize("use_control", [True, False])
 @torch.no_grad()
-def test_whole_performances_of_any_length_are_evaluated(
+def test_performances_of_any_length_are_evaluated(
     model: PerformanceRNN, performances: list[Performance], use_control: bool
 ) -> None:
     result = evaluate(model, Corpus(performances), use_control=use_control)
