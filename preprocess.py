@@ -161,7 +161,7 @@ def preprocess(options: PreprocessConfig) -> Summary:
         FileRecord(name, path, folder.find_data(name))
         for name, path in zip(names, paths, strict=True)
     ]
-    filters = select_filters(options)
+    filters = select_filters(vars(options))
     convert = partial(
         convert_file,
         encoding=LEGACY if options.legacy else CURRENT,

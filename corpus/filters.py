@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from config import PreprocessConfig
 from midi.notes import MidiStats, NoteSeq
 from sequence import PITCHES
 from utils import Array
@@ -132,13 +131,13 @@ class Rejection(NamedTuple):
     detail: str
 
 
-def select_filters(options: PreprocessConfig) -> dict[str, float]:
-    """Return the values of the filters that are on."""
-    values = {option: getattr(options, option) for option in SUGGESTED_LIMITS}
+def select_filters(options: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values of the filters that are on; options: by name, None or False for off."""
+    values = {option: options[option] for option in SUGGESTED_LIMITS}
     return {
         option: value
         for option, value in values.items()
-        if value is not None and value is not False
+        if value is not None and value is not False  # 0.0 is a limit
     }
 
 

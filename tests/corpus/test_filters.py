@@ -120,6 +120,10 @@ def test_ordinary_performance_passes() -> None:
 
 
 def test_only_set_options_are_selected() -> None:
-    assert select_filters(PreprocessConfig()) == {}
+    assert select_filters(vars(PreprocessConfig())) == {}
     options = PreprocessConfig(min_seconds=5.0, max_outside=0.0, expressive=True)
-    assert select_filters(options) == {"min_seconds": 5.0, "max_outside": 0.0, "expressive": True}
+    assert select_filters(vars(options)) == {
+        "min_seconds": 5.0,
+        "max_outside": 0.0,
+        "expressive": True,
+    }
