@@ -165,3 +165,15 @@ def test_several_processes_exit_without_cleanup(
     with pytest.raises(SystemExit, match="3"):
         exit_process(3)
     assert exits == calls
+
+
+@pytest.mark.parametrize(
+    ("rank", "shared"),
+    [(0, [0.0, 61.0, 1.0]), (1, [0.0, 0.0, 0.0])],
+)
+def test_only_the_main_process_keeps_the_time(
+    rank: int, shared: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Distributed, "sum", lambda _, values: values)  # what this process adds
+    assert train.synchronize(Distributed(rank, 2), False, 61.0, True) == shared
+    assert train.synchronize(Distributed(rank, 2), True, 0.0)[0] == 1, "any process can stop all"
