@@ -330,6 +330,7 @@ def test_truncated_archive_is_downloaded_again(site: Site, tmp_path: Path) -> No
     site.table["/master.zip"] = reply
     assert scrape("asap", site, tmp_path).returncode == 0
     assert ASAP_MUSIC.items() <= read_tree(tmp_path).items()
+    assert site.requests == ["/master.zip"] * 2, "the second answer is the whole file"
 
 
 @pytest.mark.parametrize(
