@@ -16,7 +16,6 @@ from midi.control_schedule import WINDOW, Control, ControlSchedule, find_density
 from sequence import CURRENT, MAX_SECONDS, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
-TIME_STEP = 0.1  # seconds between the rows of a schedule from text
 DEFAULT_DENSITY = 3  # level of a first part without density
 MAX_RATE = 60  # notes/s that a control may request
 EXAMPLE = "C major;3 | A minor;6 @20"
@@ -145,22 +144,15 @@ def parse_control(text: str) -> ControlSchedule:
 
 
 def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
-    """Return a schedule with a row every TIME_STEP; gradual changes are linear."""
-    starts = np.array([part.start for part in parts])
-    is_gradual = np.array([part.is_gradual for part in parts])
-    values = np.array([(p.control.note_density, *p.control.pitch_histogram) for p in parts])
-    times = np.arange(round(starts[-1] / TIME_STEP) + 1) * TIME_STEP
-    current = np.searchsorted(starts, times + TIME_STEP / 2, "right") - 1
-    following = np.minimum(current + 1, len(parts) - 1)
-    length = np.maximum(starts[following] - starts[current], TIME_STEP)
-    # the first row of a part may come up to half a step before the part starts
-    share = np.where(is_gradual[following], (times - starts[current]) / length, 0.0)
-    share = share.clip(0, 1)[:, None]
-    rows = (1 - share) * values[current] + share * values[following]  # [rows, 1 + 12]
-    texts = tuple((part.start, part.text) for part in parts)
-    written = " | ".join(part.text for part in parts)
-    density = np.rint(rows[:, 0]).astype(int)
-    return ControlSchedule(density, rows[:, 1:], times, written, texts, TIME_STEP)
+    """Return a schedule with a row for each part."""
+    return ControlSchedule(
+        np.array([part.control.note_density for part in parts]),
+        np.array([part.control.pitch_histogram for part in parts]),
+        np.array([part.start for part in parts]),
+        text=" | ".join(part.text for part in parts),
+        parts=tuple((part.start, part.text) for part in parts),
+        is_gradual=np.array([part.is_gradual for part in parts]),
+    )
 
 
 def _quote(text: str) -> str:

@@ -67,13 +67,13 @@ def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
     note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
     onsets = events.times[note_ons] / events.encoding.ticks_per_second
     pitches = events.to_array()[note_ons].astype(np.int64) + PITCHES.start
-    rows = control.find_rows(onsets, note_ons)
+    requested = control.evaluate(onsets, note_ons)
     lines, similarities, errors = [], [], []
     for start, end, name in control.split_sections(events.total_ms / 1000):
         inside = (onsets >= start) & (onsets < end)
         if inside.any():
-            level = float(control.density[rows[inside]].mean())
-            histogram = control.histogram[rows[inside]].mean(axis=0)
+            level = float(requested.density[inside].mean())
+            histogram = requested.histogram[inside].mean(axis=0)
             metrics = measure_control(pitches[inside], onsets[inside], histogram)
             lines.append(f"{name}: {metrics} (requested {format_density(level)})")
             similarities.append(metrics.similarity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +21,21 @@ from generation.sampling import EventConstraints, EventMask, Sampler, draw_gumbe
 from model import PerformanceRNN
 
 MAX_CONTROLS = 64  # the first layer's input gates are precomputed for at most so many controls
+BLOCK = 512  # rows of a long control table that are prepared at a time
 INPUT_SCALE, INPUT_ZERO = 2 / 255, 128  # quantization of inputs between -1 and 1 to 8 bits
 
 DEFAULT_SAMPLER = Sampler()
 NO_CONTEXT = torch.empty(0, dtype=torch.long)
 Linear = Callable[[Tensor], Tensor]  # [batch, inputs] -> [batch, outputs]
+
+
+class ControlRows(Protocol):
+    """Rows of control vectors: a tensor, or an object that computes them when they are needed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """Return some rows, float32 [rows, 1 or batch, control]."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class ControlTable:
     target: for density feedback, or None for none.
     """
 
-    controls: Tensor | None = None
+    controls: ControlRows | None = None
     durations: Tensor | None = None
     row_duration: int = 1
     target: DensityTarget | None = None
@@ -46,6 +57,13 @@ class ControlTable:
     def get_durations(self, event: Tensor) -> Tensor:
         """Return the durations [batch] of events [batch]; 1 if a row is for one event."""
         return torch.ones_like(event) if self.durations is None else self.durations[event]
+
+    def __len__(self) -> int:
+        return 1 if self.controls is None else len(self.controls)
+
+    def find_rows(self, time: Tensor) -> Tensor:
+        """Return the index of the row in force at each time [batch]."""
+        return (time // self.row_duration).clamp_(min=0, max=len(self) - 1)
 
 
 NO_CONTROL = ControlTable()
@@ -72,9 +90,10 @@ class GenerationInputs:
 
 @dataclass(frozen=True)
 class _CompiledControls:
-    """A control table, and what each distinct control contributes to the first layers.
+    """Rows of a control table, and what each distinct control contributes to the first layers.
 
-    index: index of the distinct control in each row of the table [rows, 1 or batch];
+    start: number of the first row; stop: number of the first row after these rows;
+    index: index of the distinct control in each row [rows, 1 or batch];
     controller: of the density, or None; it selects another control instead of that one;
     projections: contribution of each control to the first linear layer [controls, hidden], or
     [1, hidden] without controls;
@@ -83,6 +102,8 @@ class _CompiledControls:
     """
 
     table: ControlTable
+    start: int
+    stop: int
     index: Tensor
     controller: DensityController | None
     projections: Tensor
@@ -93,11 +114,11 @@ class _CompiledControls:
 
         time, column: see State.
         """
-        if self.index.numel() == 1:
+        if len(self.table) == self.index.numel() == 1:
             return None
         row: Tensor | int = 0
         if time is not None:
-            row = (time // self.table.row_duration).clamp_(min=0, max=len(self.index) - 1)
+            row = self.table.find_rows(time) - self.start
         return self.index[row, column] if self.index.shape[1] > 1 else self.index[row, 0]
 
 
@@ -196,8 +217,8 @@ class Engine:
         event: the input of the next step [batch]; it comes before the controls, so its duration
         and notes do not count.
         """
-        compiled = self._compile(controls)
-        time = -controls.get_durations(event) if len(compiled.index) > 1 else None  # 0 after it
+        compiled = self._compile(controls, 0, BLOCK)
+        time = -controls.get_durations(event) if len(controls) > 1 else None  # 0 after it
         column = torch.arange(len(event), device=self.device)
         state = State(list(hidden), compiled, time, column)
         if compiled.controller is not None:
@@ -207,23 +228,37 @@ class Engine:
             state.unconditional = self._make_state(hidden, hidden, NO_CONTROL, event)
         return state
 
-    def _compile(self, table: ControlTable) -> _CompiledControls:
-        controller = None
+    def _compile(self, table: ControlTable, start: int, stop: int) -> _CompiledControls:
+        """Prepare the rows `start` to `stop` - 1 of a control table."""
+        controller, stop = None, min(stop, len(table))
         if table.controls is None:
             index = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             projections = self.model.project_controls(None, None)[None]
         else:
-            distinct, index = table.controls.flatten(0, 1).unique(dim=0, return_inverse=True)
-            index = index.view(table.controls.shape[:2])
+            rows = table.controls[start:stop]
+            distinct, index = rows.flatten(0, 1).unique(dim=0, return_inverse=True)
+            index = index.view(rows.shape[:2])
             if table.target is not None:
                 controller = DensityController(table.target, distinct)
                 distinct = controller.controls
             projections = self.model.project_controls(distinct, None)
         input_gates = None
-        if len(projections) <= MAX_CONTROLS:
+        if len(projections) <= MAX_CONTROLS and stop - start == len(table):
             inputs = self._event_table + projections[:, None]  # [controls, events, hidden]
             input_gates = self._layers[0][0](functional.leaky_relu(inputs, 0.1).flatten(0, 1))
-        return _CompiledControls(table, index, controller, projections, input_gates)
+        return _CompiledControls(table, start, stop, index, controller, projections, input_gates)
+
+    def _cover(self, controls: _CompiledControls, time: Tensor) -> _CompiledControls:
+        """Return compiled controls that have the rows of all times [batch].
+
+        Only rows that are needed are computed and kept, so memory does not grow with the table.
+        """
+        if controls.stop - controls.start == len(controls.table):
+            return controls
+        low, high = (int(row) for row in controls.table.find_rows(time).aminmax())
+        if controls.start <= low and high < controls.stop:
+            return controls
+        return self._compile(controls.table, low, high + BLOCK)
 
     def step(self, state: State, event: Tensor) -> Tensor:
         """Update the state with an event [batch]; return the logits of the next [batch, events]."""
@@ -251,9 +286,10 @@ class Engine:
 
     def _input_gates(self, state: State, event: Tensor) -> Tensor:
         """Update time and density error; return the first layer's gates [batch, 3 * hidden]."""
-        controls = state.controls
         if state.time is not None:
-            state.time = state.time + controls.table.get_durations(event)
+            state.time = state.time + state.controls.table.get_durations(event)
+            state.controls = self._cover(state.controls, state.time)
+        controls = state.controls
         index = controls.find(state.time, state.column)
         if controls.controller is not None and state.density_error is not None:
             state.density_error = controls.controller.update(state.density_error, index, event)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from generation.beam_search import beam_search
-from generation.control import TIME_STEP
 from generation.density import DensityTarget
 from generation.engine import (
     NO_CONTEXT,
@@ -20,7 +19,13 @@ from generation.engine import (
     draw_init,
 )
 from generation.sampling import EventConstraints, Sampler
-from midi.control_schedule import DENSITY_LEVELS, WINDOW, ControlSchedule, middle_notes
+from midi.control_schedule import (
+    DENSITY_LEVELS,
+    TIME_STEP,
+    WINDOW,
+    ControlSchedule,
+    middle_notes,
+)
 from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
@@ -165,6 +170,25 @@ def build_event_constraints(
     return EventConstraints(*masks, durations, max_repeats, 1000 * max_silence)  # milliseconds
 
 
+class PlanRows:
+    """The control vectors of a written plan, a row for each TIME_STEP, computed when sliced.
+
+    Each row is the average over the seconds that a control describes, as in training data.
+    """
+
+    def __init__(self, plan: ControlSchedule, device: torch.device) -> None:
+        self._plan, self._device = plan, device
+
+    def __len__(self) -> int:
+        return self._plan.steps
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        """Return rows as float32 [rows, 1, control]."""
+        start, stop, _ = rows.indices(len(self))
+        vectors = self._plan.average(start, stop).to_array()
+        return torch.from_numpy(vectors).to(self._device)[:, None]
+
+
 def build_control_table(
     control: ControlSchedule | None, encoding: Encoding, device: torch.device, steering: bool
 ) -> ControlTable:
@@ -174,12 +198,11 @@ def build_control_table(
     """
     if control is None:
         return NO_CONTROL
-    controls = torch.from_numpy(control.to_array()).to(device)[:, None]  # [rows, 1, control]
     target = build_density_target(encoding) if steering else None
     if control.times is None:  # a row for each event
-        return ControlTable(controls, target=target)
+        return ControlTable(torch.from_numpy(control.to_array()).to(device)[:, None], target=target)
     durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
-    return ControlTable(controls, durations, round(1000 * TIME_STEP), target)
+    return ControlTable(PlanRows(control, device), durations, round(1000 * TIME_STEP), target)
 
 
 def build_density_target(encoding: Encoding) -> DensityTarget:

@@ -102,9 +102,8 @@ def find_requested_control(job: GenerationJob, events: EventSeq) -> ControlSched
     if job.control is None:
         return None
     seconds = events.times / events.encoding.ticks_per_second
-    rows = job.control.find_rows(seconds, np.arange(len(seconds)))
+    requested = job.control.evaluate(seconds, np.arange(len(seconds)))
     # in the legacy encoding, rounding errors may make a time smaller than the one before
     times = np.maximum.accumulate(np.maximum(seconds + find_start(job, events), 0))
-    if len(job.control) == 1:
-        times, rows = times[:1], rows[:1]
-    return job.control.select(rows, times)
+    rows = np.arange(1 if len(job.control) == 1 else len(times))
+    return requested.select(rows, times[rows])

@@ -7,10 +7,11 @@ here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from midi.notes import read_only
 from utils import Array
@@ -18,6 +19,8 @@ from utils import Array
 PITCH_NAMES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
 PITCH_CLASSES = len(PITCH_NAMES)
 WINDOW = 2  # seconds that a control looks ahead
+TIME_STEP = 0.1  # seconds between the controls that a network gets from a written plan
+LOOKAHEAD = 1.8  # seconds of a plan that are averaged; gives fewer wrong notes than WINDOW
 DENSITIES = np.arange(1, 37, 3)  # the fewest note ons in a window at each density level
 DENSITY_LEVELS = len(DENSITIES)
 SECTION_SECONDS = 10.0  # length of a section, for a schedule without fixed parts
@@ -104,7 +107,8 @@ class ControlSchedule:
     density: level of each row [rows]; histogram: weights from C that sum to 1, float32 [rows, 12];
     times: the start of each row in seconds [rows], ascending, or None for one row per event.
     The first row holds from the beginning, even if its time is later.
-    row_seconds: the distance between rows, if all of them are equally far apart, else 0.
+    is_gradual: whether the values change linearly from the row before to each row [rows], instead
+    of at its start; None: no row.
     text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
     Raises ValueError for other shapes or values.
     """
@@ -114,7 +118,7 @@ class ControlSchedule:
     times: Array | None = None
     text: str = ""
     parts: tuple[tuple[float, str], ...] = ()
-    row_seconds: float = 0.0
+    is_gradual: Array | None = None
 
     def __post_init__(self) -> None:
         # float32 as in the control vector, so that rows which a network cannot tell apart are equal
@@ -148,20 +152,59 @@ class ControlSchedule:
         """Return the control vectors, float32 [rows, 24]."""
         return encode_controls(np.asarray(self.density, np.int64), self.histogram)
 
-    def find_rows(self, times: Array, event_numbers: Array) -> Array:
-        """Return the index of the row in force at each time, or at each event number.
+    @property
+    def steps(self) -> int:
+        """The number of steps of TIME_STEP until the last row starts, and one more."""
+        return 1 if len(self) == 1 else round(float(self.columns[0][-1]) / TIME_STEP) + 1
+
+    def evaluate(self, times: Array, event_numbers: Array) -> ControlSchedule:
+        """Return a schedule with a row for each time, or for each event number.
 
         times: seconds [n]; event_numbers: [n], for a schedule with one row per event.
         """
         if self.times is None:
-            rows = event_numbers
-        elif self.row_seconds:  # the starts of rows are rounded, so they are not compared
-            rows = (times / self.row_seconds).astype(np.int64)
-        else:
-            rows = np.searchsorted(self.times, times, "right") - 1
-        return np.clip(rows, 0, len(self) - 1)
+            return self.select(np.clip(event_numbers, 0, len(self) - 1))
+        rows = np.clip(np.searchsorted(self.times, times, "right") - 1, 0, len(self) - 1)
+        current = self.select(rows)
+        if self.is_gradual is None:
+            return current
+        following = np.minimum(rows + 1, len(self) - 1)
+        seconds = self.times[following] - self.times[rows]
+        share = (times - self.times[rows]) / np.where(seconds > 0, seconds, 1)
+        share = np.where(self.is_gradual[following], share.clip(0, 1), 0)
+        return current.blend(self.select(following), share)
 
-    def select(self, rows: Array, times: Array) -> ControlSchedule:
+    def blend(self, other: ControlSchedule, share: Array) -> ControlSchedule:
+        """Return the rows, moved by a share [rows] of the way to the rows of another schedule."""
+        density = (1 - share) * self.density + share * other.density
+        histogram = self.histogram + share[:, None] * (other.histogram - self.histogram)
+        return replace(self, density=np.rint(density).astype(int), histogram=histogram)
+
+    def average(self, start: int, stop: int) -> ControlSchedule:
+        """Return rows `start` to `stop` - 1 of the averages over the LOOKAHEAD after each step.
+
+        Row k is for the time from k * TIME_STEP on. In training data a control describes the
+        notes of the next WINDOW seconds, so a network expects a change to come gradually. As in
+        training data, a histogram has a weight for each note: a dense part counts more.
+        """
+        size = round(LOOKAHEAD / TIME_STEP)  # steps in a window
+        steps = np.arange(start, stop + size - 1)
+        written = self.evaluate((steps + 0.5) * TIME_STEP, steps)
+
+        def average(values: Array, weights: Array) -> Array:
+            """Return weighted averages [stop - start, columns] over windows; exact if constant."""
+            windows, weights = (sliding_window_view(v, size, axis=0) for v in (values, weights))
+            first = windows[..., :1]
+            change = (weights * (windows - first)).sum(axis=-1) / weights.sum(axis=-1)
+            return np.asarray(first[..., 0] + change)
+
+        density = np.asarray(written.density, np.float64)[:, None]
+        histogram = average(written.histogram, middle_notes(density))
+        level = np.rint(average(density, np.ones_like(density))).astype(int)[:, 0]
+        times = np.arange(start, stop) * TIME_STEP
+        return ControlSchedule(level, histogram, times)
+
+    def select(self, rows: Array, times: Array | None = None) -> ControlSchedule:
         """Return a schedule of the rows with these indices [n], with these starts (seconds) [n]."""
         density, histogram = np.asarray(self.density)[rows], self.histogram[rows]
         return ControlSchedule(density, histogram, times, self.text, self.parts)

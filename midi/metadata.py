@@ -128,7 +128,7 @@ def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -
     fewest, most = requested.density_ranges()
     summary["notes per 2 s"] += f" (requested {fewest.min()}-{most.max()})"
     if (requested.histogram == 0).any():  # else every pitch class is allowed
-        rows = requested.find_rows(notes.starts, np.arange(len(notes)))
-        in_key = requested.histogram[rows, notes.pitches % 12] > 0
+        histogram = requested.evaluate(notes.starts, np.arange(len(notes))).histogram
+        in_key = histogram[np.arange(len(notes)), notes.pitches % 12] > 0
         summary["in requested pitch classes"] = f"{in_key.mean():.1%}"
     return summary

@@ -102,9 +102,7 @@ def test_density_defaults_to_the_previous_part() -> None:
 
 def find_controls(text: str, *times: float) -> np.ndarray:
     """Return the control vectors at some seconds."""
-    control = parse_control(text)
-    rows = control.find_rows(np.array(times), np.zeros(len(times), np.int64))
-    return np.asarray(control.to_array()[rows])
+    return parse_control(text).evaluate(np.array(times), np.zeros(len(times), int)).to_array()
 
 
 @pytest.mark.parametrize("start", [1.7, 3.4, 3.9, 6.8])  # 17 * 0.1 > 1.7 in floating point
@@ -132,12 +130,6 @@ def test_sections_are_the_parts() -> None:
     assert len(control.split_sections(25.0)) == 2
 
 
-@pytest.mark.parametrize(("start", "row"), [("20.04", 200), ("20.06", 201)])
-def test_start_is_rounded_to_tenths(start: str, row: int) -> None:
-    density = parse_control(f"C;1 | C;2 @{start}").density
-    assert np.flatnonzero(density == 2)[0] == row
-
-
 def test_gradual_change_is_linear() -> None:
     text = "C major;1 | ~F# major;9 @40 | G7;2 @50"
     rows = find_controls(text, 0.0, 10.0, 20.0, 30.0, 40.0, 49.0, 50.0, 7.0, 8.0)
@@ -151,10 +143,42 @@ def test_gradual_change_is_linear() -> None:
 @pytest.mark.parametrize("start", ["0.04", "20.04", "19.96"])
 @pytest.mark.parametrize("end", ["20.08", "40"])
 def test_gradual_change_does_not_overshoot(start: str, end: str) -> None:
-    rows = parse_control(f"C;1 | C;2 @{start} | ~F#;9 @{end}").to_array()
+    rows = find_controls(f"C;1 | C;2 @{start} | ~F#;9 @{end}", *np.arange(0, 42, 0.01))
     assert rows[:, 12:].min() >= 0
     assert rows[:, :12].sum(axis=1).tolist() == [1] * len(rows)
     assert rows[-1, :12].argmax() == 9
+
+
+def average_by_loop(text: str, start: float) -> np.ndarray:
+    """Return the average histogram of the 1.8 s after a time, with a weight for each note."""
+    total = np.zeros(12)
+    for k in range(1800):
+        row = find_controls(text, start + (k + 0.5) / 1000)[0]
+        total += (2 + 3 * row[:12].argmax()) * row[12:]  # level k stands for 2 + 3k notes
+    return total / total.sum()
+
+
+@pytest.mark.parametrize("text", ["C;3 | F#;9 @4", "C;2 | ~F#;2 @6 | G;9 @6.5"])
+def test_network_gets_averages_over_the_window(text: str) -> None:
+    rows = parse_control(text).average(0, 70)
+    np.testing.assert_allclose(rows.times, np.arange(70) / 10)
+    for row in (0, 15, 25, 35, 39, 41, 55):
+        expected = average_by_loop(text, row / 10)
+        np.testing.assert_allclose(rows.histogram[row], expected, atol=0.01)
+
+
+def test_averages_of_a_density() -> None:
+    density = parse_control("C;3 | C;9 @4").average(0, 50).density
+    assert density[:22].tolist() == [3] * 22
+    assert density[31] == 6  # half of the window is at 3, half at 9
+    assert density[40:].tolist() == [9] * 10
+
+
+def test_constant_parts_are_not_changed_by_averaging() -> None:
+    plan = parse_control("0.3,0.1,0.7,0,0,0,0,0,0,0,0,0;5 | A minor;5 @10")
+    rows = plan.average(0, 200)
+    assert (rows.histogram[:80] == plan.histogram[0]).all()
+    assert (rows.histogram[100:] == plan.histogram[1]).all()
 
 
 # ----------------------------------------------------------------------------------- errors
@@ -222,8 +246,8 @@ def test_midi_file_has_a_control_for_each_event(tmp_path: Path, name: str) -> No
     expected = ControlSeq.from_event_seq(events).to_array()
     np.testing.assert_array_equal(control.to_array(), expected)
     assert (control.events, control.times) == (len(expected), None)
-    rows = control.find_rows(np.zeros(3), np.array([0, 7, 10**6]))
-    assert rows.tolist() == [0, 7, len(expected) - 1]
+    rows = control.evaluate(np.zeros(3), np.array([0, 7, 10**6]))
+    np.testing.assert_array_equal(rows.to_array(), expected[[0, 7, -1]])
 
 
 def test_midi_file_for_a_legacy_session(tmp_path: Path) -> None:

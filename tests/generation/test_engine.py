@@ -80,6 +80,36 @@ def test_rows_change_with_elapsed_time(model: PerformanceRNN, rows: int) -> None
     torch.testing.assert_close(logits, expected, atol=3e-5, rtol=0)
 
 
+class CountedRows:
+    """Rows of a table that counts how many of them were read."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows, self.read = rows, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        self.read += len(self.rows[rows])
+        return self.rows[rows]
+
+
+def test_rows_of_a_long_table_are_computed_as_needed(
+    model: PerformanceRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "BLOCK", 8)
+    inputs, rows = draw_events(60, 3), CountedRows(draw_controls(5000, 1))
+    inputs[0] = model.primary_event  # takes no time
+    elapsed = DURATIONS[inputs]
+    elapsed[0] = 0
+    row = elapsed.cumsum(dim=0) // 5
+    expected = compute_forward_logits(model, inputs, rows.rows[row, 0])
+    table = ControlTable(rows, DURATIONS, 5)
+    logits = compute_step_logits(Engine(model, exact=True), inputs, table)
+    torch.testing.assert_close(logits, expected, atol=3e-5, rtol=0)
+    assert 8 < int(row.max()) < rows.read < 200
+
+
 @pytest.mark.parametrize(
     ("controls", "durations", "target", "guidance"),
     [
