@@ -12,12 +12,17 @@ import argparse
 import math
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
+
+# Ctrl-C while torch is imported ends the program without a traceback
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import progress.bar
 import torch
@@ -39,7 +44,7 @@ from generation.pipeline import (
     load_primer,
 )
 from generation.sampling import Sampler
-from generation.writer import Formats, choose_output_paths, write_sample
+from generation.writer import Formats, OutputFiles, write_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
@@ -269,6 +274,10 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
             f"{options.session}: --guidance needs a session trained with -c below 1, but this one "
             "was not, or does not record it"
         )
+    if options.control is None and session.control_ratio == 1:
+        utils.print_line(
+            f"warning: {options.session} has learned only music with a control: give one with -c"
+        )
     model = session.build_model(pick_device(options.device)).eval()
     return model, ENCODINGS[session.encoding]
 
@@ -360,13 +369,16 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     if job.primer is not None:
         yield format_primer(options, job.primer)
     samples = SampleBuffer(options.batch_size, job.encoding, job.primer is not None)
-    all_paths = choose_output_paths(Path(options.output_dir), options.force)
-    stream_paths = list(islice(all_paths, options.batch_size)) if options.stream else []
-    yield from (f"{path}: grows during generation" for path in stream_paths)
+    outputs = OutputFiles(Path(options.output_dir), options.force)
+    if options.stream:
+        yield f"{options.output_dir}: the samples are written every {STREAM_INTERVAL:g} s"
 
     def write_stream() -> None:
-        for number, path in enumerate(stream_paths):
-            decode_sample(job, samples.get(number)).to_midi_file(path)
+        count = options.batch_size if options.stream else 0
+        all_notes = [decode_sample(job, samples.get(number)) for number in range(count)]
+        if any(map(len, all_notes)):
+            for number, notes in enumerate(all_notes):
+                outputs.write(number, notes.to_midi_bytes())
 
     try:
         fill_samples(job, samples, write_stream)
@@ -374,9 +386,10 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
         write_stream()  # keep what is generated so far
         raise
     formats = Formats(options.png, options.wav, options.soundfont)
-    for number, path in enumerate(stream_paths or islice(all_paths, options.batch_size)):
+    for number in range(options.batch_size):
         metadata = build_metadata(options, job.seed, number)
-        yield from write_sample(path, job, samples.get(number), metadata, formats)
+        write = partial(outputs.write, number)
+        yield from write_sample(write, job, samples.get(number), metadata, formats)
     if options.html:
         yield from write_player(Path(options.output_dir))
 
@@ -392,7 +405,8 @@ def fill_samples(
     if job.extent.seconds is not None:
         milliseconds = 1000 * (job.extent.seconds + MARGIN)
         total, unit = round(milliseconds / 1000), "s"
-    bar = progress.bar.Bar("generating", max=total, suffix=f"%(index)d/%(max)d {unit}  %(eta_td)s")
+    suffix = f"%(index)d/%(max)d {unit}  %(eta_td)s"
+    bar = progress.bar.Bar("generating", max=total, suffix=suffix, file=sys.stderr)
     last_write = time.monotonic()
     for step, events in enumerate(generate_events(job)):
         samples.add(events)
@@ -438,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         for message in generate(options, control):
-            print(message, flush=True)
+            utils.print_line(message)
         return 0
 
     stopped = "stopped; the samples written so far are kept"

@@ -355,7 +355,11 @@ class Session:
 
         Raises OSError if it cannot be opened, ValueError with the path if its content is invalid.
         """
-        record = tensorfile.load(path)
+        try:
+            record = tensorfile.load(path)
+        except FileNotFoundError as error:
+            hint = "no such session file: train.py makes one, and pretrained.sess is ready to use"
+            raise FileNotFoundError(error.errno, hint, os.fspath(path)) from error
         try:
             return _parse_session(record)
         except ValueError as error:

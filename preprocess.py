@@ -11,11 +11,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+# Ctrl-C while torch is imported ends the program without a traceback
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import progress.bar
@@ -40,7 +45,7 @@ from corpus.summary import (
 from midi.notes import has_only_drums, read_midi
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
 from utils import Number, Parser
-from web.report import render_report
+from web.report import check_report_path, render_report
 
 MIN_NOTES = 10  # of a performance; files with fewer are rejected
 MAX_FILE_SIZE = 64 << 20  # bytes
@@ -207,7 +212,7 @@ def store_results(
     suffix = "%(index)d/%(max)d  %(eta_td)s"
     names: dict[bytes, str] = {}  # of the first file, by the hash of its events
     stored = []
-    with progress.bar.Bar("preprocessing", max=len(records), suffix=suffix) as bar:
+    with progress.bar.Bar("preprocessing", max=len(records), suffix=suffix, file=sys.stderr) as bar:
         for record, result in zip(records, results, strict=True):
             bar.next()
             if isinstance(result, JobFailure):
@@ -371,16 +376,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(argv)
 
     def run() -> int:
-        if options.report:
-            utils.import_optional("matplotlib", "--report")  # fail before the work, not after
+        report = Path(options.save_dir, "report.html")
+        if options.report:  # fail before the work, not after
+            utils.import_optional("matplotlib", "--report")
+            check_report_path(report)
         summary = preprocess(options)
         if options.report:
-            report = Path(options.save_dir, "report.html")
             utils.atomic_write(report, render_report(summary, options.midi_dir))
         if summary.midi_files:
-            print(*format_summary(summary), sep="\n")
+            for line in format_summary(summary):
+                utils.print_line(line)
             if options.report:
-                print(f"report: {report}")
+                utils.print_line(f"report: {report}")
         if not summary.performances:
             problem = "no usable MIDI file in it" if summary.midi_files else "no MIDI file in it"
             if not Path(options.midi_dir).is_dir():

@@ -14,6 +14,7 @@ import functools
 import itertools
 import math
 import os
+import shlex
 import signal
 import threading
 import time
@@ -23,6 +24,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+# Ctrl-C while torch is imported ends the program without a traceback
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -43,9 +48,12 @@ from training.evaluate import evaluate, format_table
 from training.logger import Logger, format_time, get_log_dir
 from training.sessions import (
     check_encoding,
+    check_export_path,
     choose_precision,
+    find_source,
     format_sizes,
     get_best_path,
+    get_source,
     has_new_train_data,
     has_same_windows,
     load_state,
@@ -61,7 +69,7 @@ from training.trainer import (
     StepResult,
     Trainer,
 )
-from utils import Number, Parser
+from utils import Number, Parser, print_line
 
 # options that change the result; they are stored in the session, so that a change is reported
 RECIPE = (
@@ -184,11 +192,11 @@ def build_trainer(
         state,
         distributed,
         encoding,
-        {"train_data": train_data.fingerprint, "options": recipe},
+        {"train_data": train_data.fingerprint, "options": recipe, **get_source(session)},
     )
     is_new_data = has_new_train_data(session, train_data)
     if is_new_data:
-        print("the training data has changed: training goes on with new windows")
+        print_line("the training data has changed: training goes on with new windows")
     # the hidden state is only for windows that continue the last ones of the session
     with_hidden = has_same_windows(session, recipe) and not is_new_data
     trainer.restore(path, session, with_hidden, with_optimizer=not options.reset_optimizer)
@@ -228,11 +236,13 @@ def open_batches(
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[threading.Event]:
-    """Set an event at Ctrl-C or SIGTERM instead of ending, so that training can save.
+    """Set an event at Ctrl-C, SIGTERM or SIGHUP instead of ending, so that training can save.
 
-    The next such signal has its usual effect again.
+    The next such signal has its usual effect again. `nohup` ignores SIGHUP, and that stays so.
     """
-    stop, numbers = threading.Event(), (signal.SIGINT, signal.SIGTERM)
+    stop, numbers = threading.Event(), [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     with contextlib.ExitStack() as restore_handlers:
 
         def catch(number: int, frame: FrameType | None) -> None:
@@ -330,13 +340,14 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
     is_best = trainer.update_best(result)
     if is_best:
         trainer.save_best(get_best_path(path))
-    picture = b""
-    if logger.writer:
+
+    def draw_sample() -> bytes:
         (notes,) = generate_samples(
             trainer.ema, trainer.encoding, [SAMPLE_CONTROL], SAMPLE_EVENTS, seed=0
         )
-        picture = draw_piano_roll(notes, f"step {trainer.state.step}, C major, density 3")
-    logger.log_validation(trainer.state, result, is_best, picture)
+        return draw_piano_roll(notes, f"step {trainer.state.step}, C major, density 3")
+
+    logger.log_validation(trainer.state, result, is_best, draw_sample)
 
 
 def format_corpus(corpus: Corpus) -> str:
@@ -347,14 +358,13 @@ def format_corpus(corpus: Corpus) -> str:
 def train_session(options: TrainConfig, distributed: Distributed) -> None:
     """Open the session, train it, and print how to listen to it."""
     trainer, sampler, val_data = prepare(options, distributed)
-    print(
+    print_line(
         f"train {format_corpus(sampler.corpus)} | val {format_corpus(val_data)} | "
-        f"{trainer.model.device}, {trainer.options.precision}",
-        flush=True,
+        f"{trainer.model.device}, {trainer.options.precision}"
     )
     path, schedule = Path(options.session), make_schedule(options)
     if schedule.is_finished(trainer.state):
-        print(
+        print_line(
             f"{path}: training is finished: to continue, use a larger --max-steps, --max-minutes "
             "or --patience"
         )
@@ -367,12 +377,18 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
     ):
         train(trainer, batches, val_data, logger, stop, options)
     state = trainer.state
-    print(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
+    print_line(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
     best = path
     if math.isfinite(state.best) and get_best_path(path).exists():
         best = get_best_path(path)
-        print(f"best: {best}, {state.best:.3f} nats/event")
-    print(f"to hear it: python3 generate.py -s {best}")
+        print_line(f"best: {best}, {state.best:.3f} nats/event")
+    print_line(f"to hear it: {format_generate_command(best, options.control_ratio)}")
+
+
+def format_generate_command(session: Path, control_ratio: float) -> str:
+    """Format a command that generates music; with a control if nothing else was trained."""
+    control = ["-c", "C major;3"] if control_ratio == 1 else []
+    return shlex.join(["python3", "generate.py", "-s", str(session), *control])
 
 
 # ---------------------------------------------------------------------------------- commands
@@ -404,16 +420,17 @@ def evaluate_session(options: TrainConfig) -> int:
     session, corpus = Session.load(path), Corpus.load(find_data_files(options.dataset))
     check_encoding(path, session, corpus.encoding)
     model = session.build_model(pick_device(options.device))
-    print(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
-    print(f"{options.dataset}: {format_corpus(corpus)}")
+    print_line(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
+    print_line(f"{options.dataset}: {format_corpus(corpus)}")
     results = {
         "with control": evaluate(model, corpus),
         "without control": evaluate(model, corpus, use_control=False),
     }
-    print(format_table(results))
-    print("generated to a control:")
+    for line in format_table(results).splitlines():
+        print_line(line)
+    print_line("generated to a control:")
     for line in evaluate_controls(model, corpus.encoding):
-        print(f"  {line}")
+        print_line(f"  {line}")
     return 0
 
 
@@ -422,16 +439,15 @@ def export_session(options: TrainConfig) -> int:
 
     They are first rounded as generate.py rounds them.
     """
-    if os.path.realpath(options.export) == os.path.realpath(options.session):
-        raise ValueError(f"{options.export}: --export would replace the session by its network")
     session = Session.load(options.session)
     weights = round_weights(session.ema_state or session.state)
     state = {name: weight.half() for name, weight in weights.items()}
     with lock_sessions(Path(options.export)):
+        check_export_path(Path(options.export), Path(options.session))
         Session(session.config, state, session.encoding, training=session.training).save(
             options.export
         )
-    print(f"{options.export}: the network of {options.session} in half precision")
+    print_line(f"{options.export}: the network of {options.session} in half precision")
     return 0
 
 
@@ -535,12 +551,17 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     """Parse the command line; an error ends the program with one line and exit status 2."""
     parser = build_parser()
     options = TrainConfig(**vars(parser.parse_args(argv)))
-    if options.init_from:
+    is_training = not (options.evaluate or options.export)
+    if options.init_from or (is_training and find_source(Path(options.session))):
         parser.set_defaults(**config.FINE_TUNING)
         options = TrainConfig(**vars(parser.parse_args(argv)))
     try:
         if not Path(options.session).name:
             raise ValueError(f"argument -s/--session: {options.session!r} is not a file name")
+        if options.evaluate and options.export:
+            raise ValueError("argument --export: not together with --evaluate")
+        if options.init_from and (options.evaluate or options.export):
+            raise ValueError("argument --init-from: only for training")
         config.parse_model_params(options.model_params)
         pick_device(options.device)
     except ValueError as error:

@@ -1,31 +1,46 @@
-"""Files and the terminal: find, write and lock files, parse arguments, run a command."""
+"""Files and the terminal: find, write and lock files, parse arguments, print, run a command."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib
 import io
 import math
 import os
 import re
+import signal
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody can remove a file that is open
+    fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
 Array = npt.NDArray[Any]
 # errors of a file system without locks
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+# errors of a file system without hard links
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EMLINK)
+# names of the temporary files of `atomic_write` and the lock files of `lock_file`
+HIDDEN_NAME = re.compile(r"\.[0-9a-f]{16}(-[a-z0-9_]{8}\.tmp|\.lock)")
+# errors of an output that nobody reads any more: closed pipe, terminal or descriptor
+NO_READER = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
 def find_files(
@@ -57,7 +72,10 @@ def find_files(
 
 
 def check_writable(folder: PathLike) -> None:
-    """Create a folder if necessary; raise OSError, naming it, if it cannot be written to."""
+    """Create a folder if necessary; raise OSError, naming it, if it cannot be written to.
+
+    Removes what killed runs left in it; see `remove_leftovers`.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -65,41 +83,161 @@ def check_writable(folder: PathLike) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(folder)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
+    remove_leftovers(folder)
 
 
-def atomic_write(path: PathLike, content: bytes, durable: bool = True) -> None:
+def open_file(path: PathLike) -> BinaryIO:
+    """Open a regular file to read its bytes; raise OSError for anything else.
+
+    Opening a pipe would wait for a process that writes to it.
+    """
+
+    def open_regular(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(descriptor)
+            code, text = errno.EINVAL, "Not a regular file"
+            if stat.S_ISDIR(mode):
+                code, text = errno.EISDIR, "Is a directory"
+            raise OSError(code, text, name)
+        return descriptor
+
+    return open(path, "rb", opener=open_regular)
+
+
+def has_mark(path: PathLike, mark: str) -> bool:
+    """Return whether the first 1000 bytes of a file contain `mark`: this project wrote it."""
+    with open_file(path) as file:
+        return mark.encode() in file.read(1000)
+
+
+def atomic_write(
+    path: PathLike, content: bytes, durable: bool = True, overwrite: bool = True
+) -> None:
     """Write a file so that it has its whole old or its whole new content at every moment.
 
-    durable: even after a power failure. An existing file keeps its permissions; a link stays a
-    link, and its target is written. Raises OSError, naming `path`.
+    durable: even after a power failure. An existing file keeps its permissions and, if this
+    user may set it, its owner; a link stays a link, and its target is written.
+    Raises OSError, naming `path`: FileExistsError for an existing file without `overwrite`, also
+    if it appears at the last moment; another one for what is not a regular file, such as a device.
     """
     target = os.path.realpath(path)
     try:
         folder, prefix = _hidden_prefix(target)
-        handle, temporary = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".tmp", dir=folder)
+        status = _stat_regular(path)
+        if status is not None and not overwrite:
+            raise FileExistsError(errno.EEXIST, "File exists")
+        _remove_leftovers_once(folder)
+        handle, temporary = _open_temporary(folder, prefix)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.chmod(temporary, _permissions(target))
-            os.replace(temporary, target)
+                _set_permissions(temporary, status)
+                if fcntl is not None:  # the lock ends when the file is closed
+                    _rename(temporary, target, overwrite)
+            if fcntl is None:  # Windows cannot rename an open file
+                _rename(temporary, target, overwrite)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):  # it may have been renamed already
+                os.unlink(temporary)
             raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
-def _permissions(path: str) -> int:
-    """Return the permissions of a file, or those of a new file if it does not exist."""
+def _stat_regular(path: PathLike) -> os.stat_result | None:
+    """Return the status of a regular file, or None if it does not exist; OSError for others."""
     try:
-        return stat.S_IMODE(os.stat(path).st_mode)
+        status = os.stat(path)
     except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise FileExistsError(errno.EEXIST, "Not a regular file, so it is not replaced")
+    return status
+
+
+def _set_permissions(path: str, status: os.stat_result | None) -> None:
+    """Give a file the permissions and the owner in `status`, or those of a new file if None."""
+    if status is None:
         mask = os.umask(0)
         os.umask(mask)
-        return 0o666 & ~mask
+        os.chmod(path, 0o666 & ~mask)
+        return
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(path, status.st_uid, status.st_gid)
+    os.chmod(path, stat.S_IMODE(status.st_mode))  # after chown, which may clear bits
+
+
+def _rename(temporary: str, target: str, overwrite: bool) -> None:
+    """Give a temporary file its name; FileExistsError if that exists and must not be replaced."""
+    if not overwrite:
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # claims the name, then is replaced
+        else:
+            os.unlink(temporary)
+            return
+    os.replace(temporary, target)
+
+
+def _open_temporary(folder: str, prefix: str) -> tuple[int, str]:
+    """Create a temporary file, locked so that no other process takes it for a leftover."""
+    while True:
+        handle, path = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".tmp", dir=folder)
+        if _lock(handle) is not False and os.fstat(handle).st_nlink:
+            return handle, path
+        os.close(handle)  # another process removes it, because it was not locked yet
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock an open file until it is closed.
+
+    Returns False if another process has locked it, None if the file system has no locks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_leftovers(folder: PathLike) -> None:
+    """Remove the temporary files and locks of killed runs in a folder.
+
+    A file of a process that still runs is locked, and stays. On a file system without locks all
+    stay.
+    """
+    with contextlib.suppress(OSError):
+        for name in filter(HIDDEN_NAME.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError):
+                _remove_unlocked(os.path.join(folder, name))
+
+
+_remove_leftovers_once = functools.cache(remove_leftovers)  # once per folder and process
+
+
+def _remove_unlocked(path: str) -> None:
+    """Remove a file unless a process has locked it."""
+    if fcntl is None:
+        os.unlink(path)  # fails if a process has opened it
+        return
+    with open_file(path) as file:
+        if _lock(file.fileno()):
+            os.unlink(path)
 
 
 def _hidden_prefix(target: str) -> tuple[str, str]:
@@ -112,14 +250,15 @@ def _hidden_prefix(target: str) -> tuple[str, str]:
 def lock_file(path: PathLike) -> Iterator[bool]:
     """Lock a file for this process; yield False if its file system has no locks.
 
-    Removes the temporary files that a killed `atomic_write` of this file left. The lock ends
-    with the process, even if it is killed. Raises BlockingIOError if another process has it.
+    The lock ends with the process, even if it is killed. Raises BlockingIOError if another
+    process has it.
     """
     import filelock  # only train.py needs it, and it takes 50 ms
 
     folder, prefix = _hidden_prefix(os.path.realpath(path))
     name = os.path.join(folder, f"{prefix}.lock")
-    lock = filelock.FileLock(name, timeout=0, fallback_to_soft=False)
+    # `remove_leftovers` of another process may hold a lock for a moment
+    lock = filelock.FileLock(name, timeout=0.2, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -129,10 +268,6 @@ def lock_file(path: PathLike) -> Iterator[bool]:
         if error.errno not in NO_LOCKS:
             raise
     try:
-        if lock.is_locked:
-            temporary = re.compile(re.escape(prefix) + r"-[a-z0-9_]{8}\.tmp")
-            for name in filter(temporary.fullmatch, os.listdir(folder)):
-                os.unlink(os.path.join(folder, name))
         yield lock.is_locked
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone
@@ -237,7 +372,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message as one line, and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {_escape(message)}\n")
+        self.exit(2, f"{self.prog}: error: {escape(message)}\n")
 
     def to_argv(self, options: Any) -> list[str]:
         """Return the arguments that set `options`, without defaults, in the order of its fields.
@@ -259,24 +394,136 @@ class Parser(argparse.ArgumentParser):
         return argv
 
 
+# ------------------------------------------------------------------------- terminal, signals
+
+
+def escape(text: str) -> str:
+    """Return `text` as one line, with everything unprintable as a backslash sequence.
+
+    So names and texts from files cannot move the cursor, break lines or reorder text.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def print_line(text: str) -> None:
+    """Print one line, escaped, and at once."""
+    print(escape(text), flush=True)  # noqa: T201 all other code prints with this function
+
+
+class _Output(io.RawIOBase):
+    """A file descriptor to write to; an error ends the output, not the program.
+
+    error: the first error, or None.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write bytes; return their number, also if they are lost."""
+        if self.error is None:
+            try:
+                return os.write(self.descriptor, content)
+            except BlockingIOError:
+                pass  # a full pipe that does not wait: only this text is lost
+            except OSError as error:
+                self.error = error
+        return memoryview(content).nbytes
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def isatty(self) -> bool:
+        """Return whether this is a terminal."""
+        return os.isatty(self.descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self.descriptor
+
+
+@contextlib.contextmanager
+def _keep_running_without_output() -> Iterator[list[_Output]]:
+    """Replace stdout and stderr by streams whose errors are kept in the yielded objects.
+
+    A closed pipe or terminal must not end a training. Streams that are already replaced, as in
+    tests, stay.
+    """
+    for descriptor in range(3):  # closed ones: the next file that is opened would get the number
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before, outputs = (sys.stdout, sys.stderr), []
+    for name in ("stdout", "stderr"):
+        stream, original = getattr(sys, name), getattr(sys, f"__{name}__")
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif stream is original and isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            outputs.append(_Output(stream.fileno()))
+            safe = io.TextIOWrapper(
+                io.BufferedWriter(outputs[-1]),
+                stream.encoding,
+                "backslashreplace",  # file names may be invalid Unicode
+                line_buffering=stream.line_buffering,
+            )
+            setattr(sys, name, safe)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield outputs
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def _interrupt_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt, with the number of the signal, for SIGTERM and SIGHUP too.
+
+    A signal that is ignored or handled in another way stays so; `nohup` ignores SIGHUP.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    with contextlib.ExitStack() as handlers:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                    handlers.callback(signal.signal, number, signal.SIG_DFL)
+                    signal.signal(number, interrupt)
+        yield
+
+
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
     """Run a command and return its exit status; print errors that the user can fix as one line.
 
     These are OSError, ValueError, ImportError and lack of memory. name: of the program;
-    interrupted: the message after Ctrl-C.
+    interrupted: the message after Ctrl-C, SIGTERM or SIGHUP.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may be invalid Unicode
+    with _keep_running_without_output() as outputs, _interrupt_by_signals():
+        status, message = _run(command, interrupted)
+        sys.stdout.flush()
+        for output in outputs:
+            if output.error is not None and output.error.errno not in NO_READER and not message:
+                status, message = 1, f"error: the output is not complete: {output.error.strerror}"
+        if message:
+            sys.stderr.write(f"{name}: {escape(message)}\n")
+    return status
+
+
+def _run(command: Callable[[], int], interrupted: str) -> tuple[int, str]:
+    """Run a command; return its exit status and the message for stderr; see `run_command`."""
     try:
-        return command()
-    except BrokenPipeError:  # the program that reads the output has ended
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: {interrupted}\n")
-        return 130
+        return command(), ""
+    except KeyboardInterrupt as error:
+        return 128 + (error.args[0] if error.args else signal.SIGINT), interrupted
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except (ImportError, ValueError) as error:
@@ -285,13 +532,7 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
         if not _is_out_of_memory(error):
             raise
         message = "not enough memory: try a smaller batch, window, beam or network"
-    sys.stderr.write(f"{name}: error: {_escape(message)}\n")
-    return 1
-
-
-def _escape(text: str) -> str:
-    """Return `text` as one line, with everything unprintable as a backslash sequence."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return 1, f"error: {message}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

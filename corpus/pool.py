@@ -144,6 +144,7 @@ class _Worker:
 def _run_worker(function: Callable[[Any], Any], connection: Connection, parent: int) -> None:
     """Receive jobs and send results until the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the parent's handler
     threading.Thread(target=_exit_after_parent, args=(parent,), daemon=True).start()
     _limit_memory()
     while True:

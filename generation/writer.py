@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,37 +33,57 @@ class Formats:
     soundfont: str | None = None
 
 
-def choose_output_paths(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield FOLDER/output-000.mid and so on, without end.
+class OutputFiles:
+    """The MIDI files of a run: FOLDER/output-000.mid and so on, after the existing files.
 
-    overwrite: start at 000, and remove the picture and audio of each old file. Otherwise start
-    after the existing files, and create each file empty, so that no other process takes its name.
+    A sample gets its name when it is first written, with its content, so that a run that ends
+    early leaves no empty file, and two runs at the same time take different names.
+    overwrite: start at 000, and remove the picture and audio of each old file.
     """
-    existing = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in folder.iterdir())
-    numbers = [] if overwrite else [int(match[1]) for match in existing if match]
-    for number in itertools.count(max(numbers, default=-1) + 1):
-        path = folder / f"output-{number:03d}.mid"
-        if overwrite:
-            for suffix in (".png", ".wav"):
-                path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def __init__(self, folder: Path, overwrite: bool = False) -> None:
+        self.folder, self.overwrite = folder, overwrite
+        self.paths: dict[int, Path] = {}  # by the number of the sample
+        self._names: Iterator[Path] = self._choose_names()
+
+    def write(self, sample: int, content: bytes) -> Path:
+        """Write a sample, or write it again; return its path."""
+        while sample not in self.paths:
+            path = next(self._names)
+            with contextlib.suppress(FileExistsError):  # another run has taken the name
+                utils.atomic_write(path, content, overwrite=self.overwrite)
+                self.paths[sample] = path
+                return path
+        utils.atomic_write(self.paths[sample], content)
+        return self.paths[sample]
+
+    def _choose_names(self) -> Iterator[Path]:
+        existing = (re.fullmatch(r"output-(\d+)\..*", path.name) for path in self.folder.iterdir())
+        numbers = [] if self.overwrite else [int(match[1]) for match in existing if match]
+        for number in itertools.count(max(numbers, default=-1) + 1):
+            path = self.folder / f"output-{number:03d}.mid"
+            if self.overwrite:
+                for suffix in (".png", ".wav"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
             yield path
-        else:
-            with contextlib.suppress(FileExistsError):
-                path.touch(exist_ok=False)
-                yield path
 
 
 def write_sample(
-    path: Path, job: GenerationJob, events: EventSeq, metadata: dict[str, str], formats: Formats
+    write: Callable[[bytes], Path],
+    job: GenerationJob,
+    events: EventSeq,
+    metadata: dict[str, str],
+    formats: Formats,
 ) -> Iterator[str]:
     """Write a sample as MIDI, and in the other formats; yield messages.
 
-    path: the MIDI file; events: the generated events; metadata: texts for the MIDI file.
+    write: writes the MIDI file and returns its path; events: the generated events;
+    metadata: texts for the MIDI file.
     """
     notes = decode_sample(job, events)
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
-    notes.to_midi_file(path, texts=encode_metadata(metadata, requested))
+    path = write(notes.to_midi_bytes(texts=encode_metadata(metadata, requested)))
     if formats.png:
         title = f"{path.stem}   {format_title(metadata)}"
         summary = summarize_sample(notes, requested)

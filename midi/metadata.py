@@ -35,8 +35,11 @@ def format_command(argv: Sequence[str], several: bool = False) -> str:
 def is_command(line: str) -> bool:
     """Return whether a line is exactly what `format_command` writes.
 
-    A MIDI file from elsewhere may hold any text, and users paste this line into a shell.
+    A MIDI file from elsewhere may hold any text, and users paste this line into a shell. There an
+    unprintable character, such as an escape sequence, could do what the page does not show.
     """
+    if not line.isprintable():
+        return False
     try:
         words = shlex.split(line, comments=True)
     except ValueError:

@@ -143,9 +143,13 @@ class NoteSeq:
         self, path: str | os.PathLike[str], program: int = 0, texts: Iterable[str] = ()
     ) -> None:
         """Write a MIDI file atomically; see `to_midi`."""
+        utils.atomic_write(path, self.to_midi_bytes(program, texts))
+
+    def to_midi_bytes(self, program: int = 0, texts: Iterable[str] = ()) -> bytes:
+        """Return the content of a MIDI file; see `to_midi`."""
         content = io.BytesIO()
         self.to_midi(program, texts=texts).write(content)
-        utils.atomic_write(path, content.getvalue())
+        return content.getvalue()
 
     @staticmethod
     def merge(*note_seqs: NoteSeq) -> NoteSeq:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import PathLike, atomic_write, import_optional
+from utils import PathLike, atomic_write, import_optional, open_file
 
 PEAK = 0.9  # loudest sample, as a share of the 16-bit range
 FADE = 0.25  # seconds, at the end
@@ -21,7 +21,7 @@ def find_soundfont(path: PathLike | None = None) -> Path:
     """
     library = import_optional("pretty_midi", "audio")
     path = Path(str(library.__file__)).with_name("TimGM6mb.sf2") if path is None else Path(path)
-    with path.open("rb") as file:
+    with open_file(path) as file:
         header = file.read(12)
     if header[:4] != b"RIFF" or header[8:] != b"sfbk":
         raise ValueError(f"{path}: not a soundfont (.sf2)")

@@ -2,6 +2,9 @@
 
 import io
 import os
+import re
+import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -94,18 +97,101 @@ def test_link_is_written_through(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
+def test_new_file_never_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(FileExistsError, match="file"):
+        utils.atomic_write(path, b"new", overwrite=False)
+    assert path.read_bytes() == b"old"
+    utils.atomic_write(tmp_path / "new", b"new", overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ["file", "new"]
+
+
+def test_new_file_on_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as FAT does
+
+    monkeypatch.setattr("os.link", fail)
+    rename = utils._rename
+
+    def create_first(temporary: str, target: str, overwrite: bool) -> None:
+        Path(target).write_bytes(b"other")
+        rename(temporary, target, overwrite)
+
+    utils.atomic_write(tmp_path / "new", b"new", overwrite=False)
+    assert (tmp_path / "new").read_bytes() == b"new"
+    monkeypatch.setattr(utils, "_rename", create_first)
+    with pytest.raises(FileExistsError):
+        utils.atomic_write(tmp_path / "taken", b"new", overwrite=False)
+    assert (tmp_path / "taken").read_bytes() == b"other"
+    assert sorted(os.listdir(tmp_path)) == ["new", "taken"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_only_regular_files_are_read_and_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(os.devnull)):
+        with pytest.raises(OSError, match=r"Not a regular file.*" + re.escape(str(path))):
+            utils.atomic_write(path, b"x")
+        with pytest.raises(OSError, match=r"Not a regular file.*" + re.escape(str(path))):
+            utils.open_file(path)
+    with pytest.raises(IsADirectoryError):
+        utils.open_file(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+    assert not Path(os.devnull).is_file()
+
+
+def test_interrupt_just_after_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(*paths: str) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        utils.atomic_write(tmp_path / "file", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    for number in range(3):
+        kill_while_writing(tmp_path / f"{number}.sess")
+    code = "import os, sys, utils; c = utils.lock_file(sys.argv[1]); c.__enter__(); os._exit(9)"
+    run_python(code, tmp_path / "m.sess")
+    foreign = [".m.sess.tmp", "a.tmp", "b.lock", f".{'0' * 16}-ABCDEFGH.tmp"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    utils.check_writable(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(foreign)
+
+
+def test_files_of_running_processes_are_not_removed(tmp_path: Path) -> None:
+    write = "import os, sys, utils; os.fsync = lambda _: (print(flush=True), input()); "
+    write += "utils.atomic_write(sys.argv[1], b'whole')"
+    lock = "import sys, utils; c = utils.lock_file(sys.argv[1]); c.__enter__(); "
+    lock += "print(flush=True); input()"
+    processes = []
+    for code, name in ((write, "written"), (lock, "locked")):
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, cwd=ROOT, **pipes))  # type: ignore[call-overload]
+    for process in processes:
+        process.stdout.readline()
+    before = set(tmp_path.iterdir())
+    assert len(before) == 2
+    utils.check_writable(tmp_path)
+    assert set(tmp_path.iterdir()) == before
+    for process in processes:
+        process.communicate(b"\n")
+        assert process.returncode == 0
+    assert (tmp_path / "written").read_bytes() == b"whole"
+
+
 # ---------------------------------------------------------------------------------------- lock
-
-
-def test_lock_removes_only_own_temporary_files(tmp_path: Path) -> None:
-    own = kill_while_writing(tmp_path / "m.sess")
-    other = kill_while_writing(tmp_path / "other.sess")
-    foreign = tmp_path / ".m.sess.tmp"
-    foreign.touch()
-    with utils.lock_file(tmp_path / "m.sess") as is_locked:
-        assert is_locked
-        assert not own.exists()
-    assert set(tmp_path.iterdir()) == {other, foreign}
 
 
 def test_locked_file_cannot_be_locked_again(tmp_path: Path) -> None:
@@ -149,7 +235,10 @@ def test_file_system_without_locks_yields_false(
     monkeypatch.setattr("fcntl.flock", fail)
     with utils.lock_file(tmp_path / "m.sess") as is_locked:
         assert not is_locked
+    utils.remove_leftovers(tmp_path)  # it may belong to a running process
     assert list(tmp_path.iterdir()) == [temporary]
+    utils.atomic_write(tmp_path / "m.sess", b"x")
+    assert (tmp_path / "m.sess").read_bytes() == b"x"
 
 
 # ------------------------------------------------------------------------------------- command
@@ -185,6 +274,8 @@ def test_lack_of_memory_is_one_line(command: Any, capsys: pytest.CaptureFixture[
         (FileNotFoundError(2, "No such file", "a.sess"), 1, "x.py: error: a.sess: No such file"),
         (OSError("no name"), 1, "x.py: error: no name"),
         (KeyboardInterrupt(), 130, "x.py: stopped"),
+        (KeyboardInterrupt(15), 143, "x.py: stopped"),
+        (ValueError("\u202e\u2066\u2028\x9b"), 1, r"x.py: error: \u202e\u2066\u2028\x9b"),
     ],
 )
 def test_user_errors_are_one_line(
@@ -195,6 +286,59 @@ def test_user_errors_are_one_line(
 
     assert utils.run_command("x.py", fail, "stopped") == status
     assert capsys.readouterr().err == line + "\n"
+
+
+def test_printed_lines_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    utils.print_line("Prélude 🎹 \x1b]0;title\x07\x1b[2J\r\n\u202egnp.exe\u200f\udcff")
+    expected = r"Prélude 🎹 \x1b]0;title\x07\x1b[2J\r\n\u202egnp.exe\u200f\udcff"
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def run_script(code: str, redirection: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run code in run_command in another process, with a redirection of the shell."""
+    code = f"import sys, os, signal, time, utils\ndef run():\n {code}\n return 0\n"
+    code += "sys.exit(utils.run_command('x.py', run, 'stopped'))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {redirection}"
+    return subprocess.run(  # noqa: S602 the redirections need a shell
+        command, shell=True, cwd=ROOT, text=True, capture_output=True, **options
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize("redirection", ["| true", ">&- 2>&-", "<&- >&- 2>&-", "2>&1 | true"])
+def test_closed_outputs_do_not_end_a_run(tmp_path: Path, redirection: str) -> None:
+    path = tmp_path / "file"
+    code = f"""for n in range(300):
+  utils.print_line('x' * 1000); sys.stderr.write('y' * 1000); time.sleep(0.001)
+ fd = os.open({str(path)!r}, os.O_CREAT | os.O_WRONLY); assert fd > 2; os.write(fd, b'done')"""
+    result = run_script(code, redirection)
+    assert path.read_bytes() == b"done"
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_incomplete_output_is_an_error() -> None:
+    result = run_script("utils.print_line('x')", "> /dev/full")
+    assert result.returncode == 1
+    assert result.stderr == "x.py: error: the output is not complete: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (1, 129)]
+)
+def test_signals_end_a_run_with_a_message(number: int, status: int) -> None:
+    result = run_script(f"os.kill(os.getpid(), {number}); time.sleep(9)", "")
+    assert (result.returncode, result.stderr) == (status, "x.py: stopped\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")
+def test_ignored_signal_stays_ignored() -> None:
+    code = "signal.signal(1, signal.SIG_IGN)\n"
+    code = f"import os, signal, utils; {code}run = lambda: os.kill(os.getpid(), 1) or 0\n"
+    code += "raise SystemExit(utils.run_command('x.py', run, 'stopped'))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_other_errors_are_not_hidden() -> None:

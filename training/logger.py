@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +42,31 @@ class Logger:
         self.first_step: tuple[float, TrainState] | None = None  # time and state
         self.last_print_time = time.monotonic()
         self.writer: Any = None
+        self.log_dir = log_dir
         if log_dir is not None and not is_silent:
-            tensorboard = utils.import_optional("tensorboardX", "-L/--enable-logging")
-            records = utils.import_optional("tensorboardX.record_writer", "-L/--enable-logging")
-            records.register_writer_factory(_LogFiles.SCHEME, _LogFiles())
-            self.writer = tensorboard.SummaryWriter(f"{_LogFiles.SCHEME}:{log_dir}")
+            with self._stop_after_error():
+                tensorboard = utils.import_optional("tensorboardX", "-L/--enable-logging")
+                records = utils.import_optional("tensorboardX.record_writer", "-L/--enable-logging")
+                records.register_writer_factory(_LogFiles.SCHEME, _LogFiles())
+                self.writer = tensorboard.SummaryWriter(f"{_LogFiles.SCHEME}:{log_dir}")
 
     def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.line.finish()
-        if self.writer:
-            self.writer.close()
+        with self._stop_after_error():
+            if self.writer:
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def _stop_after_error(self) -> Iterator[None]:
+        """Stop writing logs after an error of any kind, because training must go on."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 logs are never worth a training
+            self.writer = None
+            self._print(f"{self.log_dir}: logging stopped: {error}")
 
     def log_step(self, state: TrainState, loss: float, grad_norm: float, lr: float) -> None:
         """Display an optimizer step; state: after the step; loss: nats/event."""
@@ -64,7 +77,7 @@ class Logger:
         start_time, start_state = self.first_step
         seconds = max(1e-9, now - start_time)
         events_per_second = (state.events - start_state.events) / seconds
-        if self.writer:
+        with self._stop_after_error():
             clipped = sum(norm > MAX_GRAD_NORM for norm in self.grad_norms) / len(self.grad_norms)
             self._add_scalars(
                 state.step,
@@ -89,16 +102,27 @@ class Logger:
                 f"step {state.step} | loss {sum(self.losses) / len(self.losses):.3f} | "
                 f"lr {lr:.1e} | {events_per_second:,.0f} events/s | {time_left}"
             )
-            self.line.writeln(text) if self.line.is_tty() else print(text, flush=True)
+            self.line.writeln(text) if self.line.is_tty() else utils.print_line(text)
 
     def log_validation(
-        self, state: TrainState, result: EvalResult, is_best: bool, picture: bytes = b""
+        self,
+        state: TrainState,
+        result: EvalResult,
+        is_best: bool,
+        draw: Callable[[], bytes] | None = None,
     ) -> None:
-        """Display a validation; picture: PNG of the piano roll of a sample, or empty."""
+        """Display a validation; draw: returns the piano roll of a sample as PNG, for the logs."""
         comparison = "best so far" if is_best else f"best {state.best:.3f}"
         self._print(f"step {state.step} | val {result} | {comparison}")
-        if not self.writer:
-            return
+        with self._stop_after_error():
+            self._write_validation(state, result)
+        if self.writer and draw is not None:
+            try:
+                self._write_picture(state, draw())
+            except Exception as error:  # noqa: BLE001 a picture is never worth a training
+                self._print(f"{self.log_dir}: no picture of step {state.step}: {error}")
+
+    def _write_validation(self, state: TrainState, result: EvalResult) -> None:
         self._add_scalars(
             state.step,
             {
@@ -110,22 +134,26 @@ class Logger:
             },
         )
         for kind, share in result.accuracy_by_kind.items():
-            self.writer.add_scalar(f"validation/accuracy_{kind}", share, state.step)
-        if picture:
-            image = utils.import_optional("matplotlib.image", "a piano roll")
-            pixels = image.imread(io.BytesIO(picture))
-            self.writer.add_image("music", pixels, state.step, dataformats="HWC")
-        table = format_table({"validation": result})
-        self.writer.add_text("report", f"```\n{table}\n```", state.step)
+            self._add_scalars(state.step, {f"validation/accuracy_{kind}": share})
+        if self.writer:
+            table = format_table({"validation": result})
+            self.writer.add_text("report", f"```\n{table}\n```", state.step)
+
+    def _write_picture(self, state: TrainState, picture: bytes) -> None:
+        image = utils.import_optional("matplotlib.image", "a piano roll")
+        pixels = image.imread(io.BytesIO(picture))
+        self.writer.add_image("music", pixels, state.step, dataformats="HWC")
 
     def _add_scalars(self, step: int, values: dict[str, float]) -> None:
-        for tag, value in values.items():
+        for tag, value in values.items() if self.writer else ():
             self.writer.add_scalar(tag, value, step)
 
     def _print(self, text: str) -> None:
         """Print a line below the progress line, so that it stays."""
         self.line.writeln("")
-        print("\r" * self.line.is_tty() + text, flush=True)
+        if self.line.is_tty():
+            self.line.file.write("\r")
+        utils.print_line(text)
 
 
 def format_time(seconds: float) -> str:
@@ -136,8 +164,16 @@ def format_time(seconds: float) -> str:
 
 
 def get_log_dir(session: Path) -> Path:
-    """Return the log folder: `runs/model` for model.sess, `runs/a-model` for a/model.sess."""
-    return LOG_DIR / "-".join(filter(None, (session.parent.name, session.stem)))
+    """Return the log folder: `runs/model` for model.sess, `runs/a/model` for a/model.sess.
+
+    A session outside the working folder, or with another suffix, has a number from its path at
+    the end, so that two sessions never share a log folder.
+    """
+    path, here = Path(os.path.realpath(session)), Path(os.path.realpath("."))
+    if path.suffix == ".sess" and path.is_relative_to(here):
+        return LOG_DIR / path.relative_to(here).with_suffix("")
+    number = hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
+    return LOG_DIR / "-".join(filter(None, (path.parent.name, path.stem, number)))
 
 
 class _LogFiles:
@@ -172,6 +208,6 @@ class _LogFile:
         try:
             method(*arguments)
         except OSError as error:
-            print(f"{self._file.name}: logging stopped: {error.strerror}", flush=True)
+            utils.print_line(f"{self._file.name}: logging stopped: {error.strerror}")
             with contextlib.suppress(OSError):
                 self._file.close()  # closing writes the buffer, which fails again

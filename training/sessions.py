@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,11 +47,51 @@ def lock_sessions(*paths: Path) -> Iterator[None]:
                     f"{path}: another process is writing it: wait until it ends, or use another -s"
                 ) from error
             if not is_locked:
-                print(
+                utils.print_line(
                     f"{path}: files cannot be locked in this folder: "
                     "do not train this session in two processes at the same time"
                 )
         yield
+
+
+def check_export_path(path: Path, session: Path) -> None:
+    """Raise ValueError if exporting `session` to `path` would destroy a file.
+
+    path: an existing file must have been exported, too; links are followed.
+    """
+    for own in (session, get_best_path(session)):
+        is_same = own.exists() and path.exists() and own.samefile(path)
+        if is_same or os.path.realpath(own) == os.path.realpath(path):
+            raise ValueError(f"{path}: --export would replace {own}: give another file name")
+    if path.exists():
+        try:
+            old = Session.load(path)
+        except ValueError:
+            is_exported = False
+        else:
+            is_half = all(weight.dtype == torch.float16 for weight in old.state.values())
+            is_exported = is_half and not (old.optimizer_state or old.ema_state)
+        if not is_exported:
+            raise ValueError(
+                f"{path}: not written by --export, so it is not replaced: give another file name"
+            )
+
+
+def get_source(session: Session) -> dict[str, str]:
+    """Return the entry of `training` that names the session file this one started from.
+
+    {} if a session is older than the entry; {"init_from": ""} for new weights.
+    """
+    source = session.training.get("init_from")
+    return {"init_from": source} if isinstance(source, str) else {}
+
+
+def find_source(path: Path) -> str:
+    """Return the name of the session that a session file started from, or "" if unknown."""
+    try:
+        return get_source(Session.load(path)).get("init_from", "")
+    except (OSError, ValueError):  # reported when the session is opened
+        return ""
 
 
 def open_session(
@@ -71,8 +112,11 @@ def open_session(
     utils.check_writable(path.parent)
     if path.exists():
         session = _load_checked(path, encoding, model_params)
+        _check_source(path, session, init_from)
         step = session.training.get("step", 0)
-        print(f"resuming {path} at step {step} ({format_sizes(session.config)})")
+        utils.print_line(f"resuming {path} at step {step} ({format_sizes(session.config)})")
+        if source := get_source(session).get("init_from"):
+            utils.print_line(f"{path} started from {source}: the defaults are for fine-tuning")
     else:
         if get_best_path(path).exists():
             raise ValueError(
@@ -82,10 +126,25 @@ def open_session(
         session = _create_session(encoding, model_params, init_from, seed)
         session.save(path)
         source = f" from {init_from}" if init_from else ""
-        print(f"new session {path}{source} ({format_sizes(session.config)})")
+        utils.print_line(f"new session {path}{source} ({format_sizes(session.config)})")
     if distributed.is_main:
         distributed.broadcast([0])
     return session
+
+
+def _check_source(path: Path, session: Session, init_from: str) -> None:
+    """Raise ValueError if --init-from does not name what an existing session started from."""
+    if not init_from:
+        return
+    Session.load(init_from)  # reports a missing or damaged file
+    source = get_source(session).get("init_from")
+    if source is None:
+        utils.print_line(f"{path} exists: it is trained further, and {init_from} is not used")
+    elif source != Path(init_from).name:
+        raise ValueError(
+            f"{path} exists and did not start from {init_from}: give -s the name of a new session, "
+            "or leave --init-from out to train this one further"
+        )
 
 
 def _create_session(encoding: Encoding, model_params: str, init_from: str, seed: int) -> Session:
@@ -94,10 +153,12 @@ def _create_session(encoding: Encoding, model_params: str, init_from: str, seed:
         source = _load_checked(Path(init_from), encoding, model_params)
         sizes = config.parse_model_params(model_params, source.config)
         state = source.build_model(torch.device("cpu")).state_dict()
-        return Session(sizes, state, encoding.version)
+        training = {"init_from": Path(init_from).name}
+        return Session(sizes, state, encoding.version, training=training)
     torch.manual_seed(seed)
     sizes = config.parse_model_params(model_params)
-    return Session(sizes, PerformanceRNN(sizes).init_weights().state_dict(), encoding.version)
+    state = PerformanceRNN(sizes).init_weights().state_dict()
+    return Session(sizes, state, encoding.version, training={"init_from": ""})
 
 
 def _load_checked(path: Path, encoding: Encoding, model_params: str) -> Session:
@@ -149,7 +210,9 @@ def load_state(path: Path, session: Session, val_data: Corpus) -> TrainState:
     if state.val_data == val_data.fingerprint:
         return state
     if state.val_data:
-        print("the validation data has changed: the best loss so far does not count any more")
+        utils.print_line(
+            "the validation data has changed: the best loss so far does not count any more"
+        )
     return replace(state, best=math.inf, stale_validations=0, val_data=val_data.fingerprint)
 
 
@@ -171,7 +234,7 @@ def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool
     if drop_optimizer and session.optimizer_state:
         changes.append("the state of the optimizer is dropped")
     if changes:
-        print(f"changed since the last run: {', '.join(changes)}")
+        utils.print_line(f"changed since the last run: {', '.join(changes)}")
 
 
 def has_new_train_data(session: Session, train_data: Corpus) -> bool:

@@ -203,13 +203,14 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self.weights, MAX_GRAD_NORM)
+        # before the weights change, because it fails if another process is lost
+        loss = self.distributed.mean(loss.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._update_ema()
         self.hidden = hidden  # so late, because an error above must leave the old hidden state
         if self.scaler.is_enabled():
             grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # overflow: the scaler skipped the step
-        loss = self.distributed.mean(loss.detach())
         events = self.distributed.world_size * batch.targets.numel()
         self.state = replace(
             self.state, step=self.state.step + 1, events=self.state.events + events

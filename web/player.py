@@ -24,7 +24,7 @@ from midi.metadata import (
 )
 from midi.notes import NoteSeq, read_midi_texts
 from midi.pianoroll import BLACK_KEYS, COLORS, LOUD, SOFT, measure_density, scale_density_axis
-from utils import atomic_write, format_count
+from utils import atomic_write, format_count, has_mark
 
 FILE_NAME = "index.html"
 MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
@@ -144,10 +144,8 @@ def write_player(folder: Path) -> Iterator[str]:
 def check_player_path(folder: Path) -> None:
     """Raise ValueError if a folder has an index.html that generate.py did not write."""
     target = folder / FILE_NAME
-    if target.exists():
-        with target.open("rb") as file:
-            if f'content="{MARK}"'.encode() not in file.read(1000):
-                raise ValueError(f"{target}: not written by generate.py; --force replaces the file")
+    if target.exists() and not has_mark(target, f'content="{MARK}"'):
+        raise ValueError(f"{target}: not written by generate.py; --force replaces the file")
 
 
 def _summarize(samples: Sequence[Sample]) -> str:

@@ -25,8 +25,10 @@ from corpus.summary import (
 )
 from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
-from utils import Array, format_count
+from utils import Array, escape, format_count, has_mark
 
+MARK = "performance-rnn-report"  # in each page written here: other files are not overwritten
+OLD_MARK = "'unsafe-inline'\">\n<title>Data in "  # in pages of version 1.0
 MAX_ROWS = 500  # shown of a table
 MAX_BINS = 24  # of a histogram
 MISSING_SHARE = 0.001  # of the notes; if more are not in the data, the report says so
@@ -69,9 +71,10 @@ def render_report(summary: Summary, source: str) -> bytes:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["printable"] = _escape_unprintable
+    environment.filters["printable"] = escape
     environment.globals["format_count"] = format_count
     page = environment.get_template("report.html").render(
+        mark=MARK,
         source=source,
         tiles=_make_tiles(summary),
         findings=list(_find_problems(summary)),
@@ -83,9 +86,10 @@ def render_report(summary: Summary, source: str) -> bytes:
     return page.encode()
 
 
-def _escape_unprintable(text: str) -> str:
-    """Return text with backslash sequences for line breaks and other unprintable characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def check_report_path(path: Path) -> None:
+    """Raise ValueError if a file exists that preprocess.py did not write."""
+    if path.exists() and not any(has_mark(path, mark) for mark in (f'content="{MARK}"', OLD_MARK)):
+        raise ValueError(f"{path}: not written by preprocess.py: move it, or leave --report out")
 
 
 def _format_length(seconds: float) -> str:

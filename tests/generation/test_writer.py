@@ -1,10 +1,13 @@
 """Output files: their names, and the control that a MIDI file records."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
-from generation.writer import choose_output_paths, find_requested_control
+import utils
+from generation.writer import OutputFiles, find_requested_control
 from midi.control_schedule import ControlSchedule
 from sequence import ControlSeq, EventSeq
 from tests.generation.networks import make_job
@@ -13,9 +16,32 @@ LONGEST_SHIFT = 239  # 1.171 s
 
 
 def test_concurrent_runs_take_different_names(tmp_path: Path) -> None:
-    one, other = choose_output_paths(tmp_path, False), choose_output_paths(tmp_path, False)
-    names = [next(paths).name for paths in (one, other, one, other)]
-    assert names == [f"output-00{number}.mid" for number in range(4)]
+    one, other = OutputFiles(tmp_path), OutputFiles(tmp_path)
+    writes = [(one, 0), (other, 0), (one, 1), (other, 1), (one, 0), (other, 1)]
+    names = [outputs.write(number, b"x").name for outputs, number in writes]
+    assert names == [f"output-00{number}.mid" for number in (0, 1, 2, 3, 0, 3)]
+
+
+def test_name_taken_at_the_last_moment_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, other = utils._rename, tmp_path / "output-000.mid"
+
+    def create_first(*arguments: Any) -> None:
+        other.write_bytes(b"other")
+        rename(*arguments)
+
+    monkeypatch.setattr(utils, "_rename", create_first)
+    assert OutputFiles(tmp_path).write(0, b"mine").name == "output-001.mid"
+    assert other.read_bytes() == b"other"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_names_are_free_until_they_are_written(tmp_path: Path) -> None:
+    outputs = OutputFiles(tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "output-007.png").touch()
+    assert outputs.write(0, b"x").name == "output-008.mid"
 
 
 def test_recorded_control_starts_at_the_first_note() -> None:

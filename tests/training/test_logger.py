@@ -82,4 +82,14 @@ def test_format_time() -> None:
 
 def test_log_dir_is_named_after_the_session() -> None:
     assert get_log_dir(Path("model.sess")) == Path("runs/model")
-    assert get_log_dir(Path("folder/model.sess")) == Path("runs/folder-model")
+    assert get_log_dir(Path("folder/model.sess")) == Path("runs/folder/model")
+
+
+def test_no_two_sessions_share_a_log_dir(tmp_path: Path) -> None:
+    names = ("m", "m.sess", "m.bin", "a/m.sess", "a-m.sess", "a/b/m.sess", "c/b/m.sess")
+    paths = [*map(Path, names), tmp_path / "a" / "m.sess", tmp_path / "b" / "a" / "m.sess"]
+    folders = {get_log_dir(path) for path in paths}
+    assert len(folders) == len(paths)
+    assert all(folder.parts[0] == "runs" for folder in folders)
+    (tmp_path / "link.sess").symlink_to(tmp_path / "a" / "m.sess")
+    assert get_log_dir(tmp_path / "link.sess") in folders
