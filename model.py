@@ -6,6 +6,7 @@ Tensors are [steps, batch, ...]. To the network, events are only indices.
 from __future__ import annotations
 
 import io
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -295,6 +296,22 @@ SESSION_VERSION = 2  # 2: "options" and "scaler" in `training` are dicts
 OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
 OLD_PREFIXES = {"option": "options", "scaler": "scaler"}
 OLD_OPTION_NAMES = {"averaging": "ema_decay"}
+# type and range of numbers in `training`; those of its dicts "options" and "scaler" have two names
+TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "step": (int, 0, 2**53),
+    "seconds": (float, 0.0, 1e12),
+    "events": (int, 0, 2**63),
+    "best": (float, 0.0, math.inf),
+    "stale_validations": (int, 0, 2**53),
+    "options control_ratio": (float, 0.0, 1.0),
+    "scaler scale": (float, 1e-45, 1e38),
+    "scaler growth_factor": (float, 1.0, 1e6),
+    "scaler backoff_factor": (float, 1e-6, 1.0),
+    "scaler growth_interval": (int, 1, 2**53),
+    "scaler _growth_tracker": (int, 0, 2**53),
+}
+TRAINING_TEXTS = ("val_data", "train_data", "precision")
+MAX_TEXT = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -376,8 +393,7 @@ def _parse_session(record: Any) -> Session:
         raise ValueError(
             f"session version {shown} is unknown, this program reads 1 to {SESSION_VERSION}"
         )
-    if type(encoding) is not int:
-        raise ValueError(f"encoding is {tensorfile.format_value(encoding)}, not a whole number")
+    tensorfile.check_number("encoding", encoding, int, 0, 2**31)
     sizes = record["model_config"]
     if not isinstance(sizes, dict) or set(sizes) != set(MODEL_SIZES):
         raise ValueError(f"model_config does not have the entries {sorted(MODEL_SIZES)}")
@@ -389,12 +405,10 @@ def _parse_session(record: Any) -> Session:
     ema_state, hidden_state = record.get("averaged_state"), record.get("carried_state")
     if ema_state is not None:
         _check_state(config, ema_state)
-    if hidden_state is not None and not (
-        isinstance(hidden_state, Tensor)
-        and hidden_state.dtype == torch.float32
-        and hidden_state.dim() == 3
-    ):
-        raise ValueError("carried_state is not float32 [layers, batch, hidden]")
+    if hidden_state is not None:
+        _check_hidden(config, hidden_state)
+        if not hidden_state.isfinite().all():  # an overflow in fp16; the weights are still good
+            hidden_state = None
     optimizer_state = record.get("model_optimizer_state", record.get("optimizer_state"))
     if not isinstance(optimizer_state, dict | None):
         raise ValueError("model_optimizer_state is not a dict")
@@ -413,26 +427,40 @@ def _parse_training(training: Any) -> dict[str, Any]:
     """
     if not isinstance(training, dict):
         raise ValueError("training is not a dict")
-    parsed: dict[str, Any] = {}
+    parsed: dict[str, Any] = {name: {} for name in OLD_PREFIXES.values()}
     for key, value in training.items():
         if not isinstance(key, str):
             raise ValueError(f"{tensorfile.format_value(key)} in training is not a name")
-        if key in OLD_PREFIXES.values():
-            if not isinstance(value, dict) or not all(map(_is_plain, value.values())):
-                raise ValueError(f"{key} in training is not a dict of numbers and text")
-        elif not _is_plain(value):
-            raise ValueError(f"{key[:60]} in training is neither a number nor text")
         prefix, _, name = key.partition(" ")
-        if prefix in OLD_PREFIXES and name:
-            group = parsed.setdefault(OLD_PREFIXES[prefix], {})
-            group[OLD_OPTION_NAMES.get(name, name)] = value
+        if key in parsed:
+            if not isinstance(value, dict):
+                raise ValueError(f"{key} in training is not a dict of numbers and text")
+            parsed[key] |= {name: _parse_value(f"{key} {name}", value[name]) for name in value}
+        elif prefix in OLD_PREFIXES and name:
+            name = OLD_OPTION_NAMES.get(name, name)
+            group = OLD_PREFIXES[prefix]
+            parsed[group][name] = _parse_value(f"{group} {name}", value)
         else:
-            parsed[OLD_TRAINING_NAMES.get(key, key)] = value
-    return parsed
+            name = OLD_TRAINING_NAMES.get(key, key)
+            parsed[name] = _parse_value(name, value)
+    return {name: value for name, value in parsed.items() if value != {}}
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, int | float | str)
+def _parse_value(name: str, value: Any) -> int | float | str:
+    """Return a number or a text in `training`; raise ValueError for a wrong type or range."""
+    shown = f"{name[:60]} in training"
+    if name in TRAINING_NUMBERS:
+        kind, low, high = TRAINING_NUMBERS[name]
+        is_option = " " in name  # where 1 and 1.0 mean the same
+        number = float(value) if kind is float and type(value) is int and is_option else value
+        tensorfile.check_number(shown, number, kind, low, high)
+        return number
+    if isinstance(value, str) and len(value) <= MAX_TEXT:
+        return value
+    is_number = isinstance(value, int | float) and abs(value) <= 2**64
+    if name in TRAINING_TEXTS or not is_number:
+        raise ValueError(f"{shown} is {tensorfile.format_value(value)}, neither a number nor text")
+    return value
 
 
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:
@@ -455,8 +483,16 @@ def _check_state(config: ModelConfig, state: Any) -> None:
             raise ValueError(f"{name} is not a tensor of floating-point numbers")
         if tensor.shape != shape:
             raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
-        if not tensor.isfinite().all():
+        if not tensor.float().isfinite().all():  # float64 may be finite, but not as float32
             raise ValueError(f"{name} has weights that are not finite")
+
+
+def _check_hidden(config: ModelConfig, hidden: Any) -> None:
+    """Raise ValueError unless this is a hidden state for the network, of any batch size."""
+    if not isinstance(hidden, Tensor) or hidden.dtype != torch.float32 or hidden.dim() != 3:
+        raise ValueError("carried_state is not float32 [layers, batch, hidden]")
+    if (len(hidden), hidden.shape[2]) != (config.gru_layers, config.hidden_dim):
+        raise ValueError(f"carried_state has the shape {list(hidden.shape)} of another network")
 
 
 # ----------------------------------------------------------------------------------- device

@@ -173,7 +173,7 @@ def build_trainer(
         changeable["precision"] = options.precision
     print_changes(session, changeable, options.reset_optimizer)
 
-    state = load_state(path, session, val_data)
+    state = load_state(session, val_data)
     facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
     if not distributed.is_equal_in_all(facts):
         raise ValueError(

@@ -28,14 +28,8 @@ from midi.control_schedule import COMPRESSED_DIM, DENSITY_LEVELS, PITCH_CLASSES
 from sequence import CURRENT, ENCODINGS, LEGACY, ControlSeq, Encoding, EventSeq
 from utils import Array
 
-# type of the entries of a `.data` file other than its version and its tensors
-_FACTS = {
-    "notes": int,
-    "milliseconds": int,
-    "source": str,
-    "onset_error_mean": float,
-    "onset_error_max": float,
-}
+MAX_ONSET_ERROR = 10.0  # seconds, in a file; an encoded performance has a few milliseconds
+MAX_SOURCE = 128  # characters
 
 
 @dataclass(frozen=True)
@@ -103,11 +97,29 @@ def _parse(record: Any) -> Performance:
             raise ValueError(f"'{name}' is not a uint8 tensor")
     events, controls = record["events"].numpy(), record["controls"].numpy()
     _check_shapes(events, controls)
-    for name, kind in _FACTS.items():
-        if not isinstance(record.get(name), kind):
-            raise ValueError(f"'{name}' is missing or has the wrong type")
-    facts = {name: record[name] for name in _FACTS}
+    facts = _parse_facts(record, len(events), ENCODINGS[version])
     return Performance(events, controls, **facts, encoding=ENCODINGS[version])
+
+
+def _parse_facts(record: dict[Any, Any], events: int, encoding: Encoding) -> dict[str, Any]:
+    """Return the entries of a `.data` file that are numbers and text.
+
+    events: how many it has. Raises ValueError for a missing entry, a wrong type, or a number out of
+    range.
+    """
+    longest = 1 + int(EventSeq.event_durations(encoding).max())  # milliseconds
+    ranges: dict[str, tuple[type, float, float]] = {
+        "notes": (int, 1, events),
+        "milliseconds": (int, 0, longest * events),
+        "onset_error_mean": (float, 0.0, MAX_ONSET_ERROR),
+        "onset_error_max": (float, 0.0, MAX_ONSET_ERROR),
+    }
+    for name, (kind, low, high) in ranges.items():
+        tensorfile.check_number(f"'{name}'", record.get(name), kind, low, high)
+    source = record.get("source")
+    if not isinstance(source, str) or not source.isascii() or len(source) > MAX_SOURCE:
+        raise ValueError(f"'source' is {tensorfile.format_value(source)}, not a hash")
+    return {name: record[name] for name in (*ranges, "source")}
 
 
 def _parse_legacy(record: tuple[Any, ...]) -> Performance:
@@ -119,6 +131,8 @@ def _parse_legacy(record: tuple[Any, ...]) -> Performance:
     _check_shapes(events, controls)
     check_encoded(events, controls)
     seq = EventSeq.from_array(events, LEGACY)
+    if not seq.note_ons:
+        raise ValueError("the file has no notes")
     return Performance(events, controls, seq.note_ons, seq.total_ms, 0.0, 0.0, "", LEGACY)
 
 

@@ -121,7 +121,7 @@ def _read_split(path: Path) -> str:
         parse_split(split)
     except FileNotFoundError:
         return ""
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: damaged (no valid 'split'); restore it or use another SAVE_DIR"
         ) from error

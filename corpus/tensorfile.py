@@ -102,6 +102,15 @@ def format_value(value: Any) -> str:
     return type(value).__name__
 
 
+def check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:
+    """Raise ValueError unless a value from a file is a number of this type and in this range."""
+    has_type = type(value) is kind
+    if not has_type or not low <= value <= high:
+        number = "a whole number" if kind is int else "a number"
+        shown = format_value(value)
+        raise ValueError(f"{name} is {shown}, not {number} from {low:.12g} to {high:.12g}")
+
+
 def _is_unicode(path: str | os.PathLike[str]) -> bool:
     """Return whether a path can be encoded as UTF-8."""
     try:

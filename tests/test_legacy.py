@@ -423,6 +423,12 @@ def invalid_optimizer_states(record: dict[str, Any]) -> Iterator[dict[str, Any]]
     for name in ("step", "exp_avg"):
         for value in ("x", None, math.nan, 10**400, torch.ones(5)):
             yield {"state": {**state, 4: {**state[4], name: value}}, "param_groups": [group]}
+    moment = state[4]["exp_avg"].double()
+    changes = [{"step": value} for value in (-5, 10**30, math.inf)]
+    changes += [{"exp_avg": moment + 1e300}, {"exp_avg_sq": moment + 1e300}]
+    changes += [{"exp_avg_sq": state[4]["exp_avg_sq"] - 1}]
+    for change in changes:
+        yield {"state": {**state, 4: {**state[4], **change}}, "param_groups": [group]}
 
 
 def test_optimizer_state_that_does_not_fit_is_rejected(

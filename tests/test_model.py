@@ -1,5 +1,7 @@
 """The network compared with a plain loop, its GRU layer compared with torch's; session files."""
 
+import dataclasses
+import math
 import os
 import signal
 from pathlib import Path
@@ -251,6 +253,31 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
         ({"training": {"options": {"carry": [1]}}}, "options"),
         ({"training": {"options": {"carry": {"x": 1}}}}, "options"),
         ({"carried_state": torch.zeros(8)}, "carried_state"),
+        ({"carried_state": torch.zeros(1, 3, 8)}, "another network"),
+        ({"encoding": -1}, "encoding is -1"),
+        ({"encoding": 10**600}, "encoding is 1000"),
+        ({"training": {"step": 10**30}}, "step in training is 1000.*, not a whole number"),
+        ({"training": {"step": -5}}, "step in training is -5, not"),
+        ({"training": {"step": 1.0}}, r"step in training is 1\.0, not a whole number"),
+        ({"training": {"step": "7"}}, "step in training is '7', not"),
+        ({"training": {"step": True}}, "step in training is True, not"),
+        ({"training": {"events": 2**64}}, "events in training is"),
+        ({"training": {"seconds": math.nan}}, "seconds in training is nan"),
+        ({"training": {"seconds": math.inf}}, "seconds in training is inf"),
+        ({"training": {"best": -math.inf}}, "best in training is -inf"),
+        ({"training": {"stale_validations": -1}}, "stale_validations in training"),
+        ({"training": {"val_data": 3}}, "val_data in training is 3"),
+        ({"training": {"notes": "a" * 20_000}}, "notes in training is 'aaa"),
+        ({"training": {"other": 10**600}}, "other in training is 1000"),
+        ({"training": {"other": math.nan}}, "other in training is nan"),
+        ({"training": {"options": {"control_ratio": math.nan}}}, "control_ratio"),
+        ({"training": {"options": {"control_ratio": 2.0}}}, r"control_ratio.* 2\.0, not"),
+        ({"training": {"option control_ratio": -1}}, "control_ratio"),
+        ({"training": {"options": {"carry": math.inf}}}, "carry"),
+        ({"training": {"scaler": {"scale": 0.0}}}, "scaler scale"),
+        ({"training": {"scaler": {"scale": math.inf}}}, "scaler scale"),
+        ({"training": {"scaler": {"growth_interval": 0}}}, "scaler growth_interval"),
+        ({"training": {"scaler _growth_tracker": -1}}, "scaler _growth_tracker"),
     ],
 )
 def test_invalid_session_is_an_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -266,6 +293,25 @@ def test_invalid_session_is_an_error(tmp_path: Path, changes: dict[str, Any], me
     with pytest.raises(ValueError, match=message) as error:
         Session.load(tmp_path / "odd.sess")
     assert "odd.sess" in str(error.value)
+
+
+def test_hidden_state_that_is_not_finite_is_not_used(tmp_path: Path) -> None:
+    hidden = torch.full((SIZES.gru_layers, 3, SIZES.hidden_dim), torch.nan)
+    session = dataclasses.replace(make_session(make_model()), hidden_state=hidden)
+    session.save(tmp_path / "a.sess")
+    assert Session.load(tmp_path / "a.sess").hidden_state is None
+    dataclasses.replace(session, hidden_state=torch.ones_like(hidden)).save(tmp_path / "a.sess")
+    assert Session.load(tmp_path / "a.sess").hidden_state is not None
+
+
+def test_weights_that_are_infinite_in_float32_are_an_error(tmp_path: Path) -> None:
+    state = {name: value.double() for name, value in make_model().state_dict().items()}
+    Session(SIZES, state, 2).save(tmp_path / "a.sess")
+    Session.load(tmp_path / "a.sess")
+    state["gru.bias_ih_l0"][1] = 1e300
+    Session(SIZES, state, 2).save(tmp_path / "a.sess")
+    with pytest.raises(ValueError, match=r"gru\.bias_ih_l0 has weights that are not finite"):
+        Session.load(tmp_path / "a.sess")
 
 
 def test_nonfinite_weights_are_an_error(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def make_performance(events: np.ndarray, controls: np.ndarray | None = None) -> 
     if controls is None:
         controls = np.zeros((len(events), 13), np.uint8)
         controls[:, 1] = 1 + np.arange(len(events)) % 255
-    return Performance(np.asarray(events, np.uint8), controls, 0, 0, 0.0, 0.0, "")
+    return Performance(np.asarray(events, np.uint8), controls, 1, 0, 0.0, 0.0, "")
 
 
 def main() -> None:

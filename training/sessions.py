@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 import config
 import utils
 from config import ModelConfig
-from corpus import tensorfile
 from corpus.performance import Corpus
 from model import PerformanceRNN, Session
 from sequence import CURRENT, ENCODINGS, Encoding
@@ -194,19 +193,10 @@ def format_sizes(sizes: ModelConfig) -> str:
     return ",".join(f"{name}={value}" for name, value in asdict(sizes).items())
 
 
-def load_state(path: Path, session: Session, val_data: Corpus) -> TrainState:
-    """Return the TrainState of a session; other validation data resets the best loss.
-
-    path: the session file, for messages. Raises ValueError for a value of the wrong type.
-    """
-    state = TrainState()
-    for name, default in asdict(state).items():
-        value = session.training.get(name, default)
-        if type(value) is not type(default):
-            shown = tensorfile.format_value(value)
-            kind = type(default).__name__
-            raise ValueError(f"{path}: {name} in training is {shown}, not of type {kind}")
-        state = replace(state, **{name: value})
+def load_state(session: Session, val_data: Corpus) -> TrainState:
+    """Return the TrainState of a session; other validation data resets the best loss."""
+    names = {entry.name for entry in fields(TrainState)} & session.training.keys()
+    state = TrainState(**{name: session.training[name] for name in names})
     if state.val_data == val_data.fingerprint:
         return state
     if state.val_data:

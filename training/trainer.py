@@ -348,14 +348,19 @@ class Trainer:
 
 def _parse_moments(number: int, weight: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
     """Check and return what Adam stores for a weight."""
-    moments = {"step": torch.tensor(float(saved["step"]))}
+    step = float(saved["step"])
+    if not 0 <= step <= 2**53:
+        raise ValueError(f"step {step:g} of weight {number} is not in 0-2**53")
+    moments = {"step": torch.tensor(step)}
     for name in ("exp_avg", "exp_avg_sq"):
         moment = saved[name]
         if not isinstance(moment, Tensor) or moment.shape != weight.shape:
             raise ValueError(f"{name} of weight {number} does not have the shape of the weight")
-        moments[name] = moment
-    if not all(value.isfinite().all() for value in moments.values()):
-        raise ValueError(f"the moments of weight {number} are not finite")
+        moments[name] = moment.float()
+        if not moments[name].isfinite().all():  # float64 may be finite, but not as float32
+            raise ValueError(f"{name} of weight {number} is not finite")
+    if (moments["exp_avg_sq"] < 0).any():
+        raise ValueError(f"exp_avg_sq of weight {number} is negative, but it is a mean of squares")
     return moments
 
 

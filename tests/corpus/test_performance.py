@@ -1,5 +1,6 @@
 """`.data` files, and the choice of those for validation."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,20 @@ def test_data_file_holds_plain_byte_tensors(tmp_path: Path) -> None:
         ({"encoding": 7}, "encoding 7"),
         ({"events": torch.zeros(3)}, "events"),
         ({"controls": torch.zeros(9, 13, dtype=torch.uint8)}, "controls"),
-        ({"notes": "many"}, "notes"),
+        ({"notes": "many"}, "'notes' is 'many', not a whole number from 1 to 10"),
+        ({"notes": True}, "'notes' is True, not a whole number"),
+        ({"notes": 0}, "'notes' is 0, not a whole number from 1 to 10"),
+        ({"notes": 11}, "'notes' is 11, not"),
+        ({"milliseconds": -1}, "'milliseconds' is -1, not"),
+        ({"milliseconds": 10**600}, r"'milliseconds' is 10+\.\.\.0+, not"),
+        ({"milliseconds": 1e3}, r"'milliseconds' is 1000\.0, not a whole number"),
+        ({"onset_error_mean": math.inf}, "'onset_error_mean' is inf, not a number from 0 to 10"),
+        ({"onset_error_max": math.nan}, "'onset_error_max' is nan, not"),
+        ({"onset_error_max": -0.1}, "'onset_error_max' is -0.1, not"),
+        ({"onset_error_max": "0"}, "'onset_error_max' is '0', not"),
+        ({"source": 3}, "'source' is 3, not a hash"),
+        ({"source": "a" * 1000}, "'source' is 'aaa"),
+        ({"source": "\x1b[2J\u202e"}, "'source' is"),
         ({"events": torch.zeros(0).byte(), "controls": torch.zeros(0, 13).byte()}, "no events"),
     ],
 )

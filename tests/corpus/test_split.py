@@ -240,7 +240,14 @@ def test_unknown_data_in_train_folder_is_an_error(midi: Path, data: Path, conver
     assert (data / "train" / "x.mid.data").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"split": 3}', '{"split": "a"}'])
+BAD_SPLITS = ("3", '"a"', '"1e999,1,1"', '"nan,1,1"', '"-1,1,1"', "null", "9" * 5000, "true")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "[" * 200_000, '{"split":' * 200_000, *(f'{{"split": {s}}}' for s in BAD_SPLITS)],
+    ids=range(4 + len(BAD_SPLITS)),
+)
 def test_damaged_split_file_is_an_error(text: str, data: Path, convert: Convert) -> None:
     data.mkdir()
     (data / "split.json").write_text(text)
