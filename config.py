@@ -48,7 +48,7 @@ class ModelConfig:
 
     init_dim: int = 32  # width of the random vector that the first hidden state is computed from
     event_dim: int = 240  # number of events in the vocabulary
-    control_dim: int = 24  # width of a control: 12 for density, 12 for pitch classes
+    control_dim: int = 24  # width of a control: 24 for density and pitch classes, 78 for all
     hidden_dim: int = 512  # width of a GRU layer
     gru_layers: int = 2
     gru_dropout: float = 0.0  # between GRU layers
@@ -139,6 +139,7 @@ class TrainConfig:
     window_size: int = 64  # events
     stride_size: int = 10  # events from the start of one window to the next
     carry: int = 4  # consecutive windows that carry the hidden state
+    controls: str = ""  # names; empty: all, or those of the session or of init_from
     control_ratio: float = 1.0  # share of the windows with control, 0..1
     teacher_forcing_ratio: float = 1.0  # share of the input events taken from the data, 0..1
     use_transposition: bool = False

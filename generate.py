@@ -49,7 +49,7 @@ from midi import synth
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
 from model import PerformanceRNN, Session, pick_device
-from sequence import ENCODINGS, ControlSeq, Encoding, EventSeq
+from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq
 from utils import Number, Parser
 from web.player import check_player_path, write_player
 
@@ -263,13 +263,14 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
     """
     session = Session.load(options.session)
     widths = (session.config.event_dim, session.config.control_dim)
-    known_widths = (EventSeq.dim(), ControlSeq.dim())
+    layout = ControlLayout(session.controls)
+    known_widths = (EventSeq.dim(), layout.dim)
     if session.encoding not in ENCODINGS or widths != known_widths:
         raise ValueError(
             f"{options.session}: encoding {session.encoding} with widths {widths} of events and "
             f"controls is unknown, only {list(ENCODINGS)} with {known_widths} can be used"
         )
-    if options.guidance != 1 and not (session.control_ratio or 1.0) < 1:
+    if options.guidance != 1 and layout.is_plain and not (session.control_ratio or 1.0) < 1:
         raise ValueError(
             f"{options.session}: --guidance needs a session trained with -c below 1, but this one "
             "was not, or does not record it"
@@ -291,7 +292,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
     primer = None
     if options.primer is not None:
         start, seconds = options.primer_start, options.primer_seconds
-        primer = load_primer(options.primer, start, seconds, encoding)
+        primer = load_primer(options.primer, start, seconds, encoding, model.layout)
     steps = options.max_length or DEFAULT_LENGTH
     if options.seconds is not None:
         steps = math.ceil((options.seconds + MARGIN) * MAX_EVENT_RATE)

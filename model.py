@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional
 import utils
 from config import MODEL_SIZES, ModelConfig
 from corpus import tensorfile
+from sequence import PLAIN_CONTROLS, ControlLayout
 
 GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of torch.nn.GRU
 
@@ -29,9 +31,10 @@ class PerformanceRNN(nn.Module):
     The last linear layer sees the states of all GRU layers.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, controls: Sequence[str] = PLAIN_CONTROLS) -> None:
+        """Create the network with random weights; controls: the names of its controls."""
         super().__init__()
-        self.config = config
+        self.config, self.layout = config, ControlLayout(controls)
         event_dim, hidden_dim, layers = config.event_dim, config.hidden_dim, config.gru_layers
         self.primary_event = event_dim - 1  # the input before the first event
         # the order of these lines is the order of the parameters in session files
@@ -107,6 +110,9 @@ class PerformanceRNN(nn.Module):
         event_dim = self.config.event_dim
         weight = self.concat_input_fc.weight  # [hidden, events + 1 + control]
         no_control = weight[:, event_dim]  # the weights of the flag
+        if self.layout.flags:  # each control can be left open: no control means that all are
+            first = event_dim + 1 + self.layout.flags.start
+            no_control = weight[:, first : first + len(self.layout.flags)].sum(dim=1)
         if controls is None:
             return no_control
         projected = functional.linear(controls, weight[:, event_dim + 1 :])
@@ -291,7 +297,8 @@ def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tupl
 
 # ----------------------------------------------------------------------------- session file
 
-SESSION_VERSION = 2  # 2: "options" and "scaler" in `training` are dicts
+# 2: "options" and "scaler" in `training` are dicts; 3: "controls", if not density and histogram
+SESSION_VERSION = 3
 # names in the entry `training` of older session files, and what they are called now
 OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
 OLD_PREFIXES = {"option": "options", "scaler": "scaler"}
@@ -322,7 +329,8 @@ class Session:
     optimizer_state: the state of Adam, or None if it has made no step;
     training: numbers and text such as the step; "options" is a dict of numbers and text;
     ema_state: the moving average of the weights, for evaluation and generation, or None;
-    hidden_state: [layers, batch, hidden] after the last batch, or None.
+    hidden_state: [layers, batch, hidden] after the last batch, or None;
+    controls: the names of the controls, in the order of the table.
 
     The original can read the entries `model_config`, `model_state` and `model_optimizer_state`.
     """
@@ -334,11 +342,12 @@ class Session:
     training: dict[str, Any] = field(default_factory=dict)
     ema_state: dict[str, Tensor] | None = None
     hidden_state: Tensor | None = None
+    controls: tuple[str, ...] = PLAIN_CONTROLS
 
     def build_model(self, device: torch.device, ema: bool = True) -> PerformanceRNN:
         """Return the network in float32; its weights are the average if there is one and `ema`."""
         with torch.device("meta"):
-            model = PerformanceRNN(self.config)
+            model = PerformanceRNN(self.config, self.controls)
         state = self.ema_state if ema and self.ema_state else self.state
         weights = {name: tensor.float() for name, tensor in state.items()}
         model.load_state_dict(weights, assign=True)
@@ -353,7 +362,7 @@ class Session:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; if the process is killed, the old file or the whole new one remains."""
         record = {
-            "session": SESSION_VERSION,
+            "session": 2 if self.controls == PLAIN_CONTROLS else SESSION_VERSION,
             "encoding": self.encoding,
             "model_config": asdict(self.config),
             "model_state": self.state,
@@ -362,6 +371,8 @@ class Session:
             "averaged_state": self.ema_state,
             "carried_state": self.hidden_state,
         }
+        if self.controls != PLAIN_CONTROLS:
+            record["controls"] = list(self.controls)
         content = io.BytesIO()
         torch.save(record, content)
         utils.atomic_write(path, content.getvalue())
@@ -415,7 +426,31 @@ def _parse_session(record: Any) -> Session:
     if optimizer_state is not None and not optimizer_state.get("state"):
         optimizer_state = None  # no optimizer step was made
     training = _parse_training(record.get("training", {}))
-    return Session(config, state, encoding, optimizer_state, training, ema_state, hidden_state)
+    return Session(
+        config,
+        state,
+        encoding,
+        optimizer_state,
+        training,
+        ema_state,
+        hidden_state,
+        _parse_controls(record, config),
+    )
+
+
+def _parse_controls(record: dict[str, Any], config: ModelConfig) -> tuple[str, ...]:
+    """Return the controls in a session file; raise ValueError if they do not fit the network."""
+    names = record.get("controls")
+    if names is None:
+        return PLAIN_CONTROLS
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("controls is not a list of names")
+    layout = ControlLayout(names)
+    if list(layout.names) != names or layout.dim != config.control_dim:
+        raise ValueError(
+            f"control_dim {config.control_dim} does not fit the controls {names!r:.200}"
+        )
+    return layout.names
 
 
 def _parse_training(training: Any) -> dict[str, Any]:

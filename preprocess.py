@@ -138,7 +138,7 @@ def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance
     errors = np.zeros(1) if encoding.is_legacy else measure_onset_errors(notes, events)
     return Performance(
         events=events.to_array(),
-        controls=ControlSeq.from_event_seq(events).to_compressed_array(),
+        controls=ControlSeq.from_event_seq(events).pack(),
         notes=events.note_ons,
         milliseconds=events.total_ms,
         onset_error_mean=float(errors.mean()),

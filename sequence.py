@@ -3,7 +3,8 @@
 NoteSeq     notes: start, end, pitch, velocity (defined in midi.notes)
 EventSeq    indices below 240: note on, note off, velocity, time shift
 Control     pitch classes and note density of the next two seconds (in midi.control_schedule)
-ControlSeq  one control for each event
+ControlSeq  the controls of each event
+CONTROLS    the table of all controls: to add one, add a row
 
 There are two encodings. CURRENT counts time in whole milliseconds, so sums of time shifts are
 exact and cannot drift. LEGACY is the encoding of the original project's data and sessions.
@@ -11,9 +12,12 @@ exact and cannot drift. LEGACY is the encoding of the original project's data an
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +26,13 @@ from midi.control_schedule import (
     COMPRESSED_DIM,
     CONTROL_DIM,
     CONTROL_ROWS,
+    DEFAULT_DENSITY,
     DENSITIES,
     DENSITY_LEVELS,
     PITCH_CLASSES,
     WINDOW,
     Control,
+    ControlSchedule,
     encode_controls,
     find_density_level,
     normalize_histogram,
@@ -35,9 +41,16 @@ from midi.notes import NoteSeq, find_next_onsets, read_only
 from midi.quantize import SHIFT_MS, SHORTEST_MS, choose_time_shifts, floor_time_shifts, quantize
 from utils import Array
 
-__all__ = ["CURRENT", "ENCODINGS", "LEGACY"]
-__all__ += ["Control", "ControlSeq", "Encoding", "EventSeq", "NoteSeq"]
-__all__ += ["measure_onset_errors", "transpose", "transposition_range"]
+__all__ = ["CONTROLS", "CURRENT", "ENCODINGS", "LEGACY", "PLAIN_CONTROLS", "PLAIN_LAYOUT"]
+__all__ += ["Control", "ControlKind", "ControlLayout", "ControlSeq", "NoteWindows"]
+__all__ += ["Encoding", "EventSeq", "NoteSeq"]
+__all__ += [
+    "check_controls",
+    "encode_schedule",
+    "measure_onset_errors",
+    "transpose",
+    "transposition_range",
+]
 
 PITCHES = range(21, 109)  # of a piano
 KEYS = len(PITCHES)
@@ -195,16 +208,7 @@ class EventSeq:
         silent key is ignored. A note of no length becomes as long as the shortest time shift,
         but of several note ons of a key at one time only the last is kept.
         """
-        keys = _KEY_OF_EVENT[self._array]
-        index = np.flatnonzero(keys >= 0)  # of the note ons and note offs
-        index = index[np.argsort(keys[index], kind="stable")]  # by (key, position)
-        keys, times = keys[index], self.times[index]
-        same_key_next = np.append(np.diff(keys) == 0, False)
-        ends = np.where(same_key_next, np.append(times[1:], 0), self._durations.sum())
-
-        is_on = _IS_NOTE_ON[self._array[index]]
-        index, keys, starts = index[is_on], keys[is_on], times[is_on]
-        ends = np.maximum(ends[is_on], starts + self.encoding.time_shifts[0])
+        index, keys, starts, ends = self._match_notes()
         is_last = np.append((np.diff(keys) != 0) | (np.diff(starts) != 0), True)[: len(keys)]
         return NoteSeq(
             starts[is_last] / self.encoding.ticks_per_second,
@@ -212,6 +216,30 @@ class EventSeq:
             keys[is_last] + PITCHES.start,
             self._velocities()[index][is_last],
         )
+
+    def _match_notes(self) -> tuple[Array, Array, Array, Array]:
+        """Return position, key, start and end (ticks) of each note on, by (key, position)."""
+        keys = _KEY_OF_EVENT[self._array]
+        index = np.flatnonzero(keys >= 0)  # of the note ons and note offs
+        index = index[np.argsort(keys[index], kind="stable")]  # by (key, position)
+        keys, times = keys[index], self.times[index]
+        same_key_next = np.append(np.diff(keys) == 0, False)
+        ends = np.where(same_key_next, np.append(times[1:], 0), self._durations.sum())
+        is_on = _IS_NOTE_ON[self._array[index]]
+        starts = times[is_on]
+        ends = np.maximum(ends[is_on], starts + self.encoding.time_shifts[0])
+        return index[is_on], keys[is_on], starts, ends
+
+    @property
+    def note_lengths(self) -> Array:
+        """The length of the note of each note on [note ons], in ticks; see `to_note_seq`."""
+        index, _, starts, ends = self._match_notes()
+        return np.asarray((ends - starts)[np.argsort(index)])
+
+    @property
+    def note_velocities(self) -> Array:
+        """The MIDI velocity of each note on [note ons]."""
+        return np.asarray(self._velocities()[_IS_NOTE_ON[self._array]])
 
     @cached_property
     def _durations(self) -> Array:
@@ -284,13 +312,13 @@ def transposition_range(events: Array) -> tuple[Array, Array]:
 def transpose(events: Array, controls: Array, offsets: Array) -> tuple[Array, Array]:
     """Return events and controls with each column transposed.
 
-    events: [steps, batch]; compressed controls: [steps, batch, 13]; offsets: semitones
+    events: [steps, batch]; packed controls: [steps, batch, columns]; offsets: semitones
     [batch], within `transposition_range`.
     """
     moved = np.where(_KEY_OF_EVENT[events] >= 0, events + offsets, events).astype(events.dtype)
-    source = (np.arange(PITCH_CLASSES) - offsets[:, None]) % PITCH_CLASSES  # [batch, 12]
-    histogram = np.take_along_axis(controls[..., 1:], source[None], axis=2)
-    return moved, np.concatenate([controls[..., :1], histogram], axis=2)
+    packed = split_packed(controls)
+    parts = [get_control_kind(name).transpose(part, offsets) for name, part in packed.items()]
+    return moved, np.concatenate(parts, axis=2)
 
 
 def _select_piano_notes(note_seq: NoteSeq, order: Array) -> list[Array]:
@@ -380,75 +408,460 @@ def measure_onset_errors(note_seq: NoteSeq, event_seq: EventSeq) -> Array:
     return np.asarray(np.abs(decoded.starts[order] - starts))
 
 
+# ---------------------------------------------------------------------------- table of controls
+
+CENTERS = 12  # columns of a control vector for a control that is one number
+UNKNOWN = 255  # packed value of a control without value
+
+
+@dataclass(frozen=True, eq=False)
+class NoteWindows:
+    """The note ons of the next two seconds, for each different window of a performance.
+
+    first, last: index of the first note on of each window, and of the first one after it
+    [windows]; times, pitches, velocities, lengths: of each note on [note ons], in order of time:
+    onset in seconds, MIDI pitch, MIDI velocity, sounding length in seconds.
+    """
+
+    first: Array
+    last: Array
+    times: Array
+    pitches: Array
+    velocities: Array
+    lengths: Array
+
+    def sum(self, values: Array) -> Array:
+        """Return the sum of values [note ons, ...] in each window [windows, ...]."""
+        before = np.zeros((len(values) + 1, *values.shape[1:]), np.result_type(values, np.int32))
+        np.cumsum(values, axis=0, out=before[1:])
+        return np.asarray(before[self.last] - before[self.first])
+
+    def mean(self, values: Array) -> Array:
+        """Return the mean of values [note ons] in each window [windows]; nan without note ons."""
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.sum(values) / (self.last - self.first))
+
+
+def _measure_density(windows: NoteWindows) -> Array:
+    return find_density_level(windows.last - windows.first)
+
+
+def _measure_histogram(windows: NoteWindows) -> Array:
+    """Return the share of each pitch class; without note ons all shares are equal."""
+    classes = windows.pitches % PITCH_CLASSES
+    return normalize_histogram(windows.sum(classes[:, None] == np.arange(PITCH_CLASSES)))
+
+
+def _measure_spread(windows: NoteWindows) -> Array:
+    """Return the standard deviation of the pitches; in whole numbers, so without cancellation."""
+    pitches, count = windows.pitches.astype(np.int64), windows.last - windows.first
+    with np.errstate(invalid="ignore"):
+        variance = (count * windows.sum(pitches**2) - windows.sum(pitches) ** 2) / count**2
+    return np.asarray(np.sqrt(variance))
+
+
+@dataclass(frozen=True, eq=False)
+class ControlKind:
+    """A control: how it is measured, packed into bytes, encoded in a control vector, and written.
+
+    Its value is one number; nan means that it is open, or unknown. The control vector has 12
+    columns for it, one for each of 12 centers from `low` to `high`. A value between two centers
+    gives weights to both, which sum to 1 (linear interpolation); a value outside counts as the
+    nearest center; an open control has zeros.
+
+    measure: returns the value in each window; allowed: the values that a user may request, in
+    `unit`; is_log: the centers are evenly spaced on a logarithmic scale; per_semitone: the change
+    of the value when the music is transposed by a semitone; meaning: for help texts; default:
+    the value of an open control for a network without flags; value_shape: (12,) for the
+    histogram.
+    """
+
+    name: str
+    measure: Callable[[NoteWindows], Array]
+    low: float
+    high: float
+    unit: str
+    allowed: tuple[float, float]
+    meaning: str
+    is_log: bool = False
+    per_semitone: int = 0
+    default: float = math.nan
+    value_shape: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """The number of columns in a control vector."""
+        return CENTERS
+
+    @property
+    def packed_width(self) -> int:
+        """The number of bytes in a packed control."""
+        return math.prod(self.value_shape)
+
+    def find_positions(self, values: npt.ArrayLike) -> Array:
+        """Return values on the scale of the centers, from 0 at `low` to 11 at `high`."""
+        scale = np.log if self.is_log else np.asarray
+        array = np.asarray(values, np.float64).clip(self.low, self.high)
+        low, high = scale(self.low), scale(self.high)
+        return np.asarray((CENTERS - 1) * (scale(array) - low) / (high - low))
+
+    def find_values(self, positions: npt.ArrayLike) -> Array:
+        """Return the values at these positions; the inverse of `find_positions`."""
+        share = np.asarray(positions, np.float64) / (CENTERS - 1)
+        if self.is_log:
+            return np.asarray(self.low * (self.high / self.low) ** share)
+        return np.asarray(self.low + share * (self.high - self.low))
+
+    def pack(self, values: npt.ArrayLike) -> Array:
+        """Return values [...] as bytes, uint8 [..., 1]: 0 at `low`, 254 at `high`, 255 for nan."""
+        positions = (UNKNOWN - 1) / (CENTERS - 1) * self.find_positions(values)
+        packed = np.where(np.isnan(positions), UNKNOWN, np.rint(positions))
+        return packed.astype(np.uint8)[..., None]
+
+    def unpack(self, packed: Array, encoding: Encoding = CURRENT) -> Array:
+        """Return the values of bytes, float64 [...] from [..., 1]; the inverse of `pack`."""
+        column = packed[..., 0]
+        values = self.find_values((CENTERS - 1) / (UNKNOWN - 1) * column)
+        return np.where(column == UNKNOWN, np.nan, values)
+
+    def encode(self, values: npt.ArrayLike) -> Array:
+        """Return the columns of control vectors, float32 [..., 12], for values [...]."""
+        positions = self.find_positions(values)[..., None]
+        weights = np.maximum(0, 1 - np.abs(positions - np.arange(CENTERS)))
+        return np.nan_to_num(weights).astype(np.float32)
+
+    def transpose(self, packed: Array, offsets: Array) -> Array:
+        """Return packed values [steps, batch, 1] of music transposed by semitones [batch]."""
+        if not self.per_semitone:
+            return packed
+        change = (UNKNOWN - 1) / (self.high - self.low) * self.per_semitone * offsets[:, None]
+        moved = np.rint(packed + change).clip(0, UNKNOWN - 1)
+        return np.where(packed == UNKNOWN, UNKNOWN, moved).astype(np.uint8)
+
+
+class _DensityKind(ControlKind):
+    """The density level: a byte with the level, and one-hot columns."""
+
+    def pack(self, values: npt.ArrayLike) -> Array:
+        array = np.asarray(values, np.float64)
+        return np.where(np.isnan(array), UNKNOWN, np.rint(array)).astype(np.uint8)[..., None]
+
+    def unpack(self, packed: Array, encoding: Encoding = CURRENT) -> Array:
+        column = packed[..., 0].astype(np.float64)
+        return np.where(column == UNKNOWN, np.nan, column)
+
+
+class _HistogramKind(ControlKind):
+    """The pitch-class histogram: a value is a row of 12 shares; a byte is 255 times a share."""
+
+    def pack(self, values: npt.ArrayLike) -> Array:
+        return np.asarray(255 * np.asarray(values)).astype(np.uint8)
+
+    def unpack(self, packed: Array, encoding: Encoding = CURRENT) -> Array:
+        """Return shares that sum to 1; for legacy sessions, as rounded in the file."""
+        if encoding.is_legacy:
+            return np.asarray(packed / 255)
+        weights = packed.reshape(-1, PITCH_CLASSES)
+        return normalize_histogram(weights).reshape(packed.shape)
+
+    def encode(self, values: npt.ArrayLike) -> Array:
+        return np.nan_to_num(np.asarray(values, np.float32))
+
+    def transpose(self, packed: Array, offsets: Array) -> Array:
+        source = (np.arange(PITCH_CLASSES) - offsets[:, None]) % PITCH_CLASSES  # [batch, 12]
+        return np.take_along_axis(packed, source[None], axis=2)
+
+
+# All controls. A new one goes to the end: older .data files have the columns of the first ones.
+# The first two are those of the original.
+CONTROLS = (
+    _DensityKind(
+        "density",
+        _measure_density,
+        low=0,
+        high=DENSITY_LEVELS - 1,
+        unit="level",
+        allowed=(0, DENSITY_LEVELS - 1),
+        meaning="number of note ons",
+        default=DEFAULT_DENSITY,
+    ),
+    _HistogramKind(
+        "histogram",
+        _measure_histogram,
+        low=0,
+        high=1,
+        unit="share",
+        allowed=(0, 1),
+        meaning="share of each pitch class",
+        default=1 / PITCH_CLASSES,
+        value_shape=(PITCH_CLASSES,),
+    ),
+    ControlKind(
+        "loudness",
+        lambda windows: windows.mean(windows.velocities),
+        low=24,
+        high=101,
+        unit="MIDI velocity",
+        allowed=(1, 127),
+        meaning="mean velocity of the notes",
+    ),
+    ControlKind(
+        "register",
+        lambda windows: windows.mean(windows.pitches),
+        low=33,
+        high=96.5,  # 4 packed values per semitone
+        unit="MIDI pitch",
+        allowed=(PITCHES.start, PITCHES.stop - 1),
+        meaning="mean pitch of the notes",
+        per_semitone=1,
+    ),
+    ControlKind(
+        "spread",
+        _measure_spread,
+        low=0,
+        high=22,
+        unit="semitones",
+        allowed=(0, 44),
+        meaning="standard deviation of the pitches",
+    ),
+    ControlKind(
+        "touch",
+        lambda windows: windows.mean(windows.lengths),
+        low=0.05,
+        high=5,
+        unit="s",
+        allowed=(0.01, 60),
+        meaning="mean sounding length of the notes: staccato to legato and pedal",
+        is_log=True,
+    ),
+)
+PLAIN_CONTROLS = ("density", "histogram")  # of the original's networks
+
+
+def get_control_kind(name: str) -> ControlKind:
+    """Return the row of the table of controls; raise ValueError for an unknown name."""
+    for kind in CONTROLS:
+        if kind.name == name:
+            return kind
+    names = ", ".join(kind.name for kind in CONTROLS)
+    raise ValueError(f"unknown control {name!r}, the controls are {names}")
+
+
+def packed_dims() -> list[int]:
+    """Return the number of columns of packed controls: of the first two, first three, ... all."""
+    ends = np.cumsum([kind.packed_width for kind in CONTROLS]).tolist()
+    return [int(end) for end in ends[len(PLAIN_CONTROLS) - 1 :]]
+
+
+def split_packed(controls: Any) -> dict[str, Any]:
+    """Return the columns of each control [..., width], by name, in packed controls [..., columns].
+
+    Older files and legacy files have only the first controls.
+    """
+    parts, start = {}, 0
+    for kind in CONTROLS:
+        stop = start + kind.packed_width
+        if stop <= controls.shape[-1]:
+            parts[kind.name] = controls[..., start:stop]
+        start = stop
+    return parts
+
+
+class ControlLayout:
+    """The control vector of a network, which has some of the controls.
+
+    names: the controls, in the order of the table; ranges: the columns of each control; flags:
+    the column of each control's flag "open", which is 1 if the control is open; dim: the number
+    of columns. A network with only density and histogram has no flags, as in the original.
+    packed_dim: the number of columns of packed controls up to the last one that is used.
+    """
+
+    def __init__(self, names: Iterable[str] = PLAIN_CONTROLS) -> None:
+        """Raise ValueError for an unknown name, or for none."""
+        chosen = set(names)
+        for name in chosen:
+            get_control_kind(name)
+        if not chosen:
+            raise ValueError("a network needs at least one control")
+        self.kinds = tuple(kind for kind in CONTROLS if kind.name in chosen)
+        self.names = tuple(kind.name for kind in self.kinds)
+        self.is_plain = self.names == PLAIN_CONTROLS
+        self.ranges = _index_ranges(tuple((kind.name, kind.width) for kind in self.kinds))
+        width = sum(kind.width for kind in self.kinds)
+        self.flags = range(width, width if self.is_plain else width + len(self.kinds))
+        self.dim = self.flags.stop
+        used = CONTROLS[: CONTROLS.index(self.kinds[-1]) + 1]
+        self.packed_dim = sum(kind.packed_width for kind in used)
+
+    def encode(self, values: Mapping[str, Any], rows: int) -> Array:
+        """Return control vectors, float32 [rows, dim].
+
+        values: those of each control, [rows], or [rows, 12] for the histogram; nan where it is
+        open. A control without values is open. Without flags, an open density becomes
+        DEFAULT_DENSITY, and an open histogram uniform.
+        """
+        vectors = np.zeros((rows, self.dim), np.float32)
+        for number, kind in enumerate(self.kinds):
+            column = np.full((rows, *kind.value_shape), np.nan)
+            column[:] = values.get(kind.name, np.nan)
+            is_open = np.isnan(column)
+            if self.is_plain:
+                column[is_open] = kind.default
+            else:
+                vectors[:, self.flags[number]] = is_open.reshape(rows, -1).any(axis=1)
+            vectors[:, self.ranges[kind.name]] = kind.encode(column)
+        return vectors
+
+    def hide(self, vectors: Array, visible: Iterable[str]) -> Array:
+        """Return control vectors [rows, dim] in which only these controls are not open.
+
+        Without flags nothing can be open, and the vectors are returned as they are.
+        """
+        hidden = np.array(vectors)
+        for name, flag in zip(self.names, self.flags, strict=False):
+            if name not in visible:
+                hidden[:, self.ranges[name]], hidden[:, flag] = 0, 1
+        return hidden
+
+
+PLAIN_LAYOUT = ControlLayout(PLAIN_CONTROLS)
+
+
+def parse_controls(text: str) -> tuple[str, ...]:
+    """Return the controls named in `density,histogram`, in the order of the table.
+
+    Raises ValueError for an unknown name, or for none.
+    """
+    return ControlLayout(name for name in map(str.strip, text.split(",")) if name).names
+
+
+def check_controls(schedule: ControlSchedule, layout: ControlLayout) -> None:
+    """Raise ValueError if a schedule requests a control that a network lacks."""
+    lacking = [name for name in schedule.requested_controls if name not in layout.names]
+    if lacking:
+        raise ValueError(
+            f"this session has no control {' and no '.join(lacking)}, only "
+            f"{', '.join(layout.names)}"
+        )
+
+
+def encode_schedule(schedule: ControlSchedule, layout: ControlLayout) -> Array:
+    """Return the control vectors of a schedule, float32 [rows, dim].
+
+    Raises ValueError if the schedule requests a control that the layout lacks.
+    """
+    check_controls(schedule, layout)
+    return layout.encode(schedule.values, len(schedule))
+
+
 # --------------------------------------------------------------------------------- controls
 
 
 class ControlSeq:
-    """One control for each event: `note_density` [events] and `pitch_histogram` [events, 12]."""
+    """The controls of each event.
+
+    note_density: [events]; pitch_histogram: [events, 12]; scalars: the values of the other
+    controls of the table, by name, [events] each. A legacy performance has only the first two.
+    """
 
     DENSITIES = DENSITIES  # the fewest note ons in a window at each density level
     WINDOW = WINDOW  # seconds
 
-    def __init__(self, note_density: npt.ArrayLike, pitch_histogram: npt.ArrayLike) -> None:
+    def __init__(
+        self,
+        note_density: npt.ArrayLike,
+        pitch_histogram: npt.ArrayLike,
+        scalars: Mapping[str, npt.ArrayLike] | None = None,
+    ) -> None:
         self.note_density = read_only(note_density, np.uint8)
         self.pitch_histogram = read_only(pitch_histogram, np.float64)
+        columns = (scalars or {}).items()
+        self.scalars = {name: read_only(column, np.float64) for name, column in columns}
 
     def __len__(self) -> int:
         return len(self.note_density)
 
+    @property
+    def values(self) -> dict[str, Array]:
+        """The values of all controls, by name."""
+        return {
+            "density": self.note_density,
+            "histogram": self.pitch_histogram,
+            **self.scalars,
+        }
+
     @staticmethod
     def dim() -> int:
-        """Return the width of a control vector: 24."""
+        """Return the width of a control vector with density and histogram: 24."""
         return CONTROL_DIM
 
     @staticmethod
     def feat_dims() -> OrderedDict[str, int]:
-        """Return the width of each part of a control vector, in order."""
+        """Return the width of each part of this control vector, in order."""
         return OrderedDict(CONTROL_ROWS)
 
     @staticmethod
     def feat_ranges() -> OrderedDict[str, range]:
-        """Return the columns of each part of a control vector, in order."""
+        """Return the columns of each part of this control vector, in order."""
         return _index_ranges(CONTROL_ROWS)
 
     @staticmethod
-    def from_event_seq(event_seq: EventSeq) -> ControlSeq:
-        """Return the control of each event, measured over the event and the 2 s after it.
+    def from_event_seq(
+        event_seq: EventSeq, velocities: Array | None = None, lengths: Array | None = None
+    ) -> ControlSeq:
+        """Return the controls of each event, measured over the event and the 2 s after it.
 
+        velocities, lengths: those of each note on, for an excerpt in which they are not complete;
+        see `EventSeq.note_velocities`, `EventSeq.note_lengths`.
         In the last two seconds of a piece the window is the last two seconds of the piece (in
-        the legacy encoding, the rest of the piece). Without note ons the density level is 0 and
-        the histogram is uniform.
+        the legacy encoding, the rest of the piece). Without note ons the density level is 0, the
+        histogram is uniform, and the others are nan.
         """
-        events, times = event_seq.to_array(), event_seq.times
-        if not len(events):
-            return ControlSeq([], np.empty((0, PITCH_CLASSES)))
+        events, times, encoding = event_seq.to_array(), event_seq.times, event_seq.encoding
         start = np.arange(len(events))
-        window = WINDOW * event_seq.encoding.ticks_per_second
-        if not event_seq.encoding.is_legacy:
+        window = WINDOW * encoding.ticks_per_second
+        if len(events) and not encoding.is_legacy:
             last_full = event_seq.total_ms - window
             start = np.where(times <= last_full, start, np.searchsorted(times, last_full))
         end = np.searchsorted(times, times[start] + window, "right")
 
         is_on = _IS_NOTE_ON[events]
         ons_before = np.append(0, np.cumsum(is_on))  # note ons before each event [events + 1]
-        classes = (_KEY_OF_EVENT[events[is_on]] + PITCHES.start) % PITCH_CLASSES
-        class_counts = np.zeros((len(classes) + 1, PITCH_CLASSES), np.int32)  # before each note on
-        np.cumsum(classes[:, None] == np.arange(PITCH_CLASSES), axis=0, out=class_counts[1:])
-
         first, last = ons_before[start], ons_before[end]  # note ons of the window of each event
-        is_new = np.append(True, (np.diff(first) != 0) | (np.diff(last) != 0))
-        counts = class_counts[last[is_new]] - class_counts[first[is_new]]
+        is_new = (np.diff(first, prepend=-1) != 0) | (np.diff(last, prepend=-1) != 0)
+        windows = NoteWindows(
+            first[is_new],
+            last[is_new],
+            times[is_on] / encoding.ticks_per_second,
+            _KEY_OF_EVENT[events[is_on]] + PITCHES.start,
+            event_seq.note_velocities if velocities is None else velocities,
+            (event_seq.note_lengths if lengths is None else lengths) / encoding.ticks_per_second,
+        )
         row = np.cumsum(is_new) - 1  # most events have the same window as the one before
-        return ControlSeq(find_density_level(last - first), normalize_histogram(counts)[row])
+        kinds = CONTROLS[: len(PLAIN_CONTROLS)] if encoding.is_legacy else CONTROLS
+        density, histogram, *scalars = (kind.measure(windows)[row] for kind in kinds)
+        names = (kind.name for kind in kinds[len(PLAIN_CONTROLS) :])
+        return ControlSeq(density, histogram, dict(zip(names, scalars, strict=True)))
 
     def to_array(self) -> Array:
         """Return control vectors, float32 [events, 24]: density one-hot, then histogram."""
         return encode_controls(self.note_density, self.pitch_histogram)
 
+    def encode(self, layout: ControlLayout) -> Array:
+        """Return the control vectors of a network, float32 [events, dim]."""
+        return layout.encode(self.values, len(self))
+
     def to_compressed_array(self) -> Array:
         """Return uint8 [events, 13]: density level, then 255 times the histogram, rounded down."""
-        histogram = (self.pitch_histogram * 255).astype(np.uint8)
-        return np.concatenate([self.note_density[:, None], histogram], axis=1)
+        return self.pack()[:, :COMPRESSED_DIM]
+
+    def pack(self) -> Array:
+        """Return packed controls, uint8 [events, columns]: those of `to_compressed_array`, then
+        one byte for each other control.
+        """
+        values = self.values
+        parts = [kind.pack(values[kind.name]) for kind in CONTROLS if kind.name in values]
+        return np.concatenate(parts, axis=1)
 
     @staticmethod
     def recover_compressed_array(array: npt.ArrayLike, encoding: Encoding = CURRENT) -> Array:

@@ -42,7 +42,7 @@ from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
 from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
-from sequence import CURRENT, Control
+from sequence import CONTROLS, CURRENT, Control, parse_controls
 from training.distributed import Distributed, exit_process
 from training.evaluate import evaluate, format_table
 from training.logger import Logger, format_time, get_log_dir
@@ -96,9 +96,12 @@ def prepare(
     train_data, val_data = load_data(options)
     window = (options.window_size, options.stride_size, options.carry)
     processes = (distributed.rank, distributed.world_size)
-    sampler = WindowSampler(train_data, *window, *processes, options.stretch)
-    check_data(options, sampler, val_data)
-    return build_trainer(options, train_data, val_data, distributed), sampler, val_data
+    check_data(options, WindowSampler(train_data, *window), val_data)
+    trainer = build_trainer(options, train_data, val_data, distributed)
+    layout = trainer.model.layout
+    train_data, val_data = train_data.add_controls(layout), val_data.add_controls(layout)
+    sampler = WindowSampler(train_data, *window, *processes, options.stretch, layout)
+    return trainer, sampler, val_data
 
 
 def find_data_files(folder: str) -> list[Path]:
@@ -165,7 +168,9 @@ def build_trainer(
     """
     path, device = Path(options.session), distributed.select_device(pick_device(options.device))
     params, encoding = options.model_params, train_data.encoding
-    session = open_session(path, encoding, distributed, params, options.init_from, options.seed)
+    session = open_session(
+        path, encoding, distributed, params, options.init_from, options.seed, options.controls
+    )
     sizes = config.parse_model_params(params, session.config)  # only the dropout may differ
     recipe = {name: getattr(options, name) for name in RECIPE}
     changeable = recipe | {"gru_dropout": sizes.gru_dropout}
@@ -219,7 +224,7 @@ def open_batches(
         packed = sampler.sample_batch(
             options.batch_size, options.seed, step, options.control_ratio, options.use_transposition
         )
-        return packed.to_device(trainer.model.device, trainer.encoding)
+        return packed.to_device(trainer.model.device, trainer.encoding, trainer.model.layout)
 
     def iterate(pool: ThreadPoolExecutor, first: int) -> Iterator[Batch]:
         upcoming = pool.submit(load, first)
@@ -420,6 +425,7 @@ def evaluate_session(options: TrainConfig) -> int:
     session, corpus = Session.load(path), Corpus.load(find_data_files(options.dataset))
     check_encoding(path, session, corpus.encoding)
     model = session.build_model(pick_device(options.device))
+    corpus = corpus.add_controls(model.layout)
     print_line(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
     print_line(f"{options.dataset}: {format_corpus(corpus)}")
     results = {
@@ -444,9 +450,14 @@ def export_session(options: TrainConfig) -> int:
     state = {name: weight.half() for name, weight in weights.items()}
     with lock_sessions(Path(options.export)):
         check_export_path(Path(options.export), Path(options.session))
-        Session(session.config, state, session.encoding, training=session.training).save(
-            options.export
+        exported = Session(
+            session.config,
+            state,
+            session.encoding,
+            training=session.training,
+            controls=session.controls,
         )
+        exported.save(options.export)
     print_line(f"{options.export}: the network of {options.session} in half precision")
     return 0
 
@@ -497,6 +508,12 @@ def build_parser() -> Parser:
         type=Number(float, 0, 0.5),
         metavar="SHARE",
         help="change the tempo of windows by up to this share; 0.05 is 5%%",
+    )
+    add(
+        "--controls",
+        metavar="NAMES",
+        help=f"controls of a new session, from {','.join(kind.name for kind in CONTROLS)}; "
+        "by default all of them",
     )
     add("-c", "--control-ratio", **share, help="share of the windows that use their controls")
     add(
@@ -563,6 +580,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
         if options.init_from and (options.evaluate or options.export):
             raise ValueError("argument --init-from: only for training")
         config.parse_model_params(options.model_params)
+        if options.controls:
+            parse_controls(options.controls)
         pick_device(options.device)
     except ValueError as error:
         parser.error(str(error))

@@ -15,6 +15,7 @@ from sequence import CURRENT, ControlSeq, EventSeq
 from utils import Array
 
 _DURATIONS = EventSeq.event_durations(CURRENT)  # of each of the 240 events, in milliseconds
+_NOTE_ONS = EventSeq.feat_ranges()["note_on"].stop
 _FIRST_SHIFT = EventSeq.feat_ranges()["time_shift"].start
 _SPARE = 1.1  # events to read per event needed, because stretching can remove time shifts
 _MARGIN_MS = 100  # added to a window, because quantization moves events
@@ -24,7 +25,7 @@ def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tup
     """Return `count` events from index `start` on, `factor` times as slow, and their controls.
 
     events: uint8 [all events of a performance], in the current encoding. Returns events uint8
-    [1 + count] and compressed controls uint8 [1 + count, 13]; row 0 is the event before the
+    [1 + count] and packed controls uint8 [1 + count, columns]; row 0 is the event before the
     excerpt, or at the start of the performance the first event again. There are fewer rows if
     the performance ends before.
     """
@@ -33,10 +34,14 @@ def stretch_excerpt(events: Array, start: int, count: int, factor: float) -> tup
     last = min(len(times) - 1, start + math.ceil(_SPARE * count))
     reach = 1000 * WINDOW / factor + _MARGIN_MS
     first = int(np.searchsorted(times, times[start] - reach))
-    stretched = stretch_events(
-        events[first : np.searchsorted(times, times[last] + reach, "right")], factor
-    )
-    controls = ControlSeq.from_event_seq(EventSeq(stretched)).to_compressed_array()
+    excerpt = slice(first, np.searchsorted(times, times[last] + reach, "right"))
+    stretched = stretch_events(events[excerpt], factor)
+    # the excerpt may lack the first velocity event and the last note offs
+    whole, inside = EventSeq(events), np.zeros(len(events), bool)
+    inside[excerpt] = True
+    inside = inside[events < _NOTE_ONS]
+    velocities, lengths = whole.note_velocities[inside], factor * whole.note_lengths[inside]
+    controls = ControlSeq.from_event_seq(EventSeq(stretched), velocities, lengths).pack()
     # time shifts are new; the other events are the same, in the same order
     fixed_before = int((_DURATIONS[events[first:start]] == 0).sum())
     fixed = np.flatnonzero(_DURATIONS[stretched] == 0)

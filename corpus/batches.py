@@ -14,10 +14,11 @@ from torch import Tensor
 
 from corpus.augment import stretch_excerpt
 from corpus.performance import Corpus, check_encoded, expand_controls
-from sequence import Encoding, transpose, transposition_range
+from sequence import PLAIN_LAYOUT, ControlLayout, Encoding, transpose, transposition_range
 from utils import Array
 
 TRANSPOSITIONS = (-5, 6)  # lowest and highest, in semitones
+HIDING = 1  # number of the stream of random numbers for open controls
 START_SHARE = 0.1  # share of segments that begin at the start of their performance
 
 
@@ -26,8 +27,8 @@ class Batch:
     """Windows on one device, one per column.
 
     previous: int64 [batch], the event before each window; targets: int64 [steps, batch];
-    controls: float32 [steps, batch, 24]; use_control: bool [batch], whether the network sees the
-    control of a window; continues: bool [batch], whether a window follows the one in the same
+    controls: float32 [steps, batch, control]; use_control: bool [batch], whether the network sees
+    the control of a window; continues: bool [batch], whether a window follows the one in the same
     column of the previous batch. Only for these windows, `previous` is used.
     """
 
@@ -42,24 +43,28 @@ class Batch:
 class PackedBatch:
     """A batch as bytes: events [1 + steps, batch]; row 0 is the event before the window.
 
-    controls: compressed [steps, batch, 13]; use_control and continues: see `Batch`.
+    controls: packed [steps, batch, columns]; is_open: the controls that the network does not see,
+    bool [batch, controls]; use_control and continues: see `Batch`.
     """
 
     events: Array
     controls: Array
+    is_open: Array
     use_control: Array
     continues: Array
 
-    def to_device(self, device: torch.device, encoding: Encoding) -> Batch:
-        """Copy the bytes to a device, and expand them there."""
+    def to_device(
+        self, device: torch.device, encoding: Encoding, layout: ControlLayout = PLAIN_LAYOUT
+    ) -> Batch:
+        """Copy the bytes to a device, and expand them there; layout: of the network's control."""
         parts = (torch.from_numpy(part) for part in vars(self).values())
         if device.type == "cuda":  # without it, the copy waits until the GPU is idle
             parts = (part.pin_memory() for part in parts)
-        events, controls, use_control, continues = (
+        events, controls, is_open, use_control, continues = (
             part.to(device, non_blocking=True) for part in parts
         )
         events = events.long()
-        controls = expand_controls(controls, encoding)
+        controls = expand_controls(controls, encoding, layout, is_open)
         return Batch(events[0], events[1:], controls, use_control, continues)
 
 
@@ -68,7 +73,8 @@ class _Segments(NamedTuple):
 
     performances: index; starts: index of the first event; windows: index, within the segment, of
     the window that is in the batch. The draws are random numbers, the same for all windows of a
-    segment: transpose_draw and control_draw in [0, 1), tempo_draw in [-1, 1).
+    segment: transpose_draw and control_draw in [0, 1), tempo_draw in [-1, 1). is_open: the
+    controls that are hidden from the network, bool [batch, controls].
     """
 
     performances: Array
@@ -77,6 +83,7 @@ class _Segments(NamedTuple):
     transpose_draw: Array
     tempo_draw: Array
     control_draw: Array
+    is_open: Array
 
 
 class WindowSampler:
@@ -97,15 +104,17 @@ class WindowSampler:
         rank: int = 0,
         world_size: int = 1,
         stretch: float = 0.0,
+        layout: ControlLayout = PLAIN_LAYOUT,
     ) -> None:
         """Prepare windows of `steps` events that start every `stride` events.
 
         rank, world_size: `world_size` processes share each batch; this one gets part `rank` of
         the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
-        for the current encoding only.
+        for the current encoding only. layout: the control of the network; the corpus must have
+        these controls.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
-        self.rank, self.world_size, self.stretch = rank, world_size, stretch
+        self.rank, self.world_size, self.stretch, self.layout = rank, world_size, stretch, layout
         # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
@@ -131,14 +140,15 @@ class WindowSampler:
         windows = []
         for (events, controls), window in zip(contents, segments.windows, strict=True):
             rows = slice(window * self.steps, (window + 1) * self.steps + 1)
-            windows.append((events[rows], controls[rows]))
+            windows.append((events[rows], controls[rows, : self.layout.packed_dim]))
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
         check_encoded(events, controls)
         if transposition:
             offsets = _choose_offsets([events for events, _ in contents], segments.transpose_draw)
             events, controls = transpose(events, controls, offsets)
         use_control = segments.control_draw < control_ratio
-        return PackedBatch(events, controls[1:], use_control, segments.windows > 0)
+        continues = segments.windows > 0
+        return PackedBatch(events, controls[1:], segments.is_open, use_control, continues)
 
     def _find_segments(self, columns: int, seed: int, number: int) -> _Segments:
         """Return the segment of each column in batch `number`."""
@@ -152,17 +162,12 @@ class WindowSampler:
                 break
             following = self._draw_segments(seed, turn, segments.windows - available, attempt)
             pairs = zip(following, segments, strict=True)
-            segments = _Segments(*(np.where(is_over, new, old) for new, old in pairs))
+            segments = _Segments(*(np.where(is_over, new.T, old.T).T for new, old in pairs))
         return segments
 
     def _draw_segments(self, seed: int, turn: Array, windows: Array, attempt: int) -> _Segments:
         """Draw the segment of each column; turn: the number of segments before it in the column."""
-        draws = np.empty((len(turn), 5))
-        for number in np.unique(turn):
-            columns = np.flatnonzero(turn == number)  # these are adjacent
-            bits = np.random.PCG64([seed, number, attempt])
-            bits.advance(5 * int(columns[0]))  # each column has its own five numbers
-            draws[columns] = np.random.Generator(bits).random((len(columns), 5))
+        draws = _draw_numbers(turn, 5, seed, attempt)
         window_draw, start_draw, transpose_draw, tempo_draw, control_draw = draws.T
         numbers = (window_draw * len(self)).astype(np.int64)
         performances = np.searchsorted(self._ends, numbers, "right")
@@ -170,15 +175,30 @@ class WindowSampler:
         at_start = (start_draw < START_SHARE) & (self.carry > 1)
         starts = np.where(at_start, 0, starts)
         return _Segments(
-            performances, starts, windows, transpose_draw, 2 * tempo_draw - 1, control_draw
+            performances,
+            starts,
+            windows,
+            transpose_draw,
+            2 * tempo_draw - 1,
+            control_draw,
+            self._draw_open_controls(turn, seed, attempt),
         )
+
+    def _draw_open_controls(self, turn: Array, seed: int, attempt: int) -> Array:
+        """Draw which controls are open in the segment of each column, bool [batch, controls].
+
+        Each segment has its own rate, uniform in [0, 1), at which its controls are open.
+        """
+        count = len(self.layout.flags)
+        draws = _draw_numbers(turn, 1 + count, seed, attempt, HIDING)
+        return np.asarray(draws[:, 1:] < draws[:, :1])
 
     def _count_windows(self, segments: _Segments) -> Array:
         """Return the number of whole windows from each segment's start to its performance's end."""
         return (self._lengths[segments.performances] - segments.starts) // self.steps
 
     def _read_segments(self, segments: _Segments) -> list[tuple[Array, Array]]:
-        """Return events [1 + n] and compressed controls [1 + n, 13] of each segment.
+        """Return events [1 + n] and packed controls [1 + n, columns] of each segment.
 
         Row 0 is the event before the segment; see `_read`.
         """
@@ -213,6 +233,21 @@ class WindowSampler:
     ) -> tuple[Array, Array]:
         """Return events and controls as `_read` does, `factor` times as slow."""
         return stretch_excerpt(self.corpus.performances[performance].events, start, count, factor)
+
+
+def _draw_numbers(turn: Array, count: int, seed: int, *stream: int) -> Array:
+    """Draw `count` random numbers in [0, 1) for each column, float64 [batch, count].
+
+    turn: the number of segments before this one in the column; the numbers depend only on it, on
+    the seed, on the stream and on the column.
+    """
+    draws = np.empty((len(turn), count))
+    for number in np.unique(turn):
+        columns = np.flatnonzero(turn == number)  # these are adjacent
+        bits = np.random.PCG64([seed, number, *stream])
+        bits.advance(count * int(columns[0]))  # each column has its own numbers
+        draws[columns] = np.random.Generator(bits).random((len(columns), count))
+    return draws
 
 
 def _choose_offsets(segments: list[Array], draws: Array) -> Array:

@@ -1,20 +1,22 @@
 """Performances as training data: `.data` files, and a corpus of performances.
 
 A `.data` file holds one performance: `torch.save` of a dict with `encoding` (its version),
-`events` uint8 [events], `controls` uint8 [events, 13] (compressed), and `notes`,
-`milliseconds`, `onset_error_mean`, `onset_error_max` (seconds) and `source` (the hash of the
-MIDI file). It has 14 bytes per event; training reads it through a memory map.
+`events` uint8 [events], `controls` uint8 [events, 17] (packed), and `notes`, `milliseconds`,
+`onset_error_mean`, `onset_error_max` (seconds) and `source` (the hash of the MIDI file). It has
+18 bytes per event; training reads it through a memory map. Older files have the first 13 columns
+of the controls; the others are computed from the events when a session needs them.
 Legacy files, a tuple of events and controls as numpy arrays, are read too.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,20 @@ from torch.nn import functional
 
 from corpus import tensorfile
 from midi.control_schedule import COMPRESSED_DIM, DENSITY_LEVELS, PITCH_CLASSES
-from sequence import CURRENT, ENCODINGS, LEGACY, ControlSeq, Encoding, EventSeq
+from sequence import (
+    CURRENT,
+    ENCODINGS,
+    LEGACY,
+    PLAIN_LAYOUT,
+    UNKNOWN,
+    ControlKind,
+    ControlLayout,
+    ControlSeq,
+    Encoding,
+    EventSeq,
+    packed_dims,
+    split_packed,
+)
 from utils import Array
 
 MAX_ONSET_ERROR = 10.0  # seconds, in a file; an encoded performance has a few milliseconds
@@ -34,7 +49,7 @@ MAX_SOURCE = 128  # characters
 
 @dataclass(frozen=True)
 class Performance:
-    """One performance: events uint8 [events], compressed controls uint8 [events, 13].
+    """One performance: events uint8 [events], packed controls uint8 [events, columns].
 
     notes: number of notes; milliseconds: length; onset_error_mean, onset_error_max: in seconds;
     source: hash of the MIDI file. A legacy file has no source ("") and no onset errors (0).
@@ -70,13 +85,27 @@ class Performance:
     def __len__(self) -> int:
         return len(self.events)
 
+    def add_controls(self, layout: ControlLayout) -> Performance:
+        """Return the performance with the controls of a network; compute them if it lacks some.
+
+        Raises ValueError for a legacy performance, which has only density and histogram.
+        """
+        if self.controls.shape[1] >= layout.packed_dim:
+            return self
+        if self.encoding.is_legacy:
+            names = ", ".join(layout.names)
+            raise ValueError(f"data in the original's encoding does not have all of {names}")
+        check_encoded(self.events, self.controls)
+        packed = ControlSeq.from_event_seq(EventSeq(self.events)).pack()
+        return replace(self, controls=packed[:, : layout.packed_dim])
+
     def convert_controls(self, encoding: Encoding) -> Array:
         """Return control vectors, float32 [events, 24], for a network of `encoding`.
 
         If the performance has another encoding, its events are decoded and encoded again, which
         changes their number.
         """
-        controls = self.controls
+        controls = self.controls[:, :COMPRESSED_DIM]
         if encoding is not self.encoding:
             notes = EventSeq.from_array(self.events, self.encoding).to_note_seq()
             events = EventSeq.from_note_seq(notes, encoding)
@@ -138,7 +167,8 @@ def _parse_legacy(record: tuple[Any, ...]) -> Performance:
 
 def _check_shapes(events: Array, controls: Array) -> None:
     """Raise ValueError unless there are events, and one control for each."""
-    if events.ndim != 1 or controls.shape != (len(events), COMPRESSED_DIM):
+    widths = packed_dims()
+    if events.ndim != 1 or controls.shape not in [(len(events), width) for width in widths]:
         shapes = f"{events.shape}, {controls.shape}"
         raise ValueError(f"events and controls have the wrong shapes {shapes}")
     if not len(events):
@@ -157,18 +187,51 @@ def check_encoded(events: Array, controls: Array) -> None:
         raise ValueError(f"note density {level} in the data is not in 0-{DENSITY_LEVELS - 1}")
 
 
-def expand_controls(controls: Tensor, encoding: Encoding) -> Tensor:
-    """Return control vectors, float32 [..., 24], from compressed controls, uint8 [..., 13].
+def expand_controls(
+    controls: Tensor,
+    encoding: Encoding,
+    layout: ControlLayout = PLAIN_LAYOUT,
+    is_open: Tensor | None = None,
+) -> Tensor:
+    """Return control vectors, float32 [..., dim], from packed controls, uint8 [..., columns].
 
-    The same as `ControlSeq.recover_compressed_array`, on the device of the tensor.
+    The result is on the device of the tensor; it is the same as that of `ControlLayout.encode`.
+    layout: of the network; is_open: the controls to leave open, bool [batch, controls], for
+    controls [steps, batch, columns] and a layout with flags. Unknown controls are open, too.
     """
-    density, weights = controls[..., 0].long(), controls[..., 1:].float()
-    total = weights.sum(dim=-1, keepdim=True)
-    histogram = torch.where(total > 0, weights / total, 1 / PITCH_CLASSES)
+    packed, columns, flags = split_packed(controls), [], []
+    for number, kind in enumerate(layout.kinds):
+        part = packed[kind.name]
+        if kind.value_shape:
+            vectors, unknown = _expand_histogram(part, encoding), torch.zeros_like(part[..., 0]) > 0
+        else:
+            table = _encode_bytes(kind, controls.device)
+            vectors, unknown = (
+                functional.embedding(part[..., 0].long(), table),
+                part[..., 0] == UNKNOWN,
+            )
+        if layout.flags:
+            hidden = unknown if is_open is None else unknown | is_open[:, number]
+            vectors = vectors.masked_fill(hidden[..., None], 0)
+            flags.append(hidden[..., None].float())
+        columns.append(vectors)
+    return torch.cat([*columns, *flags], dim=-1)
+
+
+def _expand_histogram(packed: Tensor, encoding: Encoding) -> Tensor:
+    """Return pitch-class histograms, float32 [..., 12], from bytes."""
+    weights = packed.float()
     if encoding.is_legacy:
-        histogram = weights / 255
-    one_hot = functional.one_hot(density, DENSITY_LEVELS)
-    return torch.cat([one_hot.float(), histogram], dim=-1)
+        return weights / 255
+    total = weights.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, weights / total, 1 / PITCH_CLASSES)
+
+
+@functools.cache
+def _encode_bytes(kind: ControlKind, device: torch.device) -> Tensor:
+    """Return the columns of a control vector for each byte, float32 [256, width]."""
+    values = kind.unpack(np.arange(256)[:, None])
+    return torch.from_numpy(kind.encode(values)).to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +258,10 @@ class Corpus:
             old, new = (f"{first_paths[version]} (encoding {version})" for version in ENCODINGS)
             raise ValueError(f"{old} and {new} need different sessions: do not mix encodings")
         return Corpus(performances)
+
+    def add_controls(self, layout: ControlLayout) -> Corpus:
+        """Return the corpus with the controls of a network; see `Performance.add_controls`."""
+        return Corpus([performance.add_controls(layout) for performance in self.performances])
 
     @property
     def encoding(self) -> Encoding:

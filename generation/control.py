@@ -12,11 +12,16 @@ import numpy as np
 import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES
 from corpus.performance import Performance
-from midi.control_schedule import WINDOW, Control, ControlSchedule, find_density_level
+from midi.control_schedule import (
+    DEFAULT_DENSITY,
+    WINDOW,
+    Control,
+    ControlSchedule,
+    find_density_level,
+)
 from sequence import CURRENT, MAX_SECONDS, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array
 
-DEFAULT_DENSITY = 3  # level of a first part without density
 MAX_RATE = 60  # notes/s that a control may request
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = """\

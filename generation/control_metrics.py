@@ -91,8 +91,12 @@ def generate_samples(
 ) -> list[NoteSeq]:
     """Generate a sample of `steps` events for each of the controls, which stay constant."""
     constraints = EventConstraints(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
-    rows = np.stack([control.to_array() for control in controls])[None]  # [1, batch, control]
-    table = ControlTable(torch.from_numpy(rows).to(model.device))
+    values = {
+        "density": [control.note_density for control in controls],
+        "histogram": [control.pitch_histogram for control in controls],
+    }
+    vectors = torch.from_numpy(model.layout.encode(values, len(controls))).to(model.device)
+    table = ControlTable(vectors[None])  # [1, batch, control]
     inputs = GenerationInputs(*draw_init(model, seed, len(controls)), constraints, table)
     events = list(Engine(model).generate(inputs, steps))
     samples = torch.stack(events, dim=1).cpu().numpy()  # [batch, steps]

@@ -23,7 +23,7 @@ ZERO_ERROR = MAX_CORRECTION + 0.5  # stored value of no error, see DensityContro
 class DensityTarget:
     """Requested rates of the density levels, and the notes and seconds of each event.
 
-    column: index of the first density column in a control vector, where the level is one-hot;
+    column: index of the first density column in a control vector, one for each level;
     rates: notes/s that each level requests, float [levels]; infinite for a level without a
     maximum, which is not corrected; notes: 1 for a note on, else 0, float [events];
     seconds: duration of each event, float [events].
@@ -52,9 +52,16 @@ class DensityController:
         rates, notes, seconds = (
             row.to(requested.device) for row in (target.rates, target.notes, target.seconds)
         )
-        level = requested[:, columns].argmax(dim=1)
-        is_controlled = rates[level].isfinite()[:, None]
-        missing = torch.where(is_controlled, rates[level, None] * seconds - notes, 0.0)
+        # a control vector may lie between two levels; an open density has zeros
+        weights = requested[:, columns]
+        numbers = torch.arange(levels, dtype=weights.dtype, device=requested.device)
+        level = (weights * numbers).sum(dim=1)
+        low, share = level.long(), level.frac()
+        rate = torch.where(
+            share > 0, torch.lerp(rates[low], rates[level.ceil().long()], share), rates[low]
+        )
+        is_controlled = (rate.isfinite() & (weights.sum(dim=1) > 0))[:, None]
+        missing = torch.where(is_controlled, rate[:, None] * seconds - notes, 0.0)
         self._decay = torch.exp(-seconds / TIME_CONSTANT)  # [events]
         # what each event adds to the error with each request [requests * events]; the second term
         # keeps ZERO_ERROR constant while the error decays
@@ -62,7 +69,10 @@ class DensityController:
         corrections = torch.arange(-MAX_CORRECTION, MAX_CORRECTION + 1, device=requested.device)
         corrected = (level[:, None] + corrections * is_controlled).clamp(0, levels - 1)
         variants = requested[:, None].repeat(1, len(corrections), 1)
-        variants[:, :, columns] = torch.eye(levels, device=requested.device)[corrected]
+        interpolated = (1 - (corrected[..., None] - numbers).abs()).clamp(min=0)
+        variants[:, :, columns] = torch.where(
+            is_controlled[..., None], interpolated, weights[:, None]
+        )
         self.controls, index = variants.flatten(0, 1).unique(dim=0, return_inverse=True)
         self._variant, self._corrections = index.flatten(), len(corrections)
 

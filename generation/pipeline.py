@@ -27,7 +27,17 @@ from midi.control_schedule import (
     middle_notes,
 )
 from model import PerformanceRNN
-from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
+from sequence import (
+    PITCHES,
+    PLAIN_LAYOUT,
+    ControlLayout,
+    ControlSeq,
+    Encoding,
+    EventSeq,
+    NoteSeq,
+    check_controls,
+    encode_schedule,
+)
 from utils import Array
 
 MAX_NOTE_SECONDS = 5.0  # longer generated notes are cut: the network has missed their note offs
@@ -40,7 +50,7 @@ MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 
 @dataclass(frozen=True, eq=False)
 class Primer:
-    """The events of a primer with their control vectors, float32 [events, 24].
+    """The events of a primer with their control vectors, float32 [events, control].
 
     dropped_notes: number of its notes that were outside the piano's 88 keys.
     """
@@ -55,9 +65,16 @@ class Primer:
         return self.events.total_ms / 1000
 
 
-def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> Primer:
+def load_primer(
+    path: str,
+    start: float,
+    seconds: float,
+    encoding: Encoding,
+    layout: ControlLayout = PLAIN_LAYOUT,
+) -> Primer:
     """Load the part of a MIDI file from second `start` on that is about `seconds` long.
 
+    layout: the control of the network.
     It begins with a note and ends just before one. Notes that sound at its end go on in the
     generated music. Raises ValueError if there is no note.
     """
@@ -76,7 +93,7 @@ def load_primer(path: str, start: float, seconds: float, encoding: Encoding) -> 
     while end and events[end - 1] in EventSeq.feat_ranges()["velocity"] and len(later):
         end -= 1  # this velocity is for the note after the primer
     is_dropped = is_later & ~on_piano & (notes.starts <= selected.starts[0] + seconds)
-    controls = ControlSeq.from_event_seq(whole).to_array()[:end]
+    controls = ControlSeq.from_event_seq(whole).encode(layout)[:end]
     return Primer(EventSeq(events[:end], encoding), controls, int(is_dropped.sum()))
 
 
@@ -133,7 +150,10 @@ class GenerationJob:
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
-    """Return the job as tensors. The primer gets its own controls if the job has a control."""
+    """Return the job as tensors.
+
+    If the job has a control, the primer gets its own controls, of those that the job requests.
+    """
     device = job.model.device
     init, generators = draw_init(job.model, job.seed, job.batch_size)
     if job.init_zero:
@@ -142,13 +162,14 @@ def build_inputs(job: GenerationJob) -> GenerationInputs:
     if job.primer is not None:
         context = torch.from_numpy(job.primer.events.to_array().astype(np.int64))
         if job.control is not None:
-            controls = torch.from_numpy(job.primer.controls).to(device)
-            context_controls = ControlTable(controls[:, None])
+            visible = job.control.requested_controls
+            controls = torch.from_numpy(job.model.layout.hide(job.primer.controls, visible))
+            context_controls = ControlTable(controls.to(device)[:, None])
     return GenerationInputs(
         init,
         generators,
         job.constraints,
-        build_control_table(job.control, job.encoding, device, job.steering),
+        build_control_table(job.control, job.encoding, device, job.steering, job.model.layout),
         context,
         context_controls,
     )
@@ -176,8 +197,8 @@ class PlanRows:
     Each row is the average over the seconds that a control describes, as in training data.
     """
 
-    def __init__(self, plan: ControlSchedule, device: torch.device) -> None:
-        self._plan, self._device = plan, device
+    def __init__(self, plan: ControlSchedule, device: torch.device, layout: ControlLayout) -> None:
+        self._plan, self._device, self._layout = plan, device, layout
 
     def __len__(self) -> int:
         return self._plan.steps
@@ -185,24 +206,35 @@ class PlanRows:
     def __getitem__(self, rows: slice) -> torch.Tensor:
         """Return rows as float32 [rows, 1, control]."""
         start, stop, _ = rows.indices(len(self))
-        vectors = self._plan.average(start, stop).to_array()
+        vectors = encode_schedule(self._plan.average(start, stop), self._layout)
         return torch.from_numpy(vectors).to(self._device)[:, None]
 
 
 def build_control_table(
-    control: ControlSchedule | None, encoding: Encoding, device: torch.device, steering: bool
+    control: ControlSchedule | None,
+    encoding: Encoding,
+    device: torch.device,
+    steering: bool,
+    layout: ControlLayout = PLAIN_LAYOUT,
 ) -> ControlTable:
     """Return a control schedule as tensors; durations are in milliseconds.
 
-    steering: whether to correct the density by feedback.
+    steering: whether to correct the density by feedback; layout: the control of the network.
+    Raises ValueError if the schedule requests a control that the network lacks.
     """
     if control is None:
         return NO_CONTROL
-    target = build_density_target(encoding) if steering else None
+    check_controls(control, layout)
+    target = None
+    if steering and "density" in control.requested_controls:
+        target = build_density_target(encoding)
     if control.times is None:  # a row for each event
-        return ControlTable(torch.from_numpy(control.to_array()).to(device)[:, None], target=target)
+        vectors = torch.from_numpy(encode_schedule(control, layout)).to(device)
+        return ControlTable(vectors[:, None], target=target)  # [rows, 1, control]
     durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
-    return ControlTable(PlanRows(control, device), durations, round(1000 * TIME_STEP), target)
+    return ControlTable(
+        PlanRows(control, device, layout), durations, round(1000 * TIME_STEP), target
+    )
 
 
 def build_density_target(encoding: Encoding) -> DensityTarget:
@@ -211,7 +243,7 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
     notes[-1] = np.inf
     is_note_on = np.isin(np.arange(EventSeq.dim()), EventSeq.feat_ranges()["note_on"])
     seconds = EventSeq.event_durations(encoding) / 1000
-    column = ControlSeq.feat_ranges()["note_density"].start
+    column = 0  # density is the first control
     rows = (notes / WINDOW, is_note_on, seconds)
     return DensityTarget(column, *(torch.as_tensor(row, dtype=torch.float32) for row in rows))
 

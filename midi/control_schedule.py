@@ -7,7 +7,8 @@ here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ TIME_STEP = 0.1  # seconds between the controls that a network gets from a writt
 LOOKAHEAD = 1.8  # seconds of a plan that are averaged; gives fewer wrong notes than WINDOW
 DENSITIES = np.arange(1, 37, 3)  # the fewest note ons in a window at each density level
 DENSITY_LEVELS = len(DENSITIES)
+DEFAULT_DENSITY = 3  # level, where none is requested and the network needs one
 SECTION_SECONDS = 10.0  # length of a section, for a schedule without fixed parts
 
 # name and width of the parts of a control vector
@@ -110,6 +112,10 @@ class ControlSchedule:
     is_gradual: whether the values change linearly from the row before to each row [rows], instead
     of at its start; None: no row.
     text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
+    scalars: the values of other controls by name, such as "loudness" [rows]; see
+    `sequence.CONTROLS`.
+    In a row in which a control is open, its value is nan; for the histogram all 12 weights.
+    A density may lie between two levels.
     Raises ValueError for other shapes or values.
     """
 
@@ -119,19 +125,29 @@ class ControlSchedule:
     text: str = ""
     parts: tuple[tuple[float, str], ...] = ()
     is_gradual: Array | None = None
+    scalars: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # float32 as in the control vector, so that rows which a network cannot tell apart are equal
         object.__setattr__(self, "histogram", np.asarray(self.histogram, np.float32))
+        scalars = {name: np.asarray(column, np.float64) for name, column in self.scalars.items()}
+        object.__setattr__(self, "scalars", scalars)
         rows, shapes = len(self), [np.shape(column) for column in self.columns]
         if not rows or shapes != [(rows,), (rows,), (rows, PITCH_CLASSES)]:
             raise ValueError(f"times, density and histogram of a schedule have shapes {shapes}")
-        values = np.column_stack(self.columns)
-        if not (np.isfinite(values).all() and (values[:, 1:] >= 0).all()):
+        for name, column in scalars.items():
+            if column.shape != (rows,):
+                raise ValueError(f"{name} of a schedule has shape {column.shape}, not {(rows,)}")
+        times = self.columns[0]
+        values = np.column_stack([self.density, self.histogram, *scalars.values()])
+        if np.isinf(values).any() or not np.isfinite(times).all() or (values < 0).any():
             raise ValueError("a control schedule has values that are negative or not finite")
-        if values[:, 1].max() >= DENSITY_LEVELS:
+        is_open = np.isnan(self.histogram)
+        if (is_open.any(axis=1) != is_open.all(axis=1)).any():
+            raise ValueError("a control schedule has histograms that are open in part")
+        if (values[:, 0] > DENSITY_LEVELS - 1).any():
             raise ValueError(f"a control schedule has a density over {DENSITY_LEVELS - 1}")
-        if (np.diff(values[:, 0]) < 0).any():
+        if (np.diff(times) < 0).any():
             raise ValueError("the times of a control schedule must be ascending")
 
     def __len__(self) -> int:
@@ -144,12 +160,25 @@ class ControlSchedule:
         return times, self.density, self.histogram
 
     @property
+    def values(self) -> dict[str, Array]:
+        """The values of all controls by name; nan where a control is open."""
+        return {"density": self.density, "histogram": self.histogram, **self.scalars}
+
+    @property
+    def requested_controls(self) -> list[str]:
+        """The names of the controls that are not open in every row."""
+        return [name for name, column in self.values.items() if not np.isnan(column).all()]
+
+    @property
     def events(self) -> int | None:
         """The number of events of a schedule with one row per event, else None."""
         return len(self) if self.times is None else None
 
     def to_array(self) -> Array:
-        """Return the control vectors, float32 [rows, 24]."""
+        """Return the vectors of density and histogram, float32 [rows, 24].
+
+        For the control vectors of any network see `sequence.encode_schedule`.
+        """
         return encode_controls(np.asarray(self.density, np.int64), self.histogram)
 
     @property
@@ -176,16 +205,23 @@ class ControlSchedule:
 
     def blend(self, other: ControlSchedule, share: Array) -> ControlSchedule:
         """Return the rows, moved by a share [rows] of the way to the rows of another schedule."""
-        density = (1 - share) * self.density + share * other.density
-        histogram = self.histogram + share[:, None] * (other.histogram - self.histogram)
-        return replace(self, density=np.rint(density).astype(int), histogram=histogram)
+        # where the other is open, a control stays as it is until the other row begins
+        density = np.where(share, (1 - share) * self.density + share * other.density, self.density)
+        change = np.where(share[:, None], share[:, None] * (other.histogram - self.histogram), 0)
+        scalars = {
+            name: np.where(share, (1 - share) * column + share * other.scalars[name], column)
+            for name, column in self.scalars.items()
+        }
+        histogram = self.histogram + change
+        return replace(self, density=np.rint(density), histogram=histogram, scalars=scalars)
 
     def average(self, start: int, stop: int) -> ControlSchedule:
         """Return rows `start` to `stop` - 1 of the averages over the LOOKAHEAD after each step.
 
         Row k is for the time from k * TIME_STEP on. In training data a control describes the
         notes of the next WINDOW seconds, so a network expects a change to come gradually. As in
-        training data, a histogram has a weight for each note: a dense part counts more.
+        training data, a histogram has a weight for each note: a dense part counts more. A control
+        that is open at the step itself is open; else only what is requested is averaged.
         """
         size = round(LOOKAHEAD / TIME_STEP)  # steps in a window
         steps = np.arange(start, stop + size - 1)
@@ -194,24 +230,30 @@ class ControlSchedule:
         def average(values: Array, weights: Array) -> Array:
             """Return weighted averages [stop - start, columns] over windows; exact if constant."""
             windows, weights = (sliding_window_view(v, size, axis=0) for v in (values, weights))
-            first = windows[..., :1]
-            change = (weights * (windows - first)).sum(axis=-1) / weights.sum(axis=-1)
-            return np.asarray(first[..., 0] + change)
+            first, weights = windows[..., :1], weights * ~np.isnan(windows)
+            change = (weights * np.nan_to_num(windows - first)).sum(axis=-1)
+            return np.asarray(first[..., 0] + change / np.maximum(weights.sum(axis=-1), 1e-9))
 
         density = np.asarray(written.density, np.float64)[:, None]
-        histogram = average(written.histogram, middle_notes(density))
-        level = np.rint(average(density, np.ones_like(density))).astype(int)[:, 0]
+        notes = middle_notes(np.where(np.isnan(density), DEFAULT_DENSITY, density))
+        histogram = average(written.histogram, notes)
+        level = np.rint(average(density, np.ones_like(density)))[:, 0]
         times = np.arange(start, stop) * TIME_STEP
-        return ControlSchedule(level, histogram, times)
+        scalars = {
+            name: average(column[:, None], notes)[:, 0] for name, column in written.scalars.items()
+        }
+        return ControlSchedule(level, histogram, times, scalars=scalars)
 
     def select(self, rows: Array, times: Array | None = None) -> ControlSchedule:
         """Return a schedule of the rows with these indices [n], with these starts (seconds) [n]."""
         density, histogram = np.asarray(self.density)[rows], self.histogram[rows]
-        return ControlSchedule(density, histogram, times, self.text, self.parts)
+        scalars = {name: column[rows] for name, column in self.scalars.items()}
+        return ControlSchedule(density, histogram, times, self.text, self.parts, scalars=scalars)
 
     def drop_repeats(self) -> ControlSchedule:
         """Return the schedule without the rows that repeat the row before them."""
-        values = np.column_stack([self.density, self.histogram])
+        values = np.column_stack(list(self.values.values()))
+        values = np.where(np.isnan(values), -1, values)  # an open control repeats an open one
         changed = np.append(True, (np.diff(values, axis=0) != 0).any(axis=1))
         return self.select(changed, np.asarray(self.columns[0])[changed])
 

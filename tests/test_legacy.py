@@ -307,7 +307,7 @@ def test_original_can_load_new_sessions(folder: Path) -> None:
     data = write_data(folder / "data", count=3)
     argv = ["-s", "m.sess", "-d", str(data), "-b", "3", "-w", "20", "--device", "cpu"]
     argv += ["-p", "hidden_dim=16,gru_layers=2,init_dim=4", "--no-enable-logging"]
-    argv += ["--precision", "fp32"]
+    argv += ["--precision", "fp32", "--controls", "density,histogram"]
     assert train.main([*argv, "--max-steps", "3"]) == 0
     for name, steps in (("m.sess", 3), ("m.best.sess", 0)):
         record = torch.load(name, weights_only=True)

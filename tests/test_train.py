@@ -97,7 +97,8 @@ def test_training_lowers_the_loss(folder: Path, data: Path) -> None:
 
 def test_session_is_created_before_training(folder: Path, data: Path) -> None:
     train.prepare(train.parse_args(make_argv(data, "-s", "a/b/m.sess")))
-    assert Session.load("a/b/m.sess").config == TINY_SIZES
+    config = Session.load("a/b/m.sess").config
+    assert config == dataclasses.replace(TINY_SIZES, control_dim=78)  # all controls
 
 
 def test_stopped_and_resumed_equals_uninterrupted(

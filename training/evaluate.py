@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional
 
 from corpus.performance import Corpus, Performance, check_encoded, expand_controls
-from midi.control_schedule import COMPRESSED_DIM
 from model import PerformanceRNN
 from sequence import Encoding, EventSeq
 from utils import Array
@@ -108,12 +107,17 @@ def format_table(columns: dict[str, EvalResult]) -> str:
 
 @torch.inference_mode()
 def evaluate(
-    model: PerformanceRNN, corpus: Corpus, max_events: int | None = None, use_control: bool = True
+    model: PerformanceRNN,
+    corpus: Corpus,
+    max_events: int | None = None,
+    use_control: bool = True,
+    visible: Sequence[str] | None = None,
 ) -> EvalResult:
     """Measure how well a network predicts each event of a performance from the events before it.
 
     max_events: the number of events to evaluate of each performance, or None for all;
-    use_control: give the network the controls of the performance.
+    use_control: give the network the controls of the performance; visible: the names of the
+    controls to give, the others are open (None: all of them; for a network with flags).
     The hidden state starts from a zero vector and is carried through the whole performance.
     """
     model.eval()
@@ -123,11 +127,19 @@ def evaluate(
     zeros = torch.zeros(1, model.config.init_dim, device=model.device)
     hidden = model.init_hidden(zeros).expand(-1, len(performances), -1)
     previous = torch.full((len(performances),), model.primary_event, device=model.device)
+    layout, names = model.layout, model.layout.names
+    is_open = torch.tensor([[bool(visible) and name not in (visible or ()) for name in names]])
     sums = np.zeros((3, EventSeq.dim()))  # counts, correct, losses
     for start in range(0, int(lengths.max(initial=0)), STEPS):
         active = int((lengths > start).sum())  # only the longest, which come first, go on
-        events, packed = _cut_excerpts(performances[:active], lengths[:active], start)
-        controls = expand_controls(torch.from_numpy(packed).to(model.device), corpus.encoding)
+        width = layout.packed_dim
+        events, packed = _cut_excerpts(performances[:active], lengths[:active], start, width)
+        controls = expand_controls(
+            torch.from_numpy(packed).to(model.device),
+            corpus.encoding,
+            layout,
+            is_open.to(model.device),
+        )
         targets = torch.from_numpy(np.maximum(events, 0)).to(model.device)  # [steps, active]
         inputs = torch.cat([previous[None, :active], targets[:-1]])
         logits, hidden = model(
@@ -145,19 +157,19 @@ def evaluate(
 
 
 def _cut_excerpts(
-    performances: Sequence[Performance], lengths: Array, start: int
+    performances: Sequence[Performance], lengths: Array, start: int, width: int
 ) -> tuple[Array, Array]:
     """Return STEPS events of each performance from index `start` on, and their controls.
 
-    lengths: how many events of each performance to use.
-    Returns events int64 [STEPS, n], -1 after the end, and compressed controls uint8
-    [STEPS, n, 13].
+    lengths: how many events of each performance to use; width: of the packed controls.
+    Returns events int64 [STEPS, n], -1 after the end, and packed controls uint8
+    [STEPS, n, width].
     """
     events = np.full((STEPS, len(performances)), -1, np.int64)
-    controls = np.zeros((STEPS, len(performances), COMPRESSED_DIM), np.uint8)
+    controls = np.zeros((STEPS, len(performances), width), np.uint8)
     for column, (performance, length) in enumerate(zip(performances, lengths, strict=True)):
         stop = min(length, start + STEPS)
         events[: stop - start, column] = performance.events[start:stop]
-        controls[: stop - start, column] = performance.controls[start:stop]
+        controls[: stop - start, column] = performance.controls[start:stop, :width]
     check_encoded(events, controls)
     return events, controls

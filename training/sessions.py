@@ -17,7 +17,16 @@ import utils
 from config import ModelConfig
 from corpus.performance import Corpus
 from model import PerformanceRNN, Session
-from sequence import CURRENT, ENCODINGS, Encoding
+from sequence import (
+    CONTROLS,
+    CURRENT,
+    ENCODINGS,
+    PLAIN_CONTROLS,
+    PLAIN_LAYOUT,
+    ControlLayout,
+    Encoding,
+    parse_controls,
+)
 from training.distributed import Distributed
 from training.trainer import DTYPES, TrainState, pick_precision
 
@@ -100,17 +109,18 @@ def open_session(
     model_params: str = "",
     init_from: str = "",
     seed: int = 0,
+    controls: str = "",
 ) -> Session:
     """Load the session for data in `encoding`; create the file if it is missing.
 
-    model_params, init_from, seed: as in TrainConfig.
+    model_params, init_from, seed, controls: as in TrainConfig.
     Raises ValueError if the session does not fit `model_params` or the data.
     """
     if not distributed.is_main:
         distributed.broadcast([0])  # wait until the main process has created the file
     utils.check_writable(path.parent)
     if path.exists():
-        session = _load_checked(path, encoding, model_params)
+        session = _load_checked(path, encoding, model_params, controls)
         _check_source(path, session, init_from)
         step = session.training.get("step", 0)
         utils.print_line(f"resuming {path} at step {step} ({format_sizes(session.config)})")
@@ -122,7 +132,7 @@ def open_session(
                 f"{path} is missing, and a new session would overwrite {get_best_path(path)}: "
                 "move that file, or use another -s"
             )
-        session = _create_session(encoding, model_params, init_from, seed)
+        session = _create_session(encoding, model_params, init_from, seed, controls)
         session.save(path)
         source = f" from {init_from}" if init_from else ""
         utils.print_line(f"new session {path}{source} ({format_sizes(session.config)})")
@@ -146,28 +156,59 @@ def _check_source(path: Path, session: Session, init_from: str) -> None:
         )
 
 
-def _create_session(encoding: Encoding, model_params: str, init_from: str, seed: int) -> Session:
+def _create_session(
+    encoding: Encoding, model_params: str, init_from: str, seed: int, controls: str
+) -> Session:
     """Return a session with initial weights, or with those of the session file `init_from`."""
     if init_from:
-        source = _load_checked(Path(init_from), encoding, model_params)
+        source = _load_checked(Path(init_from), encoding, model_params, controls)
         sizes = config.parse_model_params(model_params, source.config)
         state = source.build_model(torch.device("cpu")).state_dict()
         training = {"init_from": Path(init_from).name}
-        return Session(sizes, state, encoding.version, training=training)
+        names = source.controls
+        return Session(sizes, state, encoding.version, training=training, controls=names)
+    layout = _choose_layout(encoding, controls)
+    sizes = config.parse_model_params(model_params, ModelConfig(control_dim=layout.dim))
+    if sizes.control_dim != layout.dim:
+        raise ValueError(
+            f"argument -p/--model-params: control_dim {sizes.control_dim} does not fit the "
+            f"controls {','.join(layout.names)}, which need {layout.dim}: leave it out"
+        )
     torch.manual_seed(seed)
-    sizes = config.parse_model_params(model_params)
-    state = PerformanceRNN(sizes).init_weights().state_dict()
-    return Session(sizes, state, encoding.version, training={"init_from": ""})
+    state, training = PerformanceRNN(sizes).init_weights().state_dict(), {"init_from": ""}
+    return Session(sizes, state, encoding.version, training=training, controls=layout.names)
 
 
-def _load_checked(path: Path, encoding: Encoding, model_params: str) -> Session:
+def _choose_layout(encoding: Encoding, controls: str) -> ControlLayout:
+    """Return the control of a new session; controls: as in TrainConfig, empty for the default.
+
+    Raises ValueError for a control that data in `encoding` does not have.
+    """
+    if controls:
+        layout = ControlLayout(parse_controls(controls))
+        if encoding.is_legacy and not layout.is_plain:
+            raise ValueError(
+                "argument --controls: data in the original's encoding needs "
+                f"{','.join(PLAIN_CONTROLS)}"
+            )
+        return layout
+    return PLAIN_LAYOUT if encoding.is_legacy else ControlLayout(kind.name for kind in CONTROLS)
+
+
+def _load_checked(path: Path, encoding: Encoding, model_params: str, controls: str) -> Session:
     """Load a session for data in `encoding`.
 
-    Raises ValueError if its encoding or its sizes differ. Only the dropout may differ from
-    `model_params`; the session is returned with its own, so that a change can be reported.
+    Raises ValueError if its encoding, its sizes or its controls differ. Only the dropout may
+    differ from `model_params`; the session is returned with its own, so that a change can be
+    reported.
     """
     session = Session.load(path)
     check_encoding(path, session, encoding)
+    if controls and parse_controls(controls) != session.controls:
+        raise ValueError(
+            f"argument --controls: the controls of a session cannot change, and {path} has "
+            f"{','.join(session.controls)}: leave --controls out, or start a new session"
+        )
     sizes = config.parse_model_params(model_params, session.config)
     if replace(sizes, gru_dropout=session.config.gru_dropout) != session.config:
         raise ValueError(

@@ -302,7 +302,9 @@ class Trainer:
         training = {**asdict(self.state), "precision": self.options.precision, **self.metadata}
         if self.scaler.is_enabled():
             training["scaler"] = self.scaler.state_dict()
-        return Session(model.config, model.state_dict(), self.encoding.version, training=training)
+        names = model.layout.names
+        state, version = model.state_dict(), self.encoding.version
+        return Session(model.config, state, version, training=training, controls=names)
 
     def restore(
         self, path: Path, session: Session, with_hidden: bool, with_optimizer: bool

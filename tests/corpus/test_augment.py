@@ -113,9 +113,9 @@ def test_tempos_are_uniform_up_to_the_limit(
 ) -> None:
     factors = []
 
-    def record(events: np.ndarray, start: int, count: int, factor: float) -> tuple[list, list]:
+    def record(events: np.ndarray, start: int, count: int, factor: float) -> tuple[np.ndarray, ...]:
         factors.append(factor)
-        return [], []  # too short, so the plain events are used
+        return np.zeros(0), np.zeros((0, 17))  # too short, so the plain events are used
 
     monkeypatch.setattr("corpus.batches.stretch_excerpt", record)
     sampler = make_sampler(performance, 0.2)

@@ -1,0 +1,413 @@
+"""The table of controls: measured, packed, encoded, transposed, hidden in training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import sequence
+import train
+from corpus.augment import stretch_events, stretch_excerpt
+from corpus.batches import WindowSampler
+from corpus.performance import Corpus, Performance, expand_controls
+from midi.control_schedule import ControlSchedule
+from model import PerformanceRNN, Session
+from sequence import (
+    CONTROLS,
+    CURRENT,
+    PLAIN_CONTROLS,
+    PLAIN_LAYOUT,
+    UNKNOWN,
+    ControlKind,
+    ControlLayout,
+    ControlSeq,
+    EventSeq,
+    encode_schedule,
+    transpose,
+)
+from tests.test_sequence import random_events
+from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data
+
+ALL = ("density", "histogram", "loudness", "register", "spread", "touch")
+LAYOUT = ControlLayout(ALL)
+SCALARS = ALL[2:]
+SHIFTS = [round(1000 * 1.15**k / 65) for k in range(32)]  # milliseconds
+OFF, VELOCITY, SHIFT = 88, 176, 208  # first index of each kind of event
+CPU = torch.device("cpu")
+
+
+# ------------------------------------------------------------------------------------ measuring
+
+
+def list_notes_plainly(events: list[int]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Return the time of each event, and index, pitch, velocity and length of each note on."""
+    now, velocity, times = 0, 64, []
+    notes: list[dict[str, Any]] = []
+    sounding: dict[int, dict[str, Any]] = {}
+    for index, event in enumerate(events):
+        times.append(now)
+        if event < VELOCITY and event % OFF in sounding:
+            note = sounding.pop(event % OFF)
+            note["length"] = max(now - note["start"], 15)
+        if event < OFF:
+            note = {"index": index, "start": now, "pitch": 21 + event, "velocity": velocity}
+            sounding[event] = note
+            notes.append(note)
+        elif VELOCITY <= event < SHIFT:
+            velocity = 4 * (event - VELOCITY) + 3
+        elif event >= SHIFT:
+            now += SHIFTS[event - SHIFT]
+    for note in sounding.values():
+        note["length"] = max(now - note["start"], 15)
+    return times, notes
+
+
+def measure_plainly(events: list[int]) -> dict[str, list[float]]:
+    """Return the four controls of each event, by a loop over the notes of the next two seconds."""
+    times, notes = list_notes_plainly(events)
+    end = times[-1] + (SHIFTS[events[-1] - SHIFT] if events[-1] >= SHIFT else 0)
+    rows: dict[str, list[float]] = {name: [] for name in SCALARS}
+    for index, time in enumerate(times):
+        first = index
+        if time > end - 2000:
+            first = next(j for j, other in enumerate(times) if other >= end - 2000)
+        inside = [n for n in notes if n["index"] >= first and n["start"] <= times[first] + 2000]
+        count = len(inside)
+        if not count:
+            for column in rows.values():
+                column.append(math.nan)
+            continue
+        mean = sum(n["pitch"] for n in inside) / count
+        variance = sum((n["pitch"] - mean) ** 2 for n in inside) / count
+        rows["loudness"].append(sum(n["velocity"] for n in inside) / count)
+        rows["register"].append(mean)
+        rows["spread"].append(math.sqrt(variance))
+        rows["touch"].append(sum(n["length"] for n in inside) / count / 1000)
+    return rows
+
+
+@given(st.lists(st.integers(0, 239), min_size=1, max_size=60))
+@example(random_events(0, notes=0.05).tolist())
+@example(random_events(1, notes=0.3).tolist())
+@example(random_events(2, notes=0.58).tolist())
+def test_scalar_controls_match_a_plain_loop(events: list[int]) -> None:
+    found = ControlSeq.from_event_seq(EventSeq(events)).scalars
+    expected = measure_plainly(events)
+    assert tuple(found) == SCALARS
+    for name in SCALARS:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6, rtol=1e-9)
+
+
+def test_legacy_performance_has_density_and_histogram_only() -> None:
+    controls = ControlSeq.from_event_seq(EventSeq([40, 208, 128], sequence.LEGACY))
+    assert tuple(controls.values) == PLAIN_CONTROLS
+    assert controls.pack().shape == (3, 13)
+
+
+# -------------------------------------------------------------------------- packing and encoding
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "packed"),
+    [
+        ("loudness", 24, 0),
+        ("loudness", 101, 254),
+        ("loudness", 127, 254),
+        ("register", 34, 4),
+        ("register", 60, 108),
+        ("spread", 11, 127),
+        ("touch", 0.5, 127),  # the geometric middle of 0.05 s and 5 s
+        ("touch", math.nan, UNKNOWN),
+    ],
+)
+def test_packed_values(name: str, value: float, packed: int) -> None:
+    kind = sequence.get_control_kind(name)
+    assert kind.pack([value]).tolist() == [[packed]]
+
+
+@pytest.mark.parametrize("kind", CONTROLS[2:], ids=lambda kind: kind.name)
+def test_packed_values_are_recovered(kind: ControlKind) -> None:
+    values = kind.find_values(np.linspace(0, 11, 300))
+    found = kind.unpack(kind.pack(values))
+    step = 11 / 254
+    errors = kind.find_positions(found) - kind.find_positions(values)
+    assert np.abs(errors).max() <= step / 2 + 1e-9
+    packed = np.arange(256)[:, None].astype(np.uint8)
+    np.testing.assert_array_equal(kind.pack(kind.unpack(packed)), packed)
+
+
+def test_value_between_two_centers_gives_weights_to_both() -> None:
+    kind = sequence.get_control_kind("spread")  # centers at 0, 2, 4, ... semitones
+    weights = kind.encode([4, 4.5, 99, math.nan])
+    assert weights[0].tolist() == [0, 0, 1, *[0] * 9]
+    assert weights[1].tolist() == [0, 0, 0.75, 0.25, *[0] * 8]
+    assert weights[2].tolist() == [*[0] * 11, 1]
+    assert weights[3].tolist() == [0] * 12
+
+
+def test_layout_of_all_controls() -> None:
+    assert (LAYOUT.names, LAYOUT.dim, LAYOUT.packed_dim) == (ALL, 78, 17)
+    assert [columns.start for columns in LAYOUT.ranges.values()] == [0, 12, 24, 36, 48, 60]
+    assert list(LAYOUT.flags) == [72, 73, 74, 75, 76, 77]
+    assert (PLAIN_LAYOUT.dim, list(PLAIN_LAYOUT.flags), PLAIN_LAYOUT.packed_dim) == (24, [], 13)
+    assert ControlLayout(["touch", "density"]).dim == 26
+    with pytest.raises(ValueError, match="unknown control 'mood'"):
+        ControlLayout(["mood"])
+
+
+def test_vectors_from_bytes_and_from_values_agree() -> None:
+    controls = ControlSeq.from_event_seq(EventSeq([*random_events(3), *[239] * 3]))
+    found = expand_controls(torch.from_numpy(controls.pack()), CURRENT, LAYOUT).numpy()
+    expected = controls.encode(LAYOUT)
+    assert found.shape == expected.shape == (403, 78)
+    assert np.isnan(controls.scalars["touch"]).any()  # silence at the end
+    np.testing.assert_array_equal(found[:, LAYOUT.flags], expected[:, LAYOUT.flags])
+    np.testing.assert_allclose(found, expected, atol=11 / 254 / 2 + 1e-6)
+    sums = found[:, 24:36].sum(axis=1) + found[:, 74]
+    np.testing.assert_allclose(sums, 1, atol=1e-6)  # weights, or the flag
+
+
+def make_schedule(**columns: Any) -> ControlSchedule:
+    rows = len(next(iter(columns.values())))
+    density = columns.pop("density", np.full(rows, np.nan))
+    histogram = columns.pop("histogram", np.full((rows, 12), np.nan))
+    return ControlSchedule(density, histogram, np.arange(rows), scalars=columns)
+
+
+def test_schedule_leaves_controls_open() -> None:
+    schedule = make_schedule(density=[2.25, np.nan], register=[np.nan, 33.0])
+    assert schedule.requested_controls == ["density", "register"]
+    first, second = encode_schedule(schedule, LAYOUT)
+    assert first[:12].tolist() == [0, 0, 0.75, 0.25, *[0] * 8]
+    assert first[72:].tolist() == [0, 1, 1, 1, 1, 1]
+    assert not first[12:72].any()
+    assert second[36:48].tolist() == [1, *[0] * 11]
+    assert second[72:].tolist() == [1, 1, 1, 0, 1, 1]
+    assert second.sum() == 6
+
+
+def test_open_control_of_a_plain_session_has_its_default() -> None:
+    vectors = encode_schedule(make_schedule(density=[5, np.nan]), PLAIN_LAYOUT)
+    assert vectors[:, :12].argmax(axis=1).tolist() == [5, 3]
+    np.testing.assert_allclose(vectors[:, 12:], 1 / 12)
+
+
+def test_request_for_a_lacking_control_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no control touch, only density, histogram"):
+        encode_schedule(make_schedule(touch=[0.2]), PLAIN_LAYOUT)
+
+
+@pytest.mark.parametrize("columns", [{"loudness": [1.0, 2.0, 3.0]}, {"loudness": [-1.0, 2.0]}])
+def test_invalid_schedule_is_rejected(columns: dict[str, list[float]]) -> None:
+    with pytest.raises(ValueError, match=r"loudness|negative"):
+        make_schedule(density=[1, 2], **columns)
+
+
+# ------------------------------------------------------------------------------- transposition
+
+
+def test_transposition_moves_the_register() -> None:
+    events = np.stack([random_events(seed, 300) for seed in range(4)], axis=1)
+    packed = [ControlSeq.from_event_seq(EventSeq(column)).pack() for column in events.T]
+    lowest, highest = sequence.transposition_range(events)
+    offsets = np.clip([-5, 6, 0, 2], lowest, highest)
+    moved, controls = transpose(events, np.stack(packed, axis=1), offsets)
+    expected = [ControlSeq.from_event_seq(EventSeq(column)).pack() for column in moved.T]
+    difference = controls.astype(int) - np.stack(expected, axis=1)
+    register = difference[..., 14]
+    inside = (controls[..., 14] > 0) & (controls[..., 14] < 254)  # not cut off
+    assert np.abs(register[inside]).max() <= 1
+    assert (register[inside] == 0).mean() > 0.95  # rounding
+    assert not np.delete(difference, 14, axis=2).any()
+    assert inside.mean() > 0.5
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_excerpt_has_the_controls_of_the_stretched_performance(
+    tmp_path: Path, factor: float
+) -> None:
+    path = write_data(tmp_path / "data", 1, notes=400) / "0.mid.data"
+    events = Performance.load(path).events
+    stretched = stretch_events(events, factor)
+    whole = ControlSeq.from_event_seq(EventSeq(stretched)).pack()[stretched < SHIFT]
+    excerpt, controls = stretch_excerpt(events, 500, 300, factor)
+    first = int((events[:500] < SHIFT).sum())
+    found = controls[1:][excerpt[1:] < SHIFT].astype(int)
+    expected = whole[first : first + len(found)]
+    # times are rounded anew in the excerpt, which may move a note out of a window
+    assert ((np.abs(found - expected) <= 1).mean(axis=0) > 0.9).all()
+
+
+# --------------------------------------------------------------------------------- .data files
+
+
+def write_old_data(folder: Path, count: int = 4) -> Path:
+    """Write .data files of the previous version, with 13 columns."""
+    for path in write_data(folder, count, notes=200).iterdir():
+        performance = Performance.load(path)
+        old = dataclasses.replace(performance, controls=performance.controls[:, :13])
+        path.write_bytes(old.to_bytes())
+    return folder
+
+
+def test_older_data_gets_its_controls_when_loaded(tmp_path: Path) -> None:
+    new = Corpus.load(sorted(write_data(tmp_path / "new", 2).iterdir()))
+    old = Corpus.load(sorted(write_old_data(tmp_path / "old", 2).iterdir()))
+    assert {p.controls.shape[1] for p in new.performances} == {17}
+    assert {p.controls.shape[1] for p in old.performances} == {13}
+    found = Corpus.load(sorted((tmp_path / "old").iterdir())).add_controls(LAYOUT)
+    assert {p.controls.shape[1] for p in found.performances} == {17}
+    again = dataclasses.replace(new.performances[0], controls=new.performances[0].controls[:, :13])
+    assert np.array_equal(again.add_controls(LAYOUT).controls, new.performances[0].controls)
+    assert again.add_controls(PLAIN_LAYOUT) is again
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def make_sampler(folder: Path, carry: int = 4, layout: ControlLayout = LAYOUT) -> WindowSampler:
+    corpus = Corpus.load(sorted(write_data(folder, 4, notes=200).iterdir()))
+    return WindowSampler(corpus, 10, 3, carry, layout=layout)
+
+
+def test_each_control_is_hidden_at_a_rate_of_its_segment(tmp_path: Path) -> None:
+    sampler = make_sampler(tmp_path / "data", carry=1)
+    batches = [sampler.sample_batch(200, 7, number, 1.0, False) for number in range(20)]
+    is_open = np.concatenate([batch.is_open for batch in batches])
+    assert is_open.shape == (4000, 6)
+    np.testing.assert_allclose(is_open.mean(axis=0), 0.5, atol=0.03)
+    # with a uniform rate, each number of open controls from 0 to 6 is equally likely
+    counts = np.bincount(is_open.sum(axis=1), minlength=7) / 4000
+    np.testing.assert_allclose(counts, 1 / 7, atol=0.02)
+
+
+def test_hiding_holds_for_a_segment_and_follows_the_seed(tmp_path: Path) -> None:
+    sampler = make_sampler(tmp_path / "data")
+    before = sampler.sample_batch(32, 5, 0, 1.0, True)
+    for number in range(1, 12):
+        batch = sampler.sample_batch(32, 5, number, 1.0, True)
+        again = make_sampler(tmp_path / "data").sample_batch(32, 5, number, 1.0, True)
+        assert np.array_equal(batch.is_open, again.is_open)
+        on = batch.continues
+        assert np.array_equal(batch.is_open[on], before.is_open[on])
+        assert not np.array_equal(batch.is_open[~on], before.is_open[~on])
+        before = batch
+
+
+def test_hidden_controls_have_only_their_flag(tmp_path: Path) -> None:
+    batch = make_sampler(tmp_path / "data").sample_batch(16, 1, 0, 1.0, False)
+    controls = batch.to_device(CPU, CURRENT, LAYOUT).controls
+    for column, is_open in enumerate(batch.is_open):
+        for name, flag, is_hidden in zip(ALL, LAYOUT.flags, is_open, strict=True):
+            block = controls[:, column, LAYOUT.ranges[name]]
+            expected = torch.full((10,), 0.0 if is_hidden else 1.0)
+            known = controls[:, column, flag] == float(is_hidden)
+            torch.testing.assert_close(block.sum(dim=-1)[known], expected[known], atol=1e-5, rtol=0)
+            assert known.all() or not is_hidden  # a control may also be unknown
+
+
+def test_windows_do_not_depend_on_the_controls(tmp_path: Path) -> None:
+    samplers = [make_sampler(tmp_path / "data", layout=layout) for layout in (LAYOUT, PLAIN_LAYOUT)]
+    one, other = (sampler.sample_batch(16, 1, 3, 0.5, True) for sampler in samplers)
+    assert np.array_equal(one.events, other.events)
+    assert np.array_equal(one.use_control, other.use_control)
+    assert np.array_equal(one.controls[..., :13], other.controls)
+    assert other.is_open.shape == (16, 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_training(data: Path, *more: str) -> int:
+    argv = ["-s", "m.sess", "-d", str(data), "-b", "4", "-w", "20", "-p", TINY_MODEL]
+    argv += ["--no-enable-logging", "--device", "cpu", "--precision", "fp32"]
+    return train.main([*argv, "--max-steps", "3", *more])
+
+
+@pytest.mark.parametrize(
+    ("controls", "names", "dim"),
+    [("", ALL, 78), ("density,histogram", PLAIN_CONTROLS, 24), ("touch", ("touch",), 13)],
+)
+def test_training_with_controls(
+    folder: Path, controls: str, names: tuple[str, ...], dim: int
+) -> None:
+    data = write_old_data(folder / "data")
+    assert run_training(data, *(["--controls", controls] if controls else [])) == 0
+    for path in ("m.sess", "m.best.sess"):
+        session = Session.load(path)
+        assert (session.controls, session.config.control_dim) == (names, dim)
+    assert ("controls" in torch.load("m.sess", weights_only=True)) == (names != PLAIN_CONTROLS)
+    assert run_training(data, "--max-steps", "5") == 0
+    assert Session.load("m.sess").controls == names
+    assert run_training(data, "-s", "tuned.sess", "--init-from", "m.sess") == 0
+    assert Session.load("tuned.sess").controls == names
+    assert train.main(["-s", "m.sess", "--export", "small.sess"]) == 0
+    assert Session.load("small.sess").controls == names
+
+
+@pytest.mark.parametrize("more", [[], ["-s", "tuned.sess", "--init-from", "m.sess"]])
+def test_controls_of_a_session_cannot_change(
+    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    data = write_data(folder / "data", 4, notes=200)
+    assert run_training(data) == 0
+    assert run_training(data, "--controls", "density,histogram", *more) == 1
+    error = capsys.readouterr().err
+    assert "the controls of a session cannot change" in error
+    assert "m.sess has density,histogram,loudness" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_unknown_control_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.parse_args(["--controls", "density,mood"])
+    assert "unknown control 'mood'" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------- network
+
+
+def test_no_control_is_the_same_as_all_controls_open() -> None:
+    torch.manual_seed(0)
+    sizes = dataclasses.replace(TINY_SIZES, control_dim=78)
+    model = PerformanceRNN(sizes, ALL)
+    events, hidden = torch.randint(0, 240, (5, 2)), model.init_hidden(torch.randn(2, 4))
+    schedule = make_schedule(density=[np.nan])
+    open_vector = torch.from_numpy(encode_schedule(schedule, LAYOUT))[None]
+    expected = model(events, hidden, open_vector)[0]
+    for arguments in ((None, None), (torch.rand(5, 2, 78), torch.zeros(2, dtype=torch.bool))):
+        torch.testing.assert_close(model(events, hidden, *arguments)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        (["density", "mood"], "unknown control 'mood'"),
+        (["density", "touch"], "control_dim 78 does not fit"),
+        ("density", "not a list of names"),
+        ([1, 2], "not a list of names"),
+        ([], "at least one control"),
+    ],
+)
+def test_session_with_invalid_controls_is_rejected(
+    tmp_path: Path, controls: object, message: str
+) -> None:
+    sizes = dataclasses.replace(TINY_SIZES, control_dim=78)
+    path = tmp_path / "m.sess"
+    Session(sizes, PerformanceRNN(sizes, ALL).state_dict(), 2, controls=ALL).save(path)
+    record = torch.load(path, weights_only=True)
+    assert record["controls"] == list(ALL)
+    torch.save(record | {"controls": controls}, path)
+    with pytest.raises(ValueError, match=message):
+        Session.load(path)
