@@ -1,13 +1,11 @@
-"""Notes, and reading and writing MIDI files: the one module that knows the MIDI libraries.
-
-Files are read with symusic, which is fast and lenient, and written with pretty_midi.
-"""
+"""Notes, and reading and writing MIDI files, which are written with pretty_midi."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pretty_midi
-import symusic
 
 import utils
+from midi.playback import DRUMS, MidiStats, play_events
+from midi.reader import CONTROL, NOTE_OFF, NOTE_ON, PROGRAM, MidiEvents, read_events
 from utils import Array
 
-SUSTAIN = 64  # controller number of the sustain pedal
-PEDAL_DOWN = 64  # lowest controller value at which the pedal is down
+READER_VERSION = 2  # of the rules by which notes are read; 1: symusic, pedals by track
 ALL_PROGRAMS = range(128)
+PRETTY_MIDI_TICK = 1e-9  # seconds, to which the times of a PrettyMIDI object are rounded
 MAX_RESOLUTION = 32767  # ticks per quarter note that a file can hold
-MIN_TICKS_PER_TWELFTH = 6  # of a quarter note; with coarser ticks, any notes are near the beat
 
 
 def read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
@@ -88,29 +86,38 @@ class NoteSeq:
         With `sustain`, a note whose key is released while the pedal is down ends when the pedal
         is lifted. Every note ends at the latest when its key is struck again.
         """
-        return _merge_tracks(_read_pretty_midi(midi, set(programs)), sustain)
+        return _cut_notes(play_events(_list_events(midi), "all", set(programs), sustain)[0])
 
     @staticmethod
     def from_midi_file(
-        path: str | os.PathLike[str], programs: Iterable[int] = ALL_PROGRAMS, sustain: bool = True
+        path: str | os.PathLike[str],
+        programs: Iterable[int] = ALL_PROGRAMS,
+        sustain: bool = True,
+        tracks: str = "auto",
     ) -> NoteSeq:
         """Return the notes of a MIDI file, by the rules of `from_midi`.
 
-        Where notes of one pitch overlap in a track, the first note off ends the first note on.
-        A pedal change belongs to the program in force at that time. Raises ValueError, naming
-        the path, for a file that is not readable as MIDI.
+        tracks: "auto", "all", "piano" or names, see `midi.playback.select_instruments`; if
+        `programs` are given, all tracks are read. Where notes of one pitch overlap in a channel,
+        the first note off ends the first note on. Raises ValueError, naming the path, for a file
+        that is not readable as MIDI.
         """
         try:
-            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs, sustain)
+            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs, sustain, tracks)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
     @staticmethod
     def from_midi_bytes(
-        content: bytes, programs: Iterable[int] = ALL_PROGRAMS, sustain: bool = True
+        content: bytes,
+        programs: Iterable[int] = ALL_PROGRAMS,
+        sustain: bool = True,
+        tracks: str = "auto",
     ) -> NoteSeq:
         """Return the notes of the content of a MIDI file; see `from_midi_file`."""
-        return _merge_tracks(_read_score(_parse(content), set(programs)), sustain)
+        selected = None if programs is ALL_PROGRAMS else set(programs)
+        columns, _ = play_events(read_events(content), tracks, selected, sustain)
+        return _cut_notes(columns)
 
     def to_midi(
         self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
@@ -154,8 +161,8 @@ class NoteSeq:
     @staticmethod
     def merge(*note_seqs: NoteSeq) -> NoteSeq:
         """Return the notes of several sequences; a note ends when its key is struck again."""
-        tracks = (_Track(np.stack(seq.columns), np.empty((2, 0))) for seq in note_seqs)
-        return _merge_tracks(tracks, sustain=False)
+        columns = [np.stack(seq.columns) for seq in note_seqs]
+        return _cut_notes(np.concatenate([np.empty((4, 0)), *columns], axis=1))
 
     def adjust_time(self, offset: float) -> NoteSeq:
         """Return the notes moved by `offset` seconds; ValueError if one would start before 0."""
@@ -207,172 +214,76 @@ def find_next_onsets(pitches: Array, starts: Array) -> Array:
     return np.where(has_next, starts[index], np.inf)
 
 
-# ------------------------------------------------------------------------------- MIDI files
-
-
-@dataclass(frozen=True)
-class _Track:
-    """Notes [4, notes] (start, end, pitch, velocity) and pedal changes [2, changes] (time, value).
-
-    Times are in seconds.
-    """
-
-    notes: Array
-    pedal: Array
-
-    def sort_pedal(self) -> Array:
-        """Return the pedal changes in order of time."""
-        return np.asarray(self.pedal[:, np.argsort(self.pedal[0], kind="stable")])
-
-    def apply_pedal(self) -> Array:
-        """Return the notes [4, notes]; those that the pedal holds end when it is lifted.
-
-        A pedal that is never lifted holds until the last event of the track.
-        """
-        if not self.pedal.size or not self.notes.size:
-            return self.notes
-        starts, ends, pitches, velocities = self.notes
-        times, values = self.sort_pedal()
-        lift_times = np.where(values >= PEDAL_DOWN, np.inf, times)
-        next_lift = np.minimum.accumulate(lift_times[::-1])[::-1]
-        next_lift[np.isinf(next_lift)] = max(times[-1], ends.max())
-        change = np.searchsorted(times, ends, "right") - 1  # the last one before each end
-        is_held = (change >= 0) & (values[change] >= PEDAL_DOWN)
-        return np.stack([starts, np.where(is_held, next_lift[change], ends), pitches, velocities])
-
-    def measure_pedal(self) -> tuple[int, float]:
-        """Return how often the pedal goes down, and for how many seconds it is down."""
-        if not self.pedal.size:
-            return 0, 0.0
-        times, values = self.sort_pedal()
-        is_down = values >= PEDAL_DOWN
-        lengths = np.diff(times, append=max(times[-1], self.notes[1].max(initial=0.0)))
-        is_press = is_down & ~np.append(False, is_down[:-1])
-        return int(is_press.sum()), float(lengths[is_down].sum())
-
-
-def _merge_tracks(tracks: Iterable[_Track], sustain: bool) -> NoteSeq:
-    """Return the notes of all tracks; each ends at the latest when its key is struck again."""
-    parts = [track.apply_pedal() if sustain else track.notes for track in tracks]
-    if not parts:
-        return NoteSeq()
-    starts, ends, pitches, velocities = np.concatenate(parts, axis=1)
+def _cut_notes(columns: Array) -> NoteSeq:
+    """Return notes from columns [4, notes]; each ends when its key is struck again."""
+    starts, ends, pitches, velocities = columns
     order = np.lexsort((starts, pitches))
     cut_ends = ends.copy()
     cut_ends[order] = np.minimum(ends[order], find_next_onsets(pitches[order], starts[order]))
     return NoteSeq(starts, cut_ends, pitches, velocities)
 
 
-def _read_pretty_midi(midi: pretty_midi.PrettyMIDI, programs: set[int]) -> Iterator[_Track]:
-    """Yield the instruments in `programs` except drums; notes of zero length are dropped."""
-    for instrument in midi.instruments:
-        if not instrument.is_drum and instrument.program in programs:
-            notes = [
-                (note.start, note.end, note.pitch, note.velocity)
-                for note in instrument.notes
-                if note.end > note.start
-            ]
-            pedal = [(c.time, c.value) for c in instrument.control_changes if c.number == SUSTAIN]
-            yield _Track(np.array(notes).reshape(-1, 4).T, np.array(pedal).reshape(-1, 2).T)
+# ------------------------------------------------------------------------------- MIDI files
 
 
-def _read_score(score: Any, programs: set[int]) -> Iterator[_Track]:
-    """Yield the tracks of a symusic score in `programs`, as `_read_pretty_midi` does."""
-    to_seconds = _make_tick_converter(score)
-    for track in score.tracks:
-        if track.is_drum or track.program not in programs:
-            continue
-        notes, controls = track.notes.numpy(), track.controls.numpy()
-        has_length = notes["duration"] > 0
-        start = notes["time"][has_length].astype(np.int64)
-        end = start + notes["duration"][has_length]
-        pitch, velocity = notes["pitch"][has_length], notes["velocity"][has_length]
-        columns = np.stack([to_seconds(start), to_seconds(end), pitch, velocity])
-        is_pedal = controls["number"] == SUSTAIN
-        times, values = to_seconds(controls["time"][is_pedal]), controls["value"][is_pedal]
-        yield _Track(columns, np.stack([times, values]))
+def read_midi(
+    source: str | os.PathLike[str] | bytes, tracks: str = "auto", sustain: bool = True
+) -> tuple[NoteSeq, MidiStats]:
+    """Return the notes of a MIDI file, given by its path or content, and its statistics.
 
-
-def _make_tick_converter(score: Any) -> Callable[[Array], Array]:
-    """Return a function from ticks to seconds by the tempo changes of a symusic score."""
-    tempos = score.tempos.numpy()
-    ticks = np.concatenate([[0], tempos["time"]]).astype(np.float64)
-    # microseconds per quarter note; MIDI starts at 500,000, that is 120 quarter notes per minute
-    tick_seconds = np.concatenate([[500000], tempos["mspq"]]) / 1e6 / score.ticks_per_quarter
-    order = np.argsort(ticks, kind="stable")
-    ticks, tick_seconds = ticks[order], tick_seconds[order]
-    seconds = np.concatenate([[0.0], np.cumsum(np.diff(ticks) * tick_seconds[:-1])])
-
-    def to_seconds(tick: Array) -> Array:
-        row = np.searchsorted(ticks, tick, "right") - 1
-        return np.asarray(seconds[row] + (tick - ticks[row]) * tick_seconds[row])
-
-    return to_seconds
-
-
-def _parse(content: bytes) -> Any:
-    """Return a symusic score; ValueError for content that is not a whole MIDI file."""
-    if content[:4] != b"MThd":
-        raise ValueError("not a MIDI file: it does not start with MThd")
-    try:
-        score: Any = symusic.Score.from_midi(content)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"not readable as MIDI: {error}") from error
-    if score.ticks_per_quarter < 1:
-        raise ValueError(f"{score.ticks_per_quarter} ticks per quarter note are not supported")
-    # symusic accepts a file that ends between two tracks
-    expected, present = int.from_bytes(content[10:12], "big"), content.count(b"MTrk")
-    if present < expected:
-        raise ValueError(f"the file is cut short: it has {present} of {expected} tracks")
-    return score
-
-
-# ----------------------------------------------------- statistics and texts of a MIDI file
-
-
-@dataclass(frozen=True)
-class MidiStats:
-    """Statistics of a MIDI file that a `NoteSeq` does not hold, without drums.
-
-    on_beat_share: share of the note ons at a multiple of an eighth or a twelfth of a quarter
-    note, by the file's own beat; 0.0 if its ticks are too coarse to measure it.
-    pedal_presses: how often the sustain pedal goes down; pedal_seconds: how long it is down.
+    See `NoteSeq.from_midi_file`.
     """
-
-    on_beat_share: float
-    pedal_presses: int
-    pedal_seconds: float
-
-
-def read_midi(content: bytes, sustain: bool = True) -> tuple[NoteSeq, MidiStats]:
-    """Return the notes of the content of a MIDI file, see `from_midi_file`, and its statistics."""
-    score = _parse(content)
-    tracks = list(_read_score(score, set(ALL_PROGRAMS)))
-    onsets = [track.notes.numpy()["time"] for track in score.tracks if not track.is_drum]
-    pedals = [track.measure_pedal() for track in tracks]
-    stats = MidiStats(
-        on_beat_share=_measure_on_beat(np.concatenate([[0], *onsets])[1:], score.ticks_per_quarter),
-        pedal_presses=sum(presses for presses, _ in pedals),
-        pedal_seconds=max((seconds for _, seconds in pedals), default=0.0),
-    )
-    return _merge_tracks(tracks, sustain), stats
-
-
-def _measure_on_beat(onsets: Array, ticks_per_quarter: int) -> float:
-    """Return the share of onsets (ticks) at a multiple of 1/8 or 1/12 quarter note."""
-    if not len(onsets) or ticks_per_quarter < 12 * MIN_TICKS_PER_TWELFTH:
-        return 0.0
-    is_on_beat = np.zeros(len(onsets), bool)
-    for division in (8, 12):
-        past = onsets.astype(np.int64) * division % ticks_per_quarter
-        distance = np.minimum(past, ticks_per_quarter - past)  # in 1/division ticks
-        is_on_beat |= distance < division  # less than a tick away: files round to ticks
-    return float(is_on_beat.mean())
+    if isinstance(source, bytes):
+        columns, stats = play_events(read_events(source), tracks, sustain=sustain)
+        return _cut_notes(columns), stats
+    try:
+        return read_midi(Path(source).read_bytes(), tracks, sustain)
+    except ValueError as error:
+        raise ValueError(f"{source!s}: {error}") from error
 
 
 def has_only_drums(content: bytes) -> bool:
     """Return whether a MIDI file has notes, and all of them are drums."""
-    return {track.is_drum for track in _parse(content).tracks if len(track.notes)} == {True}
+    instruments = read_midi(content)[1].instruments
+    return bool(instruments) and all(instrument.is_drum for instrument in instruments)
+
+
+def _list_events(midi: pretty_midi.PrettyMIDI) -> MidiEvents:
+    """Return the events of a PrettyMIDI object, with a channel for each instrument.
+
+    At equal times, note offs come before controls, and these before note ons.
+    """
+    rows: list[tuple[float, int, int, int, int, int]] = []
+    for index, instrument in enumerate(midi.instruments):
+        channel = 16 * index + (DRUMS if instrument.is_drum else 0)
+        rows.append((0.0, 0, channel, PROGRAM, instrument.program, 0))
+        for change in instrument.control_changes:
+            rows.append((change.time, 1, channel, CONTROL, change.number, change.value))
+        for note in instrument.notes:
+            if note.end > note.start:
+                rows.append((note.end, 0, channel, NOTE_OFF, note.pitch, 0))
+                rows.append((note.start, 2, channel, NOTE_ON, note.pitch, note.velocity))
+    rows.sort()
+    columns = np.array(rows).reshape(-1, 6).T
+    ticks = np.rint(columns[0] / PRETTY_MIDI_TICK).astype(np.int64)
+    channels, kinds, data1, data2 = columns[2:].astype(np.int64)
+    channel_count = 16 * len(midi.instruments)
+    return MidiEvents(
+        ticks=ticks,
+        tracks=channels // 16,
+        channels=channels,
+        kinds=kinds,
+        data1=data1,
+        data2=data2,
+        channel_ends=np.full(channel_count, ticks.max(initial=0)),
+        names=[instrument.name for instrument in midi.instruments],
+        is_sequences=False,
+        quarter=0,
+        tempo_ticks=np.zeros(1, np.int64),
+        tick_seconds=np.array([PRETTY_MIDI_TICK]),
+        time_signatures=np.empty((0, 3), np.int64),
+        repairs=Counter(),
+    )
 
 
 def read_midi_texts(content: bytes) -> list[str]:
