@@ -29,7 +29,7 @@ import torch
 
 import utils
 from config import DEVICES, GenerateConfig
-from generation.control import EXAMPLES, load_control, parse_control
+from generation.control import EXAMPLE, EXAMPLES, load_control, parse_control
 from generation.pipeline import (
     MARGIN,
     MAX_EVENT_RATE,
@@ -195,7 +195,11 @@ def parse_args(
     An error ends the program with one line and exit status 2.
     """
     parser = build_parser()
-    options = GenerateConfig(**vars(parser.parse_args(argv)))
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        hint = "" if unknown[0].startswith("-") else f" (a control needs quotes: -c '{EXAMPLE}')"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    options = GenerateConfig(**vars(arguments))
     try:
         pick_device(options.device)
         check_combinations(options)
@@ -291,11 +295,13 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         control = load_control(options.control, seed, encoding)
     primer = None
     if options.primer is not None:
-        start, seconds = options.primer_start, options.primer_seconds
-        primer = load_primer(options.primer, start, seconds, encoding, model.layout)
-    steps = options.max_length or DEFAULT_LENGTH
-    if options.seconds is not None:
-        steps = math.ceil((options.seconds + MARGIN) * MAX_EVENT_RATE)
+        part = (options.primer_start, options.primer_seconds)
+        primer = load_primer(options.primer, *part, encoding, model.layout)
+    steps, seconds = options.max_length or DEFAULT_LENGTH, options.seconds
+    if control is not None and not options.max_length and not options.beam_size:
+        seconds = seconds or control.length
+    if seconds is not None:
+        steps = math.ceil((seconds + MARGIN) * MAX_EVENT_RATE)
     elif control is not None and control.events is not None and not options.max_length:
         steps = control.events
     limits = (options.repeats, options.silence)
@@ -309,7 +315,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         method=build_method(options),
         control=control,
         primer=primer,
-        extent=Extent(options.seconds, options.continuation_only),
+        extent=Extent(seconds, options.continuation_only),
         steering=options.steering,
         guidance=options.guidance,
         init_zero=options.init_zero,

@@ -37,9 +37,9 @@ import utils
 from config import DATA_SUFFIX, DEVICES, FETCH_COMMAND, PRECISIONS, SPLIT_FILE, SUBSETS, TrainConfig
 from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus, hold_out
-from generation.control import parse_scale_or_chord
 from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
+from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
 from sequence import CONTROLS, CURRENT, Control, parse_controls

@@ -292,6 +292,12 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def quote(text: str) -> str:
+    """Return a text from a user in quotes for a message, cut if it is long."""
+    text = text.strip()
+    return repr(text if len(text) < 60 else text[:57] + "...")
+
+
 def format_count(count: int, singular: str, plural: str) -> str:
     """Format a number with its noun: "1 piece", "2,000 pieces"."""
     return f"{count:,} {singular if count == 1 else plural}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,69 +15,38 @@ from config import DATA_SUFFIX, MIDI_SUFFIXES
 from corpus.performance import Performance
 from midi.control_schedule import (
     DEFAULT_DENSITY,
+    PITCH_CLASSES,
+    TIME_STEP,
     WINDOW,
     Control,
     ControlSchedule,
     find_density_level,
+    normalize_histogram,
 )
+from midi.harmony import parse_harmonies
 from sequence import CURRENT, MAX_SECONDS, ControlSeq, Encoding, EventSeq, NoteSeq
-from utils import Array
+from utils import Array, quote
 
 MAX_RATE = 60  # notes/s that a control may request
+TEMPO, METER = 120.0, 4.0  # quarter notes per minute and per bar, if none are given
+TEMPOS = (20, 400)
+FOREVER = 1e6  # seconds, the length of a harmony without end; over a day
+ROUNDING = 1e-6  # seconds by which sums of times may be off
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = """\
-  1,0,1,0,1,1,0,1,0,1,0,1;3           weights of C, C#, ... B, then the density
-  ;3                                  all pitch classes equally, density 3
-  C major;3                           a scale or chord by name
-  G7;8/s                              eight notes per second
+  Am F C G                            chords, a bar each at 120 bpm
+  Am F C G x8; 5/s                    eight times, 5 notes per second
+  [Dm7 G7 | Cmaj7] @ 90bpm 3/4        bars with any number of chords
+  C major; 5/s                        a scale (C alone is a chord)
+  C major;3                           the same: density 3 is 5-6 notes/s
+  5/s                                 only a density
   C major;3 | A minor;6 @20 | G7 @30  from second 20 on, then from 30 on
   C major;1 | ~ F# dorian;9 @40       a gradual change that ends at second 40
+  1,0,1,0,1,1,0,1,0,1,0,1;3           weights of C, C#, ... B, then the density
   song.mid                            the controls of a MIDI file, event by
                                       event
   dataset/processed                   the controls of a .data file; the seed
                                       chooses one of the files in a folder"""
-
-NATURALS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-ACCIDENTALS = {"#": 1, "♯": 1, "b": -1, "♭": -1}
-# semitones above the root; a name follows the note name, with or without a space
-SCALES = {
-    "major": (0, 2, 4, 5, 7, 9, 11),
-    "minor": (0, 2, 3, 5, 7, 8, 10),
-    "harmonic minor": (0, 2, 3, 5, 7, 8, 11),
-    "melodic minor": (0, 2, 3, 5, 7, 9, 11),
-    "ionian": (0, 2, 4, 5, 7, 9, 11),
-    "dorian": (0, 2, 3, 5, 7, 9, 10),
-    "phrygian": (0, 1, 3, 5, 7, 8, 10),
-    "lydian": (0, 2, 4, 6, 7, 9, 11),
-    "mixolydian": (0, 2, 4, 5, 7, 9, 10),
-    "aeolian": (0, 2, 3, 5, 7, 8, 10),
-    "locrian": (0, 1, 3, 5, 6, 8, 10),
-    "pentatonic": (0, 2, 4, 7, 9),
-    "major pentatonic": (0, 2, 4, 7, 9),
-    "minor pentatonic": (0, 3, 5, 7, 10),
-    "blues": (0, 3, 5, 6, 7, 10),
-    "whole tone": (0, 2, 4, 6, 8, 10),
-    "octatonic": (0, 2, 3, 5, 6, 8, 9, 11),
-    "chromatic": tuple(range(12)),
-    "maj": (0, 4, 7),
-    "M": (0, 4, 7),
-    "M7": (0, 4, 7, 11),
-    "m": (0, 3, 7),
-    "min": (0, 3, 7),
-    "5": (0, 7),
-    "6": (0, 4, 7, 9),
-    "m6": (0, 3, 7, 9),
-    "7": (0, 4, 7, 10),
-    "maj7": (0, 4, 7, 11),
-    "m7": (0, 3, 7, 10),
-    "9": (0, 2, 4, 7, 10),
-    "dim": (0, 3, 6),
-    "dim7": (0, 3, 6, 9),
-    "m7b5": (0, 3, 6, 10),
-    "aug": (0, 4, 8),
-    "sus2": (0, 2, 7),
-    "sus4": (0, 5, 7),
-}
 
 
 # ----------------------------------------------------------------------------------- files
@@ -116,137 +86,305 @@ def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlS
 # --------------------------------------------------------------------------------- grammar
 
 
+@dataclass(frozen=True, eq=False)
+class Progression:
+    """Scales or chords that follow each other, and start again after the last one.
+
+    starts: the second at which each one starts [n], the first at 0; weights: [n, 12];
+    seconds: the length; repeats: how often it is played, or None if that is not given.
+    """
+
+    starts: Array
+    weights: Array
+    seconds: float = FOREVER
+    repeats: int | None = None
+
+    def find_changes(self, start: float, stop: float, origin: float) -> tuple[Array, Array]:
+        """Return the times from `start` to `stop` at which a harmony begins, and their weights.
+
+        origin: the second at which the progression starts. The first time is `start`.
+        """
+        if len(self.starts) == 1:
+            return np.array([start]), self.weights
+        cycles = np.arange((start - origin) // self.seconds, (stop - origin) // self.seconds + 1)
+        times = (origin + self.seconds * cycles[:, None] + self.starts).ravel()
+        weights = np.tile(self.weights, (len(cycles), 1))
+        first = np.searchsorted(times, start + ROUNDING, "right") - 1
+        inside = slice(int(first), int(np.searchsorted(times, stop - ROUNDING)))
+        return np.maximum(times[inside], start), weights[inside]
+
+
 @dataclass(frozen=True)
+class Clause:
+    """What follows "@": the start in seconds, and the tempo and meter, None if not given.
+
+    tempo: quarter notes per minute; meter: quarter notes per bar.
+    """
+
+    start: float | None = None
+    tempo: float | None = None
+    meter: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """A part of a control in text form.
 
-    start: the second at which the part begins, or at which the gradual change to it ends.
+    start: the second at which the part begins, or at which the gradual change to it ends;
+    origin: the second at which its progression starts; earlier than `start` if the part goes on
+    with the progression of the part before; end: the second at which the part ends if nothing
+    else is said, or None; is_timed: whether the music should end there, too.
     """
 
-    control: Control
+    text: str
     start: float
     is_gradual: bool
-    text: str
+    density: int
+    progression: Progression
+    origin: float
+    end: float | None
+    is_timed: bool
+
+
+ALL_PITCHES = Progression(np.zeros(1), np.zeros((1, PITCH_CLASSES)))  # alike
 
 
 def parse_control(text: str) -> ControlSchedule:
     """Parse a control in text form into a schedule.
 
-    The grammar is PART | PART @SECONDS | ..., where PART is [~] [PITCHES] [;DENSITY].
-    Raises ValueError that names the wrong part and shows an example.
+    The grammar is PART | PART | ..., where PART is [~] [PITCHES] [; DENSITY] [@ CLAUSE]; see
+    docs/controls.md. Raises ValueError that names the wrong part and shows an example.
     """
-    if text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX)) or "/" in text.partition(";")[0]:
-        raise ValueError(f"no such file or folder: {_quote(text)}")
+    # full-width punctuation is read as ASCII
+    text = unicodedata.normalize("NFKC", text).replace("\N{MULTIPLICATION SIGN}", "x")
     parts: list[Part] = []
-    texts = text.split("|")
+    texts = _split(text, "|")
+    tempo, meter = TEMPO, METER
     for number, part in enumerate(texts, 1):
         try:
-            parts.append(_parse_part(part, parts[-1] if parts else None))
+            fields, clause = _split_fields(part)
+            tempo, meter = clause.tempo or tempo, clause.meter or meter
+            bar = 60 / tempo * meter
+            parts.append(_parse_part(part, fields, clause, bar, parts[-1] if parts else None))
         except ValueError as error:
-            where = f"part {number}, {_quote(part)}: " if len(texts) > 1 else ""
+            if _is_path(text):
+                raise ValueError(f"no such file or folder: {quote(text)}") from None
+            where = f"part {number}, {quote(part)}: " if len(texts) > 1 else ""
             raise ValueError(f"{where}{error} (example: '{EXAMPLE}')") from error
     return _build_schedule(parts)
 
 
+def _is_path(text: str) -> bool:
+    """Return whether a text that is no control looks like the name of a file or folder."""
+    name = text.partition(";")[0]
+    is_file = text.lower().endswith((*MIDI_SUFFIXES, DATA_SUFFIX))
+    return is_file or ("/" in name and not set("@|[, ") & set(name.strip()))
+
+
 def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
-    """Return a schedule with a row for each part."""
+    """Return a schedule with a row for each change of the harmony or of the part."""
+    times, weights, density, is_gradual = [], [], [], []
+    last = parts[-1]
+    has_loop = len(last.progression.starts) > 1
+    end = last.start + last.progression.seconds
+    for part, stop in zip(parts, [*(part.start for part in parts[1:]), end], strict=True):
+        rows = part.progression.find_changes(part.start, stop, part.origin)
+        times.append(rows[0])
+        weights.append(normalize_histogram(rows[1]))
+        density.append(np.full(len(rows[0]), part.density))
+        is_gradual.append(np.arange(len(rows[0])) < part.is_gradual)
     return ControlSchedule(
-        np.array([part.control.note_density for part in parts]),
-        np.array([part.control.pitch_histogram for part in parts]),
-        np.array([part.start for part in parts]),
+        np.concatenate(density),
+        np.concatenate(weights),
+        np.concatenate(times),
         text=" | ".join(part.text for part in parts),
         parts=tuple((part.start, part.text) for part in parts),
-        is_gradual=np.array([part.is_gradual for part in parts]),
+        is_gradual=np.concatenate(is_gradual),
+        loop=(last.start, last.progression.seconds) if has_loop else None,
+        length=last.end if last.is_timed else None,
     )
 
 
-def _quote(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) < 60 else text[:57] + "...")
+def _split(text: str, separator: str) -> list[str]:
+    """Split a text at a separator, except inside brackets."""
+    pieces, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == separator and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return pieces
 
 
-def _parse_part(text: str, previous: Part | None) -> Part:
-    """Parse a part: [~] [PITCHES] [;DENSITY] [@SECONDS]."""
-    control, at, time = text.partition("@")
-    control = control.lstrip()
-    is_gradual = control.startswith("~")
-    start = _parse_start(time, previous) if at else 0.0
-    if previous and not at:
-        raise ValueError("a start time is missing, such as '@20' (seconds)")
+def _split_fields(part: str) -> tuple[list[str], Clause]:
+    """Return the fields of a part, which ";" separates, and what follows "@" in it."""
+    fields, clauses = [], []
+    for text in _split(part.strip().removeprefix("~"), ";"):
+        field, at, clause = text.partition("@")
+        fields.append(field.strip())
+        clauses += [_parse_clause(clause)] if at else []
+    if len(clauses) > 1:
+        raise ValueError("it has more than one '@'")
+    return fields, clauses[0] if clauses else Clause()
+
+
+def _parse_clause(text: str) -> Clause:
+    """Parse what follows "@": a start such as 20, a tempo such as 90bpm, a meter such as 3/4."""
+    values: dict[str, float] = {}
+    for word in text.lower().replace(" bpm", "bpm").split() or [""]:
+        if word.endswith("bpm"):
+            message = "{} is not a tempo, such as 90bpm"
+            values["tempo"] = _parse_float(word.removesuffix("bpm"), message, TEMPOS)
+        elif "/" in word:
+            values["meter"] = _parse_meter(word)
+        else:
+            message = "{} after '@' is not a number of seconds"
+            values["start"] = _parse_float(word, message)
+    return Clause(**values)
+
+
+def _parse_meter(text: str) -> float:
+    """Return the quarter notes per bar of a meter such as 3/4."""
+    beats, _, unit = text.partition("/")
+    if not beats.isdecimal() or unit not in ("2", "4", "8", "16") or not 1 <= int(beats) <= 32:
+        raise ValueError(f"{quote(text)} is not a meter, such as 3/4")
+    return 4 * int(beats) / int(unit)
+
+
+def _parse_part(
+    text: str, fields: Sequence[str], clause: Clause, bar: float, previous: Part | None
+) -> Part:
+    """Return a part with these fields; bar: seconds per bar."""
+    is_gradual = text.lstrip().startswith("~")
     if is_gradual and not previous:
         raise ValueError("the first part cannot be a gradual change (~)")
-    pitches, semicolon, density = control.removeprefix("~").partition(";")
-    if "," in pitches:
-        histogram = np.array(
-            [_parse_float(weight, "weight {} is not a number") for weight in pitches.split(",")]
-        )
-    elif pitches.strip():
-        histogram = parse_scale_or_chord(pitches)
-    elif semicolon:
-        histogram = np.zeros(12)
-    else:
-        raise ValueError("it is empty, but it needs pitch classes, a density, or both")
-    level = previous.control.note_density if previous else DEFAULT_DENSITY
-    if semicolon:
-        level = _parse_density(density)
-    return Part(Control(histogram, level), start, is_gradual, text.strip())
+    values = _parse_fields(fields, bar)
+    start = _find_start(clause.start, previous)
+    # a part keeps what it does not name
+    progression, origin = values.get("pitches"), start
+    if progression is None and previous:
+        progression, origin = previous.progression, previous.origin
+    progression = progression or ALL_PITCHES
+    if is_gradual and "pitches" in values and len(progression.starts) > 1:
+        raise ValueError("a gradual change (~) needs one scale or chord, not several")
+    repeats = progression.repeats or 1
+    return Part(
+        text.strip(),
+        start,
+        is_gradual,
+        values.get("density", previous.density if previous else DEFAULT_DENSITY),
+        progression,
+        origin,
+        end=max(origin, start) + repeats * progression.seconds
+        if progression.seconds < FOREVER
+        else None,
+        is_timed=len(progression.starts) > 1
+        or progression.repeats is not None
+        or (clause.start is None and previous is not None),
+    )
 
 
-def _parse_float(text: str, message: str) -> float:
-    """Return a number; ValueError with the message, which shows the text at its `{}`."""
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(message.format(_quote(text))) from None
-
-
-def _parse_start(text: str, previous: Part | None) -> float:
-    start = _parse_float(text, "{} after '@' is not a number of seconds")
-    if previous is None and start != 0:
-        raise ValueError(
-            f"it starts at second {start:g}, but the first part must start at second 0"
-        )
-    if previous is not None and not start > previous.start:
+def _find_start(start: float | None, previous: Part | None) -> float:
+    """Return the second at which a part starts: as given, or where the part before ends."""
+    if previous is None:
+        if start:
+            raise ValueError(
+                f"it starts at second {start:g}, but the first part must start at second 0"
+            )
+        return 0.0
+    if start is None:
+        if previous.end is None:
+            raise ValueError("a start time is missing, such as '@20' (seconds)")
+        start = previous.end
+    if not start > previous.start:
         raise ValueError(f"it must start later than second {previous.start:g}, not at {start:g}")
     if start > MAX_SECONDS:
         raise ValueError(f"it must start within a day, not at second {start:g}")
     return start
 
 
+def _parse_fields(fields: Sequence[str], bar: float) -> dict[str, Any]:
+    """Return the values that the fields of a part give, by name; bar: seconds per bar."""
+    if not any(fields):
+        raise ValueError("it is empty, but it needs pitch classes, a density, or both")
+    values: dict[str, Any] = {}
+    for number, field in enumerate(fields):
+        name, _, rest = field.partition(" ")
+        value: Any
+        if name.lower() == "density":
+            name, value = "density", _parse_density(rest)
+        elif number == 0 and not field:
+            name, value = "pitches", ALL_PITCHES
+        elif "," in field:
+            name, value = "pitches", _parse_weights(field)
+        elif field[:1] in "+-.0123456789" or "pitches" in values:
+            name, value = "density", _parse_density(field)
+        else:
+            name, value = "pitches", _parse_progression(field, bar)
+        if name in values:
+            raise ValueError(f"it has more than one {name}: {quote(field)}")
+        values[name] = value
+    return values
+
+
+def _parse_weights(text: str) -> Progression:
+    """Return the 12 weights of a text as a progression that never changes."""
+    weights = [_parse_float(weight, "weight {} is not a number") for weight in text.split(",")]
+    return Progression(np.zeros(1), Control(weights, 0).pitch_histogram[None])
+
+
+def _parse_progression(text: str, bar: float) -> Progression:
+    """Parse scales and chords, a bar each, or bars in brackets; bar: seconds per bar.
+
+    A scale alone, such as C major, never changes, unless it is repeated.
+    """
+    words, repeats = text.replace("]", "] ").split(), None
+    if words[-1][0] in "xX" and words[-1][1:].isdecimal():
+        repeats = int(words.pop()[1:])
+        if not repeats or not words:
+            raise ValueError(f"{quote(text)}: repeats need chords and a number, such as Am F x4")
+    text = " ".join(words)
+    if "[" in text or "]" in text:
+        if text.find("[") or text.find("]") != len(text) - 1:
+            raise ValueError(f"{quote(text)}: bars are written as [Dm7 G7 | Cmaj7]")
+        bars = [parse_harmonies(part.split()) for part in text[1:-1].split("|")]
+        if not all(bars):
+            raise ValueError(f"{quote(text)}: a bar is empty")
+    else:
+        bars = [[harmony] for harmony in parse_harmonies(words)]
+        if len(bars) == 1 and bars[0][0].is_scale and repeats is None:
+            return Progression(np.zeros(1), bars[0][0].weights[None])
+    starts = np.concatenate([k + np.arange(len(part)) / len(part) for k, part in enumerate(bars)])
+    weights = np.array([harmony.weights for part in bars for harmony in part])
+    if bar / max(map(len, bars)) < TIME_STEP:
+        raise ValueError(f"{quote(text)}: its chords are shorter than {TIME_STEP} s")
+    return Progression(bar * starts, weights, bar * len(bars), repeats)
+
+
+def _parse_float(text: str, message: str, allowed: tuple[float, float] | None = None) -> float:
+    """Return a number; ValueError with the message, which shows the text at its `{}`.
+
+    allowed: the least and the greatest number that is possible.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(message.format(quote(text))) from None
+    if allowed is not None and not allowed[0] <= value <= allowed[1]:
+        raise ValueError(f"{quote(text)} must be {allowed[0]} to {allowed[1]}")
+    return value
+
+
 def _parse_density(text: str) -> int:
     """Return the density level of a text: a level such as '3', or notes per second, '8/s'."""
-    if re.fullmatch(r"\s*\d+\s*", text):
-        return int(text)
-    rate = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*s\s*", text)
-    if not rate:
-        raise ValueError(
-            f"density {_quote(text)} is neither a whole number 0-11 nor notes per second ('8/s')"
-        )
-    if float(rate[1]) > MAX_RATE:
-        raise ValueError(f"density {rate[1]} notes/s is over {MAX_RATE} notes/s")
-    return int(find_density_level(float(rate[1]) * WINDOW))
-
-
-def parse_scale_or_chord(text: str) -> Array:
-    """Return the 12 weights, from C on, of a name such as 'C major', 'F# dim' or 'Bb7'.
-
-    The root has weight 2, the fifth 1.5, the other notes of the scale or chord 1.
-    Raises ValueError for an unknown name.
-    """
-    match = re.fullmatch(r"\s*([A-Ga-g])([#♯b♭]?)\s*(.*?)\s*", text)
-    if not match:
-        raise ValueError(f"{_quote(text)} does not begin with a note name, such as C, F# or Bb")
-    natural, accidental, kind = match.groups()
-    kind = " ".join(kind.split())
-    if kind not in SCALES and not re.match("M(?![A-Za-z])", kind):  # M is major, m is minor
-        kind = kind.lower() or "maj"
-    if kind not in SCALES:
-        names = ", ".join(SCALES)
-        raise ValueError(
-            f"unknown scale or chord {_quote(kind)} in {_quote(text)}, use one of {names}"
-        )
-    weights = np.zeros(12)
-    weights[list(SCALES[kind])] = 1
-    weights[0] = 2  # so C major differs from A minor, which has the same notes
-    weights[7] *= 1.5
-    return np.roll(weights, NATURALS[natural.upper()] + ACCIDENTALS.get(accidental, 0))
+    number, slash, unit = "".join(text.split()).replace("notes/", "/").partition("/")
+    if not slash and number.isdecimal():
+        return Control(np.ones(12), int(number)).note_density
+    message = "density {} is neither notes per second ('8/s') nor a whole number 0-11"
+    if unit != "s":
+        raise ValueError(message.format(quote(text)))
+    rate = _parse_float(number, message.replace("{}", quote(text)))
+    if not 0 <= rate <= MAX_RATE:
+        raise ValueError(f"density {quote(text)} is not between 0 and {MAX_RATE} notes/s")
+    return int(find_density_level(rate * WINDOW))

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from generation.control import parse_scale_or_chord
 from generation.engine import ControlTable, Engine, GenerationInputs, draw_init
 from generation.sampling import EventConstraints
-from midi.control_schedule import WINDOW, ControlSchedule, format_density, middle_notes
+from midi.control_schedule import (
+    PITCH_CLASSES,
+    WINDOW,
+    ControlSchedule,
+    format_density,
+    middle_notes,
+)
+from midi.harmony import parse_scale_or_chord
 from model import PerformanceRNN
 from sequence import PITCHES, Control, Encoding, EventSeq, NoteSeq
 from utils import Array
@@ -45,16 +51,20 @@ class ControlMetrics:
 
 
 def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlMetrics:
-    """Compare notes with a requested pitch-class histogram [12].
+    """Compare notes with a requested pitch-class histogram [12], or with one for each note.
 
-    pitches: MIDI pitches [notes]; onsets: seconds, ascending [notes].
+    pitches: MIDI pitches [notes]; onsets: seconds, ascending [notes]; histogram: [12] or
+    [notes, 12].
     """
-    counts = np.bincount(pitches % 12, minlength=12)
+    requested = np.broadcast_to(histogram, (len(pitches), PITCH_CLASSES))
+    is_requested = requested[np.arange(len(pitches)), pitches % PITCH_CLASSES] > 0
+    histogram = requested.mean(axis=0) if len(pitches) else np.zeros(PITCH_CLASSES)
+    counts = np.bincount(pitches % PITCH_CLASSES, minlength=PITCH_CLASSES)
     norms = np.linalg.norm(counts) * np.linalg.norm(histogram)
     span = float(onsets[-1] - onsets[0]) if len(onsets) > 1 else 0.0
     return ControlMetrics(
         similarity=float(counts @ histogram / norms) if norms else 0.0,
-        share_in_classes=float(counts[histogram > 0].sum() / max(1, len(pitches))),
+        share_in_classes=float(is_requested.sum() / max(1, len(pitches))),
         density=WINDOW * (len(pitches) - 1) / span if span else 0.0,
     )
 
@@ -73,8 +83,7 @@ def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
         inside = (onsets >= start) & (onsets < end)
         if inside.any():
             level = float(requested.density[inside].mean())
-            histogram = requested.histogram[inside].mean(axis=0)
-            metrics = measure_control(pitches[inside], onsets[inside], histogram)
+            metrics = measure_control(pitches[inside], onsets[inside], requested.histogram[inside])
             lines.append(f"{name}: {metrics} (requested {format_density(level)})")
             similarities.append(metrics.similarity)
             errors.append(abs(metrics.density - middle_notes(level)))

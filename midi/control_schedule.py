@@ -25,6 +25,7 @@ LOOKAHEAD = 1.8  # seconds of a plan that are averaged; gives fewer wrong notes 
 DENSITIES = np.arange(1, 37, 3)  # the fewest note ons in a window at each density level
 DENSITY_LEVELS = len(DENSITIES)
 DEFAULT_DENSITY = 3  # level, where none is requested and the network needs one
+DAY = 24 * 3600.0  # seconds, the longest time in a schedule
 SECTION_SECONDS = 10.0  # length of a section, for a schedule without fixed parts
 
 # name and width of the parts of a control vector
@@ -111,6 +112,8 @@ class ControlSchedule:
     The first row holds from the beginning, even if its time is later.
     is_gradual: whether the values change linearly from the row before to each row [rows], instead
     of at its start; None: no row.
+    loop: the second at which the last rows start again and again, and their length in seconds;
+    length: the length in seconds that the music should have; None: no loop, or no length.
     text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
     scalars: the values of other controls by name, such as "loudness" [rows]; see
     `sequence.CONTROLS`.
@@ -126,6 +129,8 @@ class ControlSchedule:
     parts: tuple[tuple[float, str], ...] = ()
     is_gradual: Array | None = None
     scalars: Mapping[str, Array] = field(default_factory=dict)
+    loop: tuple[float, float] | None = None
+    length: float | None = None
 
     def __post_init__(self) -> None:
         # float32 as in the control vector, so that rows which a network cannot tell apart are equal
@@ -184,7 +189,8 @@ class ControlSchedule:
     @property
     def steps(self) -> int:
         """The number of steps of TIME_STEP until the last row starts, and one more."""
-        return 1 if len(self) == 1 else round(float(self.columns[0][-1]) / TIME_STEP) + 1
+        last = DAY if self.loop else float(self.columns[0][-1])
+        return 1 if len(self) == 1 else round(last / TIME_STEP) + 1
 
     def evaluate(self, times: Array, event_numbers: Array) -> ControlSchedule:
         """Return a schedule with a row for each time, or for each event number.
@@ -193,13 +199,17 @@ class ControlSchedule:
         """
         if self.times is None:
             return self.select(np.clip(event_numbers, 0, len(self) - 1))
-        rows = np.clip(np.searchsorted(self.times, times, "right") - 1, 0, len(self) - 1)
+        if self.loop is not None:
+            begin, period = self.loop
+            times = np.where(times < begin, times, begin + (times - begin) % period)
+        starts = np.asarray(self.times)
+        rows = np.clip(np.searchsorted(starts, times, "right") - 1, 0, len(self) - 1)
         current = self.select(rows)
         if self.is_gradual is None:
             return current
         following = np.minimum(rows + 1, len(self) - 1)
-        seconds = self.times[following] - self.times[rows]
-        share = (times - self.times[rows]) / np.where(seconds > 0, seconds, 1)
+        seconds = starts[following] - starts[rows]
+        share = (times - starts[rows]) / np.where(seconds > 0, seconds, 1)
         share = np.where(self.is_gradual[following], share.clip(0, 1), 0)
         return current.blend(self.select(following), share)
 

@@ -329,6 +329,24 @@ def fail_to_parse(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("words", ["C major;3", "Am F C G"])
+def test_hint_to_quote_a_control(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    line = fail_to_parse(capsys, "-c", *words.split())
+    assert f"unrecognized arguments: {' '.join(words.split()[1:])} (a control needs quotes" in line
+    assert "quotes" not in fail_to_parse(capsys, "-c", "C", "--unknown")
+
+
+def test_progression_gives_the_length() -> None:
+    assert run("-c", "Am F C G @ 90bpm", "-b", "3") == 0  # 10.7 s
+    assert run("-c", "Am F C G @ 90bpm", "--seconds", "5", "-b", "1") == 0
+    assert run("-c", "Am F C G @ 90bpm", "-l", "40", "-b", "1") == 0
+    *lengths, seconds, _ = (
+        max(note.end for note in read_notes(f"out/output-00{number}.mid")) for number in range(5)
+    )
+    assert all(8.6 < length < 12.7 for length in lengths)
+    assert 3 < seconds < 7
+
+
 @pytest.mark.parametrize(
     ("argv", "flag"),
     [

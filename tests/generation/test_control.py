@@ -11,8 +11,8 @@ from generation.control import (
     EXAMPLES,
     load_control,
     parse_control,
-    parse_scale_or_chord,
 )
+from midi.harmony import parse_scale_or_chord
 from sequence import LEGACY, ControlSeq, EventSeq, NoteSeq
 from tools.synthetic_data import write_data, write_midi
 
@@ -47,6 +47,23 @@ SHARPS = "C C# D D# E F F# G G# A A# B".split()
         ("Asus4", "A D E"),
         ("Am", "A C E"),
         ("Cb", "B D# F#"),
+        ("C", "C E G"),
+        ("Cadd9", "C D E G"),
+        ("G7sus4", "G C D F"),
+        ("Amin7", "A C E G"),
+        ("Fmaj9", "F A C E G"),
+        ("D9", "D F# A C E"),
+        ("D11", "D F# A C E G"),
+        ("D13", "D F# A C E B"),
+        ("C6/9", "C E G A D"),
+        ("C/G", "C E G"),
+        ("Am7/F#", "A C E G F#"),
+        ("D/F#", "D F# A"),
+        ("E phrygian dominant", "E F G# A B C D"),
+        ("C harmonic major", "C D E F G G# B"),
+        ("A Hungarian minor", "A B C D# E F G#"),
+        ("C major blues", "C D D# E G A"),
+        ("A minor blues", "A C D D# E G"),
     ],
 )
 def test_scales_and_chords(text: str, notes: str) -> None:
@@ -58,6 +75,11 @@ def test_root_and_fifth_have_larger_weights() -> None:
     assert parse_scale_or_chord("C major").tolist() == [2, 0, 1, 0, 1, 1, 0, 1.5, 0, 1, 0, 1]
     assert parse_scale_or_chord("A minor").tolist() == [1, 0, 1, 0, 1.5, 1, 0, 1, 0, 2, 0, 1]
     assert parse_scale_or_chord("F# dim")[1] == 0  # a diminished fifth is not a fifth
+
+
+def test_bass_of_a_slash_chord_has_the_weight_of_a_root() -> None:
+    assert parse_scale_or_chord("C/G").tolist() == [2, 0, 0, 0, 1, 0, 0, 2, 0, 0, 0, 0]
+    assert parse_scale_or_chord("C/D").tolist() == [2, 0, 2, 0, 1, 0, 0, 1.5, 0, 0, 0, 0]
 
 
 def normalize_weights(name: str) -> np.ndarray:
@@ -181,6 +203,84 @@ def test_constant_parts_are_not_changed_by_averaging() -> None:
     assert (rows.histogram[100:] == plan.histogram[1]).all()
 
 
+# ----------------------------------------------------------------------------- progressions
+
+
+def list_chords(text: str, *times: float) -> list[str]:
+    """Return the pitch classes that are requested at some seconds, such as "C E G"."""
+    rows = find_controls(text, *times)[:, 12:]
+    return [" ".join(SHARPS[k] for k in np.flatnonzero(row)) for row in rows]
+
+
+AM, F, C, G = "C E A", "C F A", "C E G", "D G B"
+
+
+@pytest.mark.parametrize(
+    ("text", "bar", "length"),
+    [
+        ("Am F C G", 2.0, 8.0),
+        ("am f c g", 2.0, 8.0),
+        ("Am | F | C | G", 2.0, 8.0),
+        ("Am F C G x8", 2.0, 64.0),
+        ("[Am | F | C | G] x2; 5/s", 2.0, 16.0),
+        ("Am F C G @ 60bpm", 4.0, 16.0),
+        ("Am F C G @ 90 bpm 3/4", 2.0, 8.0),
+        ("5/s; Am F C G @ 60bpm 6/8", 3.0, 12.0),
+        ("Am F x1 | C G", 2.0, 8.0),
+        ("Am\uff5cF\uff5cC\uff5cG\uff1b3", 2.0, 8.0),  # full-width | and ;
+    ],
+)
+def test_chords_last_a_bar(text: str, bar: float, length: float) -> None:
+    times = bar * np.array([0, 0.99, 1, 1.99, 2, 2.99, 3, 3.99])
+    assert list_chords(text, *times) == [AM, AM, F, F, C, C, G, G]
+    assert parse_control(text).length == pytest.approx(length)
+
+
+def test_chords_of_a_bar_share_it() -> None:
+    text = "[Am F | C G Am] @ 120bpm 3/4"  # a bar is 1.5 s
+    assert list_chords(text, 0, 0.7, 0.8, 1.49, 1.5, 1.99, 2, 2.5) == [AM, AM, F, F, C, C, G, AM]
+    assert parse_control(text).length == 3.0
+
+
+def test_progression_repeats_until_the_next_part() -> None:
+    text = "Am F | C major; 5/s @ 7 | G C; 3 @ 20"
+    white = "C D E F G A B"
+    assert list_chords(text, 4, 6, 6.9, 7, 19.9) == [AM, F, F, white, white]
+    assert list_chords(text, 20, 22, 24, 26, 86400, 86402) == [G, C, G, C, G, C]
+    assert parse_control(text).length == 24.0
+
+
+def test_part_keeps_what_it_does_not_name() -> None:
+    text = "Am F C G; 3 | 8/s @ 5 | C @ 12"
+    assert list_chords(text, 0, 2, 4.9, 5, 6, 8, 11.9, 12) == [AM, F, C, C, G, AM, F, C]
+    assert find_controls(text, 0, 4.9, 5, 12)[:, :12].argmax(axis=1).tolist() == [3, 3, 5, 5]
+
+
+def test_empty_pitches_are_all_pitches() -> None:
+    assert list_chords("C major;3 | ;6 @20", 20) == [" ".join(SHARPS)]
+
+
+@pytest.mark.parametrize("text", ["C major", "Am", "Am;3 | F;3 @20", "5/s", "C major;1 | ~ A;9 @9"])
+def test_controls_without_bars_have_no_length(text: str) -> None:
+    assert parse_control(text).length is None
+
+
+def test_names_of_density() -> None:
+    texts = (
+        "C major; density 5/s",
+        "density 3; C major",
+        "C major; 5 notes/s",
+        "C major; Density 3",
+    )
+    for text in texts:
+        assert parse_control(text).density.tolist() == [3]
+        assert list_chords(text, 0) == ["C D E F G A B"]
+
+
+def test_many_repeats_take_no_memory() -> None:
+    assert len(parse_control("Am F C G x10000")) == 4
+
+
 # ----------------------------------------------------------------------------------- errors
 
 
@@ -194,7 +294,18 @@ def test_constant_parts_are_not_changed_by_averaging() -> None:
         (";-1", ["'-1'"]),
         ("C major;1e9/s", ["'1e9/s'"]),
         ("C major;61/s", ["61", "60"]),
-        ("C major;3;1", ["density '3;1'"]),
+        ("C major;3;1", ["more than one density: '1'"]),
+        ("Am F H C", ["'H' in 'F H'"]),
+        ("C dorain", ["'dorain' in 'C dorain'", "dorian"]),
+        ("Am F C/H", ["'/H' in 'C/H'"]),
+        ("[Am F", ["[Dm7 G7 | Cmaj7]"]),
+        ("[Am | | F]", ["a bar is empty"]),
+        ("Am F x0", ["repeats"]),
+        ("Am F @ 5bpm", ["'5'", "20 to 400"]),
+        ("Am F @ 4/5", ["'4/5'", "meter"]),
+        ("Am F; 3 @1 ; @2", ["more than one '@'"]),
+        ("[C F C F C F C F C F C F C F C F C F C F C F]", ["shorter than 0.1 s"]),
+        ("C | ~ F G @9", ["one scale or chord"]),
         ("1,2;3", ["12 weights"]),
         ("1,0,1,0,1,1,0,1,0,1,0,x;3", ["'x'"]),
         ("1,-1,1,0,1,1,0,1,0,1,0,1;3", ["-1"]),
