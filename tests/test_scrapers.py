@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Reply:
     failure: int = 200  # status of a failing answer
     cut: int | None = None  # bytes of the body that a failing answer has; None: all
     hold: threading.Event | None = None  # send `cut` bytes, then wait for this event
+    drip: str = ""  # "head" or "body": send this at 120 bytes a second
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -52,6 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Answer one request as the table says: with the whole body, a part of it, or an error."""
         site, requested = self.server, self.headers.get("Range")
         site.requests.append(self.path)
+        if site.table.get(self.path, Reply()).drip:
+            return self.send_slowly(site.table[self.path])
         site.ranges.append(requested)
         reply = site.table.get(self.path, Reply(b"<html>not found</html>", 404))
         fails = reply.failures > 0
@@ -75,6 +79,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             site.bytes_sent += len(block)
         if reply.hold:
             reply.hold.wait(10)
+
+    def send_slowly(self, reply: Reply) -> None:
+        """Send an answer at 120 bytes a second, from its first byte or from its body on."""
+        answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(reply.body)}\r\n\r\n".encode()
+        if reply.drip == "body":
+            self.wfile.write(answer)
+            answer = b""
+        for byte in answer + reply.body:
+            self.wfile.write(bytes([byte]))
+            time.sleep(1 / 120)
 
     do_HEAD = do_CONNECT = do_GET  # also recorded
 
@@ -137,7 +151,8 @@ def environment(url: str, settings: dict[str, str]) -> dict[str, str]:
     """Return settings without waits; the site is the proxy for all hosts but this machine."""
     inherited = {key: os.environ[key] for key in ("HOME", "TMPDIR") if key in os.environ}
     inherited["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    proxy = {"http_proxy": url, "https_proxy": url, "no_proxy": "127.0.0.1,localhost"}
+    proxy = {name: url for name in ("http_proxy", "https_proxy", "ftp_proxy")}
+    proxy |= {"no_proxy": "127.0.0.1,localhost"}
     quick = {"DELAY": "0", "BACKOFF": "0.01", "TRIES": "3", "BASE_URL": url}
     return inherited | proxy | quick | settings
 
@@ -227,7 +242,8 @@ def test_help_works_from_any_folder(name: str, tmp_path: Path) -> None:
     for folder, command in ((SCRIPTS, script.name), (tmp_path, str(script))):
         bash = ["/bin/bash", command, "-h"]
         done = subprocess.run(bash, cwd=folder, capture_output=True, text=True, check=True)
-        for word in (f"{name}_scraper.sh DIR", "BASE_URL", "DELAY", "TRIES", "MAX_MB"):
+        words = ("BASE_URL", "DELAY", "TRIES", "MAX_MB", "MIN_SPEED", "MAX_UNPACKED_MB")
+        for word in (f"{name}_scraper.sh DIR", *words):
             assert word in done.stdout
 
 
@@ -240,6 +256,7 @@ def test_help_works_from_any_folder(name: str, tmp_path: Path) -> None:
         (["d"], {"DELAY": "soon"}, "DELAY is 'soon'"),
         (["d"], {"TRIES": "0"}, "TRIES is '0'"),
         (["d"], {"MAX_MB": "1.5"}, "MAX_MB is '1.5'"),
+        (["d"], {"MIN_SPEED": "0"}, "MIN_SPEED is '0'"),
         (["d"], {"BASE_URL": "file:///etc"}, "BASE_URL is 'file:///etc'"),
     ],
 )
@@ -477,7 +494,7 @@ def test_broken_links_are_listed_and_skipped(site: Site, tmp_path: Path) -> None
         "/empty.mid": "empty",
         "/loop.mid": "HTTP 302",
         "/file.mid": "HTTP 302",
-        "/ftp.mid": "no answer (unknown url type: ftp)",
+        "/ftp.mid": "redirected to ftp:, which is not followed",
     }
     redirects = {"loop": "/loop.mid", "file": "file:///etc/group", "ftp": "ftp://127.0.0.1/a.mid"}
     site.add_page("/page", *reasons, "/a.mid")
@@ -689,3 +706,131 @@ def test_foreign_files_are_not_changed(site: Site, tmp_path: Path) -> None:
     assert "midis/chopin/op10.mid: exists, but not a MIDI file" in done.stdout
     assert "midis/bach/bach_846.mid: " in done.stdout
     assert "0 new, 1 already here, 3 not available" in done.stdout
+
+
+# hostile sites
+
+
+def zip_with_overlap(files: int) -> bytes:
+    """Return an archive in which the entries of all files point to the same 10 MB of zeros."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mid", bytes(10_000_000))
+    content = buffer.getvalue()
+    size, start = (int.from_bytes(content[at : at + 4], "little") for at in (-10, -6))
+    table = content[start : start + size] * files
+    counts = files.to_bytes(2, "little") * 2
+    end = len(table).to_bytes(4, "little") + start.to_bytes(4, "little") + b"\0\0"
+    return content[:start] + table + b"PK\x05\x06\0\0\0\0" + counts + end
+
+
+def zip_of_many(files: int) -> bytes:
+    """Return an archive of empty files."""
+    return zipped({f"{number}.mid": b"" for number in range(files)})
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (zip_with_overlap(2), {}, "files in the archive overlap"),
+        (zip_with_overlap(60_000), {}, "unpacked it has 572,204 MB, more than"),
+        (zip_with_overlap(2), {"MAX_UNPACKED_MB": "10"}, "19 MB, more than MAX_UNPACKED_MB=10"),
+        (zip_of_many(100_001), {}, "the archive has over 100,000 files"),
+    ],
+)
+def test_zip_bomb_is_not_unpacked(
+    content: bytes, settings: dict[str, str], message: str, site: Site, tmp_path: Path
+) -> None:
+    site.table["/master.zip"] = Reply(content)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = scrape("asap", site, tmp_path, **settings)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not read_tree(tmp_path), "nothing is unpacked"
+    assert after.ru_utime - before.ru_utime < 5
+    assert after.ru_maxrss < 400_000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("<!--", "<a <", "<a", "</a <", "<", "<!", "<?", "<![CDATA[", "<script>", "<base "),
+        *('<a href="', "<a href='", "<a href=", "href ", "href=", "href= ", "=", '"', "src='\""),
+        *("<a href='&#9", "<a href=&", "&amp", "&#x", "http://", "<base href ", "<!-- -->"),
+        *("<a href=http://é.é.é.é.é.é/", "<a href=http://[", "<a href=../", "<a href='a.mid'>"),
+    ],
+)
+def test_hostile_page_is_read_fast(part: str) -> None:
+    content = (part * 400_000)[:400_000].encode()
+    start = time.process_time()
+    DOWNLOAD.find_links(content, "http://127.0.0.1/")
+    assert time.process_time() - start < 1
+
+
+def test_comments_and_other_attributes_are_not_links() -> None:
+    page = """<base href="/music/"><!-- <a href="old.mid"> --><a data-href='data.mid'
+        HREF = "a.mid?x=1&amp;y=2" title="x > y" rel=nofollow>a</a><a title='>' href=b.mid>
+        <a href='c "d".mid'></a><!-- <a href="never.mid"> not closed"""
+    assert DOWNLOAD.find_links(page.encode(), "http://127.0.0.1/here/index.html") == [
+        "http://127.0.0.1/music/a.mid?x=1&y=2",
+        "http://127.0.0.1/music/b.mid",
+        "http://127.0.0.1/music/c%20%22d%22.mid",
+    ]
+
+
+def test_too_large_page_is_not_read(site: Site, tmp_path: Path) -> None:
+    site.table["/page"] = Reply(b"<a href='a.mid'>" * 600_000)
+    done = scrape("midi", site, tmp_path, f"{site.url}/page")
+    assert done.returncode == 1
+    assert "a page of over 8 MB" in done.stderr
+
+
+def test_links_that_look_like_incomplete_files(site: Site, tmp_path: Path) -> None:
+    names = ["/a.mid", "/a.mid.part/b.mid", "/a.mid.PART/b.mid", "/d.mid"]
+    site.add_page("/page", *names, "/".join(["é" * 60] * 60) + "/c.mid")
+    site.add_music(*names)
+    host = tmp_path / site.url.removeprefix("http://").replace(":", "_")
+    (host / "d.mid.part").mkdir(parents=True)
+    done = scrape("midi", site, tmp_path, f"{site.url}/page")
+    assert done.returncode == 0, done.stderr
+    assert "3 new, 0 already here, 2 not available" in done.stdout
+    assert "/c.mid: File name too long" in done.stdout
+    assert "d.mid: Is a directory" in done.stdout
+    assert {path.read_bytes() for path in host.rglob("*.mid")} == {midi(n) for n in names[:3]}
+
+
+@pytest.mark.parametrize("drip", ["head", "body"])
+def test_slow_site_is_given_up(
+    drip: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DOWNLOAD, "GRACE", 0.5)
+    for name, value in environment(site.url, {"TRIES": "2"}).items():
+        monkeypatch.setenv(name, value)
+    site.table["/a.mid"] = Reply(midi("a", 10_000), drip=drip)
+    start = time.monotonic()
+    with pytest.raises(DOWNLOAD.SiteError, match="slower than 2000 bytes/s"):
+        DOWNLOAD.Client(16).download(f"{site.url}/a.mid", tmp_path / "a.mid", DOWNLOAD.check_midi)
+    assert 1 <= time.monotonic() - start < 10
+    assert site.requests == ["/a.mid"] * 2
+    monkeypatch.setenv("MIN_SPEED", "20")
+    site.table["/b.mid"] = Reply(midi("b", 50), drip=drip)
+    DOWNLOAD.Client(16).download(f"{site.url}/b.mid", tmp_path / "b.mid", DOWNLOAD.check_midi)
+
+
+def test_names_in_an_archive_cannot_control_the_terminal(site: Site, tmp_path: Path) -> None:
+    name = "2018/\x1b[2J\u202e.midi"
+    table = f"split,midi_filename\ntrain,{name}\ntrain,2018/good.midi\n".encode()
+    files = {TABLE: table, "maestro-v3.0.0/2018/good.midi": midi("good")}
+    done = scrape_maestro(site, tmp_path, files | {f"maestro-v3.0.0/{name}": b"bad"})
+    assert done.returncode == 0, done.stderr
+    assert "train/2018/\\x1b[2J\\u202e.midi: not a MIDI file" in done.stdout
+
+
+def test_table_that_is_no_csv_file_is_an_error(site: Site, tmp_path: Path) -> None:
+    table = b"split,midi_filename\ntrain," + b"a" * 200_000
+    done = scrape_maestro(site, tmp_path, {TABLE: table})
+    assert done.returncode == 1
+    assert "its table is no CSV file" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -26,6 +26,8 @@ Settings, from the environment:
   TRIES     how many times to try a file while the site has errors (5)
   BACKOFF   seconds to wait before the second try, doubled before each further try (2)
   MAX_MB    the largest file to download, in megabytes
+  MIN_SPEED bytes per second that a site must send after the first minute of a file (2000)
+  MAX_UNPACKED_MB  the most that an archive may have when it is unpacked, in megabytes (4000)
 END
 }
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import functools
 import hashlib
+import html
 import io
+import itertools
 import os
 import re
 import signal
@@ -29,25 +32,30 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")  # as in config.py, which is not imported here
 MAX_MEMBER_BYTES = 64 << 20  # of a file in an archive
+MAX_MEMBERS = 100_000  # of an archive
+MAX_PAGE_BYTES = 8 << 20
+MAX_LINK = 4000  # characters of an address in a page
 MAX_NAME_BYTES = 120  # of a file name; longer ones are shortened
 MAX_WAIT = 120.0  # most seconds before another try
 MAX_FAILURES = 3  # of a host, in a row; after them it gets no more requests
 TIMEOUT = 30.0  # seconds without an answer
+GRACE = 60.0  # seconds of a request after which the site must have sent MIN_SPEED bytes per second
 SAFE = "/%:@!$&'()*+,;=~-._"  # characters that are not quoted in an address
 Check = Callable[[bytes], None]  # raises ContentError
 # name of the second file of a piece that is offered in two formats
 FORMAT_0 = re.compile(r"_format0(?=\.mid$)", re.IGNORECASE)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 USER_AGENT = "Mozilla/5.0 (compatible; MIDI downloader)"
+# errors that only the name of one file causes; any other error while writing ends the run
+NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY)
 
 
 class DownloadError(Exception):
@@ -72,8 +80,13 @@ class TruncatedError(ContentError):
 
 def stop(message: str, status: int = 1) -> NoReturn:
     """Print an error and exit."""
-    sys.stderr.write(f"{os.environ.get('SCRIPT', 'download.py')}: error: {message}\n")
+    sys.stderr.write(f"{os.environ.get('SCRIPT', 'download.py')}: error: {escape(message)}\n")
     sys.exit(status)
+
+
+def escape(text: object) -> str:
+    """Return a text for the terminal; what sites send cannot control it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 # ---------------------------------------------------------------------------- checks
@@ -99,27 +112,42 @@ def check_midi(content: bytes) -> None:
         raise TruncatedError("cut short")
 
 
-def check_zip(content: bytes, sha256: str = "") -> None:
-    """Raise ContentError unless the content is a complete zip archive.
+def check_zip(content: bytes, max_unpacked: int, sha256: str = "") -> None:
+    """Raise ContentError unless the content is a complete zip archive, and safe to unpack.
 
-    sha256: the checksum that it must have, or "".
+    max_unpacked: bytes that all files in it may have; sha256: the checksum that it must have, or
+    "".
     """
-    digest = hashlib.sha256(content).hexdigest()
-    if digest == sha256.lower():
-        return
     if not content.startswith(b"PK"):
         raise ContentError("not a zip archive")
     if not zipfile.is_zipfile(io.BytesIO(content)):
         raise TruncatedError("the archive is cut short")
+    digest = hashlib.sha256(content).hexdigest()
     try:
+        if content.count(b"PK\x01\x02") > MAX_MEMBERS:  # each begins an entry of its table
+            raise ContentError(f"the archive has over {MAX_MEMBERS:,} files")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            damaged = archive.testzip()
+            check_members(archive.infolist(), max_unpacked)
+            damaged = None if digest == sha256.lower() else archive.testzip()
     except ZIP_ERRORS as error:
         damaged = str(error)
     if damaged:
         raise ContentError(f"the archive is damaged ({damaged})")
-    if sha256:
+    if sha256 and digest != sha256.lower():
         raise ContentError(f"not the expected archive (its SHA-256 is {digest})")
+
+
+def check_members(members: Sequence[zipfile.ZipInfo], max_unpacked: int) -> None:
+    """Raise ContentError if the files in an archive overlap, or have over `max_unpacked` bytes."""
+    total = sum(member.file_size for member in members)
+    if total > max_unpacked:
+        raise ContentError(
+            f"unpacked it has {total >> 20:,} MB, more than MAX_UNPACKED_MB={max_unpacked >> 20}"
+        )
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    for member, following in itertools.pairwise(ordered):
+        if member.header_offset + 30 + member.compress_size > following.header_offset:
+            raise ContentError("files in the archive overlap")
 
 
 def is_present(path: Path, check: Check) -> bool:
@@ -157,6 +185,50 @@ def read_setting(name: str, default: int, whole: bool = False) -> float:
     return float(text)
 
 
+class Deadline:
+    """A limit to the time of a request, as a context: GRACE, and more for what has arrived.
+
+    A signal ends any waiting, also in the middle of a line; where there is no such signal
+    (Windows), the time is only checked between blocks.
+    """
+
+    def __init__(self, min_speed: float) -> None:
+        self._start, self._min_speed = time.monotonic(), min_speed
+        self._has_timer = hasattr(signal, "setitimer")
+
+    def __enter__(self) -> Deadline:
+        if self._has_timer:
+            signal.signal(signal.SIGALRM, self._expire)
+        self.extend(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._has_timer:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def extend(self, received: int) -> None:
+        """Set the limit for a request that has received so many bytes; raise TimeoutError."""
+        left = self._start + GRACE + received / self._min_speed - time.monotonic()
+        if left <= 0:
+            self._expire()
+        if self._has_timer:
+            signal.setitimer(signal.ITIMER_REAL, left)
+
+    def _expire(self, *_: object) -> NoReturn:
+        raise TimeoutError(f"slower than {self._min_speed:g} bytes/s")
+
+
+class RedirectHandler(urllib.request.HTTPRedirectHandler):
+    """A handler that follows redirects to http: and https: only."""
+
+    def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
+        """Return the request of the new address, the last argument."""
+        scheme = urlsplit(arguments[-1]).scheme
+        if scheme not in ("http", "https"):
+            raise DownloadError(f"redirected to {scheme}:, which is not followed")
+        return super().redirect_request(*arguments)
+
+
 class Client:
     """A client for HTTP downloads, with waits between requests, retries and continued files.
 
@@ -168,13 +240,14 @@ class Client:
         self.tries = int(read_setting("TRIES", 5, whole=True))
         self.backoff = read_setting("BACKOFF", 2)
         self.max_mb = int(read_setting("MAX_MB", max_mb, whole=True))
+        self.min_speed = read_setting("MIN_SPEED", 2000, whole=True)
         self._has_requested = False
         self._opener = urllib.request.OpenerDirector()  # HTTP only: no file:, no ftp:
         for handler in (
             urllib.request.ProxyHandler,
             urllib.request.HTTPHandler,
             urllib.request.HTTPSHandler,
-            urllib.request.HTTPRedirectHandler,
+            RedirectHandler,
             urllib.request.HTTPDefaultErrorHandler,
             urllib.request.HTTPErrorProcessor,
             urllib.request.UnknownHandler,
@@ -233,8 +306,11 @@ class Client:
         if start:
             request.add_header("Range", f"bytes={start}-")
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
-                self._save(response, part, start if response.status == 206 else 0)
+            with (
+                Deadline(self.min_speed) as deadline,
+                self._opener.open(request, timeout=TIMEOUT) as response,
+            ):
+                self._save(response, part, start if response.status == 206 else 0, deadline)
                 return str(response.geturl())
         except HTTPError as error:
             reason = f"HTTP {error.code}"
@@ -247,7 +323,7 @@ class Client:
         except (TimeoutError, ConnectionError, URLError, HTTPException) as error:
             raise SiteError(f"no answer ({getattr(error, 'reason', error)})") from error
 
-    def _save(self, response: HTTPResponse, part: Path, start: int) -> None:
+    def _save(self, response: HTTPResponse, part: Path, start: int, deadline: Deadline) -> None:
         """Write the body of a response to the part, from byte `start` on."""
         size, limit = start, self.max_mb << 20
         expected = start + (response.length or 0)  # 0 is added if no length is announced
@@ -255,6 +331,7 @@ class Client:
             while max(size, expected) <= limit and (block := response.read1(1 << 16)):
                 file.write(block)
                 size += len(block)
+                deadline.extend(size - start)
         if max(size, expected) > limit:
             raise ContentError(f"larger than {self.max_mb} MB")
         if size < expected:
@@ -266,16 +343,11 @@ class Client:
 # ------------------------------------------------------------------------------- links
 
 
-class LinkParser(HTMLParser):
-    """A parser that collects the addresses in a page, as (tag, address) pairs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[tuple[str, str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect the addresses of a tag."""
-        self.links += [(tag, value) for key, value in attrs if key in ("href", "src") and value]
+# Regular expressions, because html.parser takes minutes for a page of unclosed comments or tags
+_TEXT = f"{{1,{MAX_LINK}}}"
+VALUE = rf"""\s*=\s*(?:"([^"<>]{_TEXT})"|'([^'<>]{_TEXT})'|([^\s"'<>]{_TEXT}))"""
+LINK = re.compile(rf"(?<![\w-])(?:href|src){VALUE}", re.IGNORECASE)
+BASE = re.compile(rf"<base\s[^<>]*?(?<![\w-])href{VALUE}", re.IGNORECASE)
 
 
 def decode_text(content: bytes) -> str:
@@ -289,22 +361,36 @@ def decode_text(content: bytes) -> str:
 def find_links(content: bytes, url: str) -> list[str]:
     """Return the absolute addresses that a page at `url` links to, or the lines of a plain list."""
     text = decode_text(content)
-    parser = LinkParser()
-    parser.feed(text)
-    parser.close()
-    base = urljoin(url, next((link for tag, link in parser.links if tag == "base"), ""))
-    links = [link for tag, link in parser.links if tag != "base"]
+    page = remove_comments(text)
+    base = urljoin(url, next(map(read_value, BASE.finditer(page)), ""))
+    links = list(dict.fromkeys(map(read_value, LINK.finditer(BASE.sub("", page)))))
     links = links or [line for line in text.splitlines() if re.match(r"\s*https?://\S", line)]
     return list(dict.fromkeys(filter(None, (make_absolute(base, link) for link in links))))
+
+
+def read_value(match: re.Match[str]) -> str:
+    """Return the address in a match of LINK or BASE."""
+    return html.unescape(match[1] or match[2] or match[3])
+
+
+def remove_comments(page: str) -> str:
+    """Return a page without its comments; one that is not closed goes up to the end."""
+    parts = []
+    end = 0
+    while (start := page.find("<!--", end)) >= 0:
+        parts.append(page[end:start])
+        closing = page.find("-->", start)
+        end = closing + 3 if closing >= 0 else len(page)
+    return "".join([*parts, page[end:]])
 
 
 def make_absolute(base: str, link: str) -> str | None:
     """Return the address as a browser would request it, or None if it is not HTTP."""
     try:
         parts = urlsplit(urldefrag(urljoin(base, link.strip())).url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not 0 < len(parts.hostname or "") < 254:
             return None
-        host = parts.hostname.encode("idna").decode()
+        host = (parts.hostname or "").encode("idna").decode()
         host = f"[{host}]" if ":" in host else host
         host += f":{parts.port}" if parts.port else ""
     except ValueError:
@@ -327,6 +413,7 @@ def make_file_name(part: str) -> str:
     name = unicodedata.normalize("NFC", unquote(part, errors="replace"))
     name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\]", "_", name)
     name = re.sub(r"^\.", "_", name)
+    name = re.sub(r"\.part$", "_part", name, flags=re.IGNORECASE)  # those are incomplete files
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     suffix = PurePosixPath(name).suffix if len(PurePosixPath(name).suffix) < 8 else ""
@@ -381,7 +468,7 @@ class Report:
 
     def fail(self, name: str, reason: object) -> None:
         """Add a file or a page that is not available."""
-        self.failures.append(f"{name}: {reason}")
+        self.failures.append(escape(f"{name}: {reason}"))
 
     def finish(self) -> None:
         """Print the report; exit with status 1 without music or with an incomplete collection."""
@@ -396,16 +483,22 @@ class Report:
         print(f"music is in {self.folder}; now run: python3 preprocess.py")
 
 
+def check_page(content: bytes) -> None:
+    """Raise ContentError for a page that is too large."""
+    if len(content) > MAX_PAGE_BYTES:
+        raise ContentError(f"a page of over {MAX_PAGE_BYTES >> 20} MB")
+
+
 def read_page(client: Client, url: str, report: Report, has_music: bool) -> tuple[str, list[str]]:
     """Return the final address of a page and all its links; no links if it cannot be read.
 
     has_music: the page must link to a MIDI file; it is an error if it does not.
     """
-    print(f"reading {url}", flush=True)
+    print(escape(f"reading {url}"), flush=True)
     with tempfile.TemporaryDirectory(prefix=".page-", dir=report.folder) as temporary:
         page = Path(temporary, "page.html")
         try:
-            final_url = client.download(url, page, check=lambda _: None)
+            final_url = client.download(url, page, check_page)
             links = find_links(page.read_bytes(), final_url)
             if has_music and not any(map(is_midi_url, links)):
                 raise DownloadError("no links to MIDI files")
@@ -464,10 +557,14 @@ def download_links(client: Client, urls: Sequence[str], home: str, report: Repor
             client.download(url, target, check_midi)
             failures[host] = 0
             report.new += 1
-            print(f"{number}/{len(paths)} {name}", flush=True)
+            print(escape(f"{number}/{len(paths)} {name}"), flush=True)
         except DownloadError as error:
             failures[host] += isinstance(error, SiteError)
             report.fail(name, f"{error} ({url})")
+        except OSError as error:
+            if error.errno not in NAME_ERRORS:
+                raise
+            report.fail(name, f"{error.strerror} ({url})")
     silent = [host for host, count in failures.items() if count >= MAX_FAILURES]
     if silent:
         report.incomplete = f"no answer from {', '.join(silent)}; run it again to continue"
@@ -516,7 +613,11 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 def read_table(content: bytes, column: str, split: str) -> dict[str, str]:
     """Return the target of each MIDI file that a table names; exit if it is malformed."""
     targets = {}
-    for row in csv.DictReader(io.StringIO(decode_text(content), newline="")):
+    try:
+        rows = list(csv.DictReader(io.StringIO(decode_text(content), newline="")))
+    except csv.Error as error:
+        stop(f"the archive has changed: its table is no CSV file ({error})")
+    for row in rows:
         if not {column, split or column} <= row.keys():
             stop(f"the archive has changed: its table lacks {column}{split and ' or '}{split}")
         name = row[column]
@@ -572,6 +673,10 @@ def unpack(archive: zipfile.ZipFile, options: argparse.Namespace) -> Report:
             report.existing += not is_new and name in targets
         except DownloadError as error:
             report.fail(target, error)
+        except OSError as error:
+            if error.errno not in NAME_ERRORS:
+                raise
+            report.fail(target, error.strerror)
     return report
 
 
@@ -579,7 +684,8 @@ def download_archive(options: argparse.Namespace, client: Client) -> None:
     """Download an archive and unpack its MIDI files."""
     (url,) = options.urls
     target = options.folder / options.archive
-    check = functools.partial(check_zip, sha256=options.sha256)
+    max_unpacked = int(read_setting("MAX_UNPACKED_MB", 4000, whole=True)) << 20
+    check = functools.partial(check_zip, max_unpacked=max_unpacked, sha256=options.sha256)
     options.folder.mkdir(parents=True, exist_ok=True)
     try:
         if is_present(target, check):
