@@ -43,7 +43,7 @@ from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
 from sequence import CONTROLS, CURRENT, Control, parse_controls
-from training.distributed import Distributed, exit_process
+from training.distributed import Distributed, exit_process, is_connection_error
 from training.evaluate import evaluate, format_table
 from training.logger import Logger, format_time, get_log_dir
 from training.sessions import (
@@ -302,15 +302,15 @@ def train(
                 log_step(unread.pop(0), logger, path)
         for result in unread:
             log_step(result, logger, path)
+        trainer.save(path)
+        if not is_stopped:
+            validate(trainer, val_data, logger, path)
+            trainer.save(path)
     except NotFiniteError:
         raise
     except Exception:
         trainer.save(path, collective=False)
         raise
-    trainer.save(path)
-    if not is_stopped:
-        validate(trainer, val_data, logger, path)
-        trainer.save(path)
 
 
 def synchronize(distributed: Distributed, is_stopped: bool, *clock: float) -> list[float]:
@@ -410,10 +410,8 @@ def run_training(options: TrainConfig) -> int:
             stack.enter_context(contextlib.redirect_stdout(nothing))
         try:
             train_session(options, distributed)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if distributed.world_size > 1:
+            if distributed.world_size > 1 and is_connection_error(error):
                 raise ValueError(f"lost another process of the training ({error})") from error
             raise
     return 0

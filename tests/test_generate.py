@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +309,43 @@ def test_interrupted_stream_keeps_its_notes(monkeypatch: pytest.MonkeyPatch) -> 
     assert [note.pitch for note in read_notes("out/output-000.mid")] == [61, 62]
     assert run("-b", "1", "-o", "other") == 130
     assert read_outputs("other") == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_run_leaves_only_music(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    steps: list[int] = []
+
+    def stop() -> None:
+        steps.append(1)
+        assert read_outputs() == {}  # no name is taken before there is music
+        if len(steps) == 120:
+            signal.raise_signal(number)
+
+    watch_events(monkeypatch, stop)
+    for options, files in ((["--stream"], 2), ([], 0)):
+        handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            assert run("-b", "2", "-o", "out", *options) == 128 + number
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        assert "generate.py: stopped; the samples written so far" in capsys.readouterr().err
+        assert len(read_outputs()) == files
+        for name in read_outputs():
+            assert read_notes(f"out/{name}")
+            Path("out", name).unlink()
+        steps.clear()
+
+
+def test_stream_stopped_before_the_first_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> Iterator[Any]:
+        yield np.array([LONGEST_SHIFT, LONGEST_SHIFT])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "generate_events", interrupted)
+    assert run("-b", "2", "--stream") == 130
+    assert read_outputs() == {}
 
 
 # ------------------------------------------------------------------------------------ errors

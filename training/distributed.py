@@ -35,7 +35,11 @@ class Distributed:
         if _environment_world_size() == 1:
             yield Distributed()
             return
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        except (RuntimeError, ValueError) as error:
+            message = f"cannot connect to the other processes: {error}: start them with torchrun"
+            raise ValueError(message) from error
         try:
             yield Distributed(dist.get_rank(), dist.get_world_size())
         finally:
@@ -97,6 +101,11 @@ class Distributed:
         """Return the part of a batch [..., batch, width] that belongs to this process."""
         count = whole.shape[-2] // self.world_size
         return whole[..., self.rank * count : (self.rank + 1) * count, :]
+
+
+def is_connection_error(error: RuntimeError) -> bool:
+    """Return whether an error means that another process is lost; gloo raises RuntimeError."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def exit_process(status: int) -> NoReturn:

@@ -24,7 +24,7 @@ from midi.metadata import (
 )
 from midi.notes import NoteSeq, read_midi_texts
 from midi.pianoroll import BLACK_KEYS, COLORS, LOUD, SOFT, measure_density, scale_density_axis
-from utils import atomic_write, format_count, has_mark
+from utils import atomic_write, escape, format_count, has_mark
 
 FILE_NAME = "index.html"
 MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
@@ -77,6 +77,7 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["printable"] = escape
     environment.filters["time"] = _format_time
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     script = Path(__file__).with_name("player.js").read_text(encoding="utf-8")

@@ -14,8 +14,9 @@ import numpy as np
 import pretty_midi
 import pytest
 
+import utils
 from midi.control_schedule import ControlSchedule
-from midi.metadata import LABELS, encode_metadata, format_command
+from midi.metadata import LABELS, encode_metadata, format_command, is_command
 from sequence import NoteSeq
 from tests.browser import Browser, needs_browser, open_browser
 from tests.web.parsed_page import ParsedPage
@@ -138,10 +139,23 @@ def test_names_and_texts_are_escaped(tmp_path: Path) -> None:
     page = write_and_parse(tmp_path)
     assert [tag.get("type") for tag in page.find("script")] == ["application/json", None]
     assert not page.find("img")
-    assert page.texts["h2"] == [name]
+    assert page.texts["h2"] == [utils.escape(name)]
     assert page.texts["pre"] == [metadata["made with"]]
     assert page.texts["dd"][-1] == hostile
     assert [set(tag) for tag in page.find("article")] == [{"aria-label"}]
+
+
+@pytest.mark.parametrize("character", ["\x1b[201~", "\n", "\r", "\u202e", "\u2066", "\x03"])
+def test_unprintable_texts_are_not_offered_to_copy(tmp_path: Path, character: str) -> None:
+    assert is_command(format_command(["-c", "C major;3"]))
+    command = format_command(["-c", f"C major;3{character} rm -rf x"])
+    assert not is_command(command)
+    metadata = dict.fromkeys(LABELS, f"a{character}b") | {"made with": command}
+    NoteSeq([0], [1], [60], [64]).to_midi_file(tmp_path / "x.mid", texts=encode_metadata(metadata))
+    page = write_and_parse(tmp_path)
+    assert "pre" not in page.texts
+    assert character not in page.texts["dd"][-1]
+    assert character not in page.texts["p"][-1]
 
 
 # ------------------------------------------------------------------------------ in a browser

@@ -18,7 +18,7 @@ from sequence import NoteSeq
 from tests.browser import needs_browser, open_browser
 from tests.web.parsed_page import ParsedPage
 from tools.synthetic_data import write_midi
-from web.report import MAX_ROWS, render_report
+from web.report import MARK, MAX_ROWS, render_report
 
 HOSTILE_NAMES = (
     "<script>alert(1)</script>.mid",
@@ -81,6 +81,24 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "3 pieces, 4 performances, 0.04 hours" in ParsedPage(path.read_bytes()).text.replace(
         "\n", " "
     )
+
+
+def test_only_own_report_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(tmp_path / "midi"), str(tmp_path / "data"), "1", "--report"]
+    write_midi(tmp_path / "midi" / "a.mid")
+    report = tmp_path / "data" / "report.html"
+    report.parent.mkdir()
+    report.write_text("<title>Data in the house</title>")
+    assert preprocess.main(argv) == 1
+    assert f"{report}: not written by preprocess.py: move it" in capsys.readouterr().err
+    assert [path.name for path in report.parent.iterdir()] == ["report.html"]
+    old = render_report(Summary([]), "midi").replace(
+        b'<meta name="generator" content="performance-rnn-report">\n', b""
+    )
+    assert MARK.encode() not in old
+    report.write_bytes(old)  # of version 1.0
+    assert preprocess.main(argv) == preprocess.main(argv) == 0
+    assert MARK in report.read_text()
 
 
 @pytest.mark.parametrize("count", [0, 1, 10_000])
