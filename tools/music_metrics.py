@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from analysis.memorization import number_chords
 from generation.pipeline import MAX_NOTE_SECONDS
 from midi.control_schedule import DENSITY_LEVELS
 from sequence import ControlSeq, Encoding, EventSeq, NoteSeq
-from tools.memorization import number_chords
 from utils import Array
 
 MAX_SILENCE = 4.0  # seconds

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 import generate
+from analysis.memorization import find_longest_passages, intervals_and_rhythm
 from config import PRETRAINED
 from generation.pipeline import MAX_NOTE_SECONDS
 from midi.control_schedule import DENSITY_LEVELS, format_density
 from model import Session
 from sequence import ENCODINGS, Encoding, NoteSeq
-from tools.memorization import find_longest_passages, intervals_and_rhythm
 from tools.music_metrics import (
     DISTRIBUTIONS,
     LOOP,
@@ -126,7 +126,7 @@ def measure_densities(
 
 
 def measure_memorization(music: Music, corpus: Sequence[tuple[str, NoteSeq]]) -> Iterator[str]:
-    """Yield the longest passage of each sample that the corpus has, see tools/memorization.py."""
+    """Yield the longest passage of each sample that the corpus has (analysis/memorization.py)."""
     corpus_rows = [intervals_and_rhythm(notes) for _, notes in corpus]
     yield format_row("passages of the training data", "median", "longest", "found in")
     for setting, samples in music.items():

@@ -1,0 +1,1 @@
+"""What a session says about music: how surprising notes are, what is copied, what is best."""
