@@ -22,12 +22,7 @@ import torch
 
 import generate
 from analysis.memorization import find_longest_passages, intervals_and_rhythm
-from config import PRETRAINED
-from generation.pipeline import MAX_NOTE_SECONDS
-from midi.control_schedule import DENSITY_LEVELS, format_density
-from model import Session
-from sequence import ENCODINGS, Encoding, NoteSeq
-from tools.music_metrics import (
+from analysis.music_metrics import (
     DISTRIBUTIONS,
     LOOP,
     MAX_SILENCE,
@@ -43,6 +38,11 @@ from tools.music_metrics import (
     spearman,
     stops_early,
 )
+from config import PRETRAINED
+from generation.pipeline import MAX_NOTE_SECONDS
+from midi.control_schedule import DENSITY_LEVELS, format_density
+from model import Session
+from sequence import ENCODINGS, Encoding, NoteSeq
 from tools.samples import (
     DENSITY_SETTING,
     NO_CONTROLS,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import memorization
+from analysis import memorization, music_metrics
 from config import GenerateConfig
 from model import PerformanceRNN, Session
 from sequence import CURRENT, EventSeq, NoteSeq
-from tools import music_metrics, quality, samples
+from tools import quality, samples
 from tools.synthetic_data import TINY_SIZES, write_data, write_midi
 
 

@@ -1,4 +1,4 @@
-"""The metrics of `tools.quality`, computed from notes.
+"""Metrics of music, computed from notes: faults, distributions, controls.
 
 Times are seconds from the first onset; `seconds` is the duration of a sample.
 """
