@@ -197,5 +197,6 @@ class GenerateConfig:
     wav: bool = False
     soundfont: str | None = None  # .sf2 file; None: that of pretty_midi
     html: bool = False
+    live: str | None = None  # HTML file
     force: bool = False
     device: str = "auto"  # one of DEVICES

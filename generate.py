@@ -51,12 +51,17 @@ from midi.metadata import format_command
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq
 from utils import Number, Parser
+from web.live import LiveSettings, check_live_path, write_live
 from web.player import check_player_path, write_player
 
 DEFAULT_LENGTH = 1500  # events, about a minute
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
 PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only")
+LIVE_OPTIONS = (  # which --live has
+    *("live", "force", "session", "device", "seed", "control", "steering"),
+    *("temperature", "repeats", "silence"),
+)
 SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
     *("time_temperature", "pitch_temperature", "velocity_temperature"),
@@ -183,6 +188,8 @@ def build_parser() -> Parser:
     add("--wav", action="store_true", help="also render each sample to audio")
     add("--soundfont", metavar="FILE", help=".sf2 file for --wav (default: pretty_midi's)")
     add("--html", action="store_true", help="also write index.html, a page that plays the samples")
+    live = "write no samples, but one HTML file in which the session plays, and plays along"
+    add("--live", metavar="FILE", help=live)
     return parser
 
 
@@ -215,6 +222,8 @@ def parse_args(
 
 def check_combinations(options: GenerateConfig) -> None:
     """Raise ValueError for options that do not go together."""
+    if options.live is not None:
+        check_live_options(options)
     is_file = options.control is not None and os.path.exists(options.control)
     if options.soundfont is not None and not options.wav:
         raise ValueError("argument --soundfont: only with --wav")
@@ -231,6 +240,15 @@ def check_combinations(options: GenerateConfig) -> None:
         for name in names:
             if is_wrong and getattr(options, name) != getattr(GenerateConfig(), name):
                 raise ValueError(f"argument --{name.replace('_', '-')}: {reason}")
+
+
+def check_live_options(options: GenerateConfig) -> None:
+    """Raise ValueError for options that --live does not have."""
+    for name, value in vars(options).items():
+        if name not in LIVE_OPTIONS and value != getattr(GenerateConfig(), name):
+            raise ValueError(f"argument --{name.replace('_', '-')}: not together with --live")
+    if options.control is not None and os.path.exists(options.control):
+        raise ValueError("argument -c/--control: --live needs a control in text form, not a file")
 
 
 def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> list[str]:
@@ -401,6 +419,27 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
         yield from write_player(Path(options.output_dir))
 
 
+def generate_live(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
+    """Write the page of --live; yield messages."""
+    path = Path(options.live or "")
+    if not options.force:
+        check_live_path(path)
+    model, encoding = load_model(options)
+    control_ratio = Session.load(options.session).control_ratio
+    settings = LiveSettings(
+        Path(options.session).name,
+        control,
+        options.seed,
+        options.temperature,
+        options.repeats,
+        options.silence,
+        options.steering,
+        can_omit_control=(control_ratio or 1.0) < 1,
+    )
+    size = write_live(path, model, encoding, settings)
+    yield f"{path}: {size / 1e6:.1f} MB, open it in a browser"
+
+
 def fill_samples(
     job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None]
 ) -> None:
@@ -458,7 +497,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # a step is so short that a second thread would slow it down
 
     def run() -> int:
-        for message in generate(options, control):
+        work = generate if options.live is None else generate_live
+        for message in work(options, control):
             utils.print_line(message)
         return 0
 

@@ -349,25 +349,33 @@ def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
 
     Each row of the weight has its own scale.
     """
-    scales = _row_scales(weight).double()
-    zeros = torch.zeros(len(weight), dtype=torch.long)
+    quantized = quantize_rows(weight)
     with warnings.catch_warnings():
-        # torch plans to remove these functions; `has_int8_linear` tests whether they exist
+        # torch plans to remove this function; `has_int8_linear` tests whether it exists
         warnings.simplefilter("ignore", UserWarning)
-        quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(quantized, bias)
     linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
     return lambda inputs: linear(inputs, INPUT_SCALE, INPUT_ZERO, packed)
 
 
-def _split_int8_linear(weight: Tensor, bias: Tensor) -> Linear:
-    """Return a more precise product: the sum of two 8-bit products.
+def quantize_rows(weight: Tensor) -> Tensor:
+    """Return a matrix in 8 bits, a quantized tensor, with a scale for each row."""
+    scales, zeros = _row_scales(weight).double(), torch.zeros(len(weight), dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch plans to remove this function
+        return torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
 
-    One has the weights rounded to 8 bits, the other what the rounding took away.
-    """
-    rounded, rows = _round_to_levels(weight), len(weight)
-    both = torch.cat([rounded, weight - rounded])
-    product = _int8_linear(both, torch.cat([bias, torch.zeros_like(bias)]))
+
+def split_weight(weight: Tensor) -> Tensor:
+    """Return the weights rounded to 8-bit levels, and below them what the rounding took away."""
+    rounded = _round_to_levels(weight)
+    return torch.cat([rounded, weight - rounded])
+
+
+def _split_int8_linear(weight: Tensor, bias: Tensor) -> Linear:
+    """Return a more precise product: the sum of the two 8-bit products of `split_weight`."""
+    rows = len(weight)
+    product = _int8_linear(split_weight(weight), torch.cat([bias, torch.zeros_like(bias)]))
 
     def linear(inputs: Tensor) -> Tensor:
         main, correction = product(inputs).split_with_sizes((rows, rows), 1)

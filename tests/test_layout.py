@@ -14,8 +14,9 @@ LAYERS = [
     {"midi"},
     {"sequence"},
     {"corpus"},
-    {"model", "web"},
+    {"model"},
     {"training", "generation"},
+    {"web"},
     {"preprocess", "train", "generate"},
 ]
 PROJECT = {"tools", "tests"}.union(*LAYERS)

@@ -1,0 +1,116 @@
+"""The network in the live page: its numbers are those of generate.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from generation.engine import has_int8_linear
+from tests.web.golden import CONTROL, STEPS, TEMPERATURE, Golden, has_exact_products, write_golden
+from utils import Array
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "web" / "js"
+NODE = shutil.which("node")
+PLAIN_STEPS = 100  # with the kernel in JavaScript, which is slow
+CLOSE = 1e-3  # of logits
+ONE_LEVEL = 0.05  # the most that one 8-bit level of a hidden state may change a logit
+
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
+
+
+def run_node(*arguments: object) -> str:
+    command = [str(NODE), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the page computed; fields as those of Golden, and `sampled` events."""
+
+    logits: Array
+    allowed: Array
+    greedy: Array
+    sampled: Array
+    is_simd: bool
+
+
+def read_replay(result: dict[str, Any], logits: Array) -> Replay:
+    columns = (np.array(result[name]) for name in ("allowed", "greedy", "sampled"))
+    allowed, greedy, sampled = columns
+    shape = (len(greedy), -1)
+    return Replay(
+        logits.reshape(shape), allowed.reshape(shape) > 0, greedy, sampled, result["isSimd"]
+    )
+
+
+def check_replay(replayed: Replay, golden: Golden) -> None:
+    """Compare all logits, masks and chosen events.
+
+    A tie in the rounding of a hidden state may change logits by one level, and then the event.
+    """
+    error = np.abs(replayed.logits - golden.logits[: len(replayed.greedy)]).max(axis=1)
+    golden_rows = slice(0, len(error))
+    has_tie = golden.has_tie[golden_rows]
+    assert error[~has_tie].max() < CLOSE
+    assert error.max() < ONE_LEVEL
+    assert (error < CLOSE).mean() > 0.99
+    np.testing.assert_array_equal(replayed.allowed, golden.allowed[golden_rows])
+    for chosen, expected in (
+        (replayed.greedy, golden.greedy[golden_rows]),
+        (replayed.sampled, golden.events[golden_rows]),
+    ):
+        assert not ((chosen != expected) & (error < CLOSE)).any()
+        assert (chosen != expected).sum() <= 2
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Golden, Path]:
+    """Return what generate.py computed, and the folder with its page and a job for a replay."""
+    if not has_int8_linear(__import__("torch").device("cpu")) or not has_exact_products():
+        pytest.skip("8-bit products of this processor are not exact")
+    folder = tmp_path_factory.mktemp("golden")
+    result = write_golden(folder / "live.html", folder)
+    controls = {"request": {}, "temperature": TEMPERATURE, "usesPlan": True}
+    job = {"events": result.events.tolist(), "controls": controls, "text": CONTROL}
+    (folder / "job.json").write_text(json.dumps(job))
+    return result, folder
+
+
+@needs_node
+def test_logits_masks_and_events_are_those_of_generate(golden: tuple[Golden, Path]) -> None:
+    expected, folder = golden
+    assert len(expected.events) == STEPS
+    assert len(set(expected.events.tolist())) > 100
+    assert expected.has_tie.mean() < 0.2
+    results = []
+    for kernel, count in (("simd", STEPS), ("plain", PLAIN_STEPS)):
+        script = Path(__file__).with_name("replay.mjs")
+        run_node(script, folder / "live.html", folder, kernel, count)
+        result = json.loads((folder / "result.json").read_text())
+        replayed = read_replay(result, np.fromfile(folder / "logits.f32", np.float32))
+        assert replayed.is_simd == (kernel == "simd")
+        results.append(replayed)
+    check_replay(results[0], expected)
+    np.testing.assert_array_equal(results[1].logits, results[0].logits[:PLAIN_STEPS])  # all bits
+
+
+def test_kernel_is_small() -> None:
+    assert (SCRIPTS / "kernel.wasm").stat().st_size < 4000
+
+
+@needs_node
+@pytest.mark.skipif(not (SCRIPTS / "node_modules").exists(), reason="run npm ci in web/js")
+def test_kernel_is_built_from_its_source(tmp_path: Path) -> None:
+    run_node(SCRIPTS / "build_kernel.mjs", tmp_path / "kernel.wasm")
+    built = (tmp_path / "kernel.wasm").read_bytes()
+    assert built == (SCRIPTS / "kernel.wasm").read_bytes()

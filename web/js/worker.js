@@ -1,0 +1,57 @@
+// The worker of the live page: the network and the performer, away from the page and the sound.
+import {makeNetwork, readArrays} from "./network.js";
+import {Performer} from "./performer.js";
+import {renderString} from "./strings.js";
+
+const TICK_MS = 25;
+const WARM_UP = 60;  // steps that measure the speed at the start
+
+let performer = null, timer = 0;
+let speed = 0;  // events/s
+
+const actions = {
+  // Load the session. weights: deflated; kernel: the bytes of kernel.wasm, or null.
+  async load({weights, entries, network, model, kernel}) {
+    const stream = new Blob([weights]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const arrays = readArrays(await new Response(stream).arrayBuffer(), entries);
+    performer = new Performer(
+      await makeNetwork(arrays, network.sizes, network.quantization, kernel), model);
+    measureSpeed(() => { for (let i = 0; i < WARM_UP; i++) performer.generateEvent(); }, WARM_UP);
+    postMessage({type: "ready", isSimd: performer.network.kernel.isSimd, speed});
+  },
+  reset({seed}) { performer.reset(seed); },
+  start() { timer ||= setInterval(() => postMessage({type: "tick"}), TICK_MS); },
+  stop({now}) {
+    clearInterval(timer);
+    timer = 0;
+    performer.stop(now);
+  },
+  advance({now, until}) {
+    const before = performer.count;
+    measureSpeed(() => performer.advance(now, until), () => performer.count - before);
+  },
+  controls({now, controls}) { performer.setControls(now, controls); },
+  mode({now, mode}) { performer.setMode(now, mode); },
+  key({now, pitch, velocity}) { performer.playKey(now, pitch, velocity); },
+  prime({seed, events, controls, heardFrom}) { performer.prime(seed, events, controls, heardFrom); },
+  // Render the sound of a string of the piano.
+  string({pitch}) {
+    const string = renderString(pitch);
+    postMessage({type: "string", pitch, ...string}, [string.samples.buffer]);
+  },
+};
+
+function measureSpeed(work, count) {
+  const start = performance.now();
+  work();
+  const seconds = (performance.now() - start) / 1000;
+  const events = typeof count === "function" ? count() : count;
+  if (events > 3) speed = speed ? 0.8 * speed + 0.2 * events / seconds : events / seconds;
+}
+
+onmessage = async ({data}) => {
+  await actions[data.type](data);
+  if (!performer || data.type === "string") return;
+  const {clock, isAnswering} = performer;
+  postMessage({type: "music", messages: performer.takeMessages(), clock, speed, isAnswering});
+};
