@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pretty_midi
 
 import utils
-from midi.playback import DRUMS, MidiStats, play_events
-from midi.reader import CONTROL, NOTE_OFF, NOTE_ON, PROGRAM, MidiEvents, read_events
+from midi.playback import MidiStats, find_next_onsets, play_events
+from midi.reader import CONTROL, DRUMS, NOTE_OFF, NOTE_ON, PROGRAM, MidiEvents, read_events
 from utils import Array
 
 READER_VERSION = 2  # of the rules by which notes are read; 1: symusic, pedals by track
@@ -54,10 +54,13 @@ class NoteSeq:
         _check_column("end", ends, starts, np.inf)
         _check_column("pitch", pitches, 0, 127)
         _check_column("velocity", velocities, 1, 127)
-        order = np.lexsort((pitches, starts))
+        gaps = np.diff(starts)
+        if not ((gaps > 0) | ((gaps == 0) & (pitches[1:] >= pitches[:-1]))).all():
+            order = np.lexsort((pitches, starts))
+            columns = [column[order] for column in columns]
         dtypes = {"starts": float, "ends": float, "pitches": np.int64, "velocities": np.int64}
         for (name, dtype), column in zip(dtypes.items(), columns, strict=True):
-            object.__setattr__(self, name, read_only(column[order], dtype))
+            object.__setattr__(self, name, read_only(column, dtype))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -86,7 +89,8 @@ class NoteSeq:
         With `sustain`, a note whose key is released while the pedal is down ends when the pedal
         is lifted. Every note ends at the latest when its key is struck again.
         """
-        return _cut_notes(play_events(_list_events(midi), "all", set(programs), sustain)[0])
+        columns, _ = play_events(_list_events(midi), "all", set(programs), sustain)
+        return NoteSeq(*columns)
 
     @staticmethod
     def from_midi_file(
@@ -117,7 +121,7 @@ class NoteSeq:
         """Return the notes of the content of a MIDI file; see `from_midi_file`."""
         selected = None if programs is ALL_PROGRAMS else set(programs)
         columns, _ = play_events(read_events(content), tracks, selected, sustain)
-        return _cut_notes(columns)
+        return NoteSeq(*columns)
 
     def to_midi(
         self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
@@ -161,8 +165,11 @@ class NoteSeq:
     @staticmethod
     def merge(*note_seqs: NoteSeq) -> NoteSeq:
         """Return the notes of several sequences; a note ends when its key is struck again."""
-        columns = [np.stack(seq.columns) for seq in note_seqs]
-        return _cut_notes(np.concatenate([np.empty((4, 0)), *columns], axis=1))
+        columns = zip(*(seq.columns for seq in (NoteSeq(), *note_seqs)), strict=True)
+        starts, ends, pitches, velocities = map(np.concatenate, columns)
+        order = np.lexsort((starts, pitches))
+        ends[order] = np.minimum(ends[order], find_next_onsets(pitches[order], starts[order]))
+        return NoteSeq(starts, ends, pitches, velocities)
 
     def adjust_time(self, offset: float) -> NoteSeq:
         """Return the notes moved by `offset` seconds; ValueError if one would start before 0."""
@@ -200,29 +207,6 @@ def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
         raise ValueError(f"note {name} {first} is not allowed ({count} of {len(values)} notes)")
 
 
-def find_next_onsets(pitches: Array, starts: Array) -> Array:
-    """Return the next later onset of the same pitch for each note: float64 [notes], inf if none.
-
-    The notes must be sorted by (pitch, start).
-    """
-    is_new = np.ones(len(starts), bool)  # False for a repeat of the note before
-    is_new[1:] = (np.diff(pitches) != 0) | (np.diff(starts) != 0)
-    first = np.append(np.flatnonzero(is_new), len(starts))
-    following = first[np.cumsum(is_new)]  # index of the next onset, of any pitch
-    index = np.minimum(following, len(starts) - 1)
-    has_next = (following < len(starts)) & (pitches[index] == pitches)
-    return np.where(has_next, starts[index], np.inf)
-
-
-def _cut_notes(columns: Array) -> NoteSeq:
-    """Return notes from columns [4, notes]; each ends when its key is struck again."""
-    starts, ends, pitches, velocities = columns
-    order = np.lexsort((starts, pitches))
-    cut_ends = ends.copy()
-    cut_ends[order] = np.minimum(ends[order], find_next_onsets(pitches[order], starts[order]))
-    return NoteSeq(starts, cut_ends, pitches, velocities)
-
-
 # ------------------------------------------------------------------------------- MIDI files
 
 
@@ -235,7 +219,7 @@ def read_midi(
     """
     if isinstance(source, bytes):
         columns, stats = play_events(read_events(source), tracks, sustain=sustain)
-        return _cut_notes(columns), stats
+        return NoteSeq(*columns), stats
     try:
         return read_midi(Path(source).read_bytes(), tracks, sustain)
     except ValueError as error:
@@ -273,8 +257,8 @@ def _list_events(midi: pretty_midi.PrettyMIDI) -> MidiEvents:
         tracks=channels // 16,
         channels=channels,
         kinds=kinds,
-        data1=data1,
-        data2=data2,
+        data1=data1.astype(np.uint8),
+        data2=data2.astype(np.uint8),
         channel_ends=np.full(channel_count, ticks.max(initial=0)),
         names=[instrument.name for instrument in midi.instruments],
         is_sequences=False,
@@ -282,6 +266,7 @@ def _list_events(midi: pretty_midi.PrettyMIDI) -> MidiEvents:
         tempo_ticks=np.zeros(1, np.int64),
         tick_seconds=np.array([PRETTY_MIDI_TICK]),
         time_signatures=np.empty((0, 3), np.int64),
+        is_drum=channels % 16 == DRUMS,
         repairs=Counter(),
     )
 

@@ -18,7 +18,6 @@ import numpy as np
 from midi.reader import CONTROL, NOTE_ON, PROGRAM, MidiEvents
 from utils import Array
 
-DRUMS = 9  # channel 10, counted from 0
 PIANO_PROGRAMS = range(8)
 SUSTAIN, SOSTENUTO, RESET = 64, 66, 121  # controller numbers
 ALL_SOUND_OFF, ALL_NOTES_OFF = 120, 123  # 124-127 end notes, too
@@ -131,37 +130,43 @@ def play_events(
     tracks: str = "auto",
     programs: Collection[int] | None = None,
     sustain: bool = True,
-) -> tuple[Array, MidiStats]:
-    """Return notes [4, notes] (start, end, pitch, velocity), in seconds, and statistics.
+) -> tuple[tuple[Array, ...], MidiStats]:
+    """Return starts, ends, pitches and velocities, each [notes], and statistics.
+
+    Times are in seconds. Notes are sorted by time and pitch, and each ends at the latest when
+    its key is struck again.
 
     tracks: "auto", "all", "piano" or names; see `select_instruments`. programs: the instruments
     of these programs are used in place of `tracks`. sustain: pedals hold notes.
     """
-    strokes = _pair_notes(events)
+    controls = _Controls(events)
+    strokes = _pair_notes(events, controls)
     instruments, labels = _list_instruments(events, strokes)
     is_used, selection = select_instruments(instruments, tracks, programs)
     if not all(is_used):
-        strokes = strokes.select(np.array(is_used, bool)[labels])
+        strokes = strokes.select(np.flatnonzero(np.array(is_used, bool)[labels]))
+    strokes = strokes.select(_sort_notes(events, strokes.ons))
     is_shared = is_one_piano(instruments) and not events.is_sequences
-    pedals = [_Pedal.read(events, number, is_shared) for number in (SUSTAIN, SOSTENUTO)]
+    pedals = [_Pedal.read(events, controls, number, is_shared) for number in (SUSTAIN, SOSTENUTO)]
     repairs = events.repairs + strokes.count_repairs()
-    notes = _measure_notes(events, strokes, pedals if sustain else [], repairs)
-    presses, seconds, is_stuck = _measure_pedal(events, pedals[0], strokes, notes)
+    silences = _ChannelRows(events, controls.find(ALL_SOUND_OFF))
+    times = _measure_notes(events, strokes, pedals if sustain else [], silences, repairs)
+    presses, seconds, is_stuck = _measure_pedal(events, pedals[0], strokes, times)
     stats = MidiStats(
         on_beat_share=_measure_on_beat(events.ticks[strokes.ons], events.quarter),
         pedal_presses=presses,
         pedal_seconds=seconds,
         notes=len(strokes.ons),
-        seconds=float(notes[1].max(initial=0.0)),
+        seconds=float(times[1].max(initial=0.0)),
         instruments=tuple(map(_mark_used, instruments, is_used)),
         selection=selection,
-        repairs=dict(repairs),
+        repairs=dict(+repairs),
         pedal_is_shared=is_shared and pedals[0].has_several_channels(events, strokes),
         has_stuck_pedal=is_stuck,
         tempos=_list_tempos(events),
         time_signatures=_list_time_signatures(events),
     )
-    return notes, stats
+    return (*times, events.data1[strokes.ons], events.data2[strokes.ons]), stats
 
 
 def _mark_used(instrument: Instrument, is_used: bool) -> Instrument:
@@ -222,13 +227,21 @@ class _ChannelRows:
         return np.where(is_inside, np.append(self.rows, self.end)[index], self.end)
 
 
-def _find_controls(events: MidiEvents, numbers: Collection[int]) -> Array:
-    """Return the rows of control changes of some numbers, without drums."""
-    is_control = events.kinds == CONTROL
-    if not (np.bincount(events.data1[is_control], minlength=128)[list(numbers)]).any():
-        return np.empty(0, np.int64)
-    is_control &= np.isin(events.data1, list(numbers)) & (events.channels % 16 != DRUMS)
-    return np.flatnonzero(is_control)
+class _Controls:
+    """Control changes without those of drums, by controller number."""
+
+    def __init__(self, events: MidiEvents) -> None:
+        self._rows = np.flatnonzero((events.kinds == CONTROL) & ~events.is_drum)
+        self._numbers = events.data1.take(self._rows)
+        self._counts = np.bincount(self._numbers, minlength=128)
+
+    def find(self, *numbers: int) -> Array:
+        """Return the rows of the events with one of the numbers."""
+        if not self._counts.take(numbers).any():
+            return np.empty(0, np.int64)
+        is_number = np.zeros(128, bool)
+        is_number[list(numbers)] = True
+        return self._rows[is_number.take(self._numbers)]
 
 
 # ------------------------------------------------------------------------------------------- keys
@@ -249,9 +262,9 @@ class _KeyStrokes:
     causes: Array
     note_offs_without_note: int = 0
 
-    def select(self, is_used: Array) -> _KeyStrokes:
-        """Return some of the notes."""
-        columns = (self.ons[is_used], self.ends[is_used], self.causes[is_used])
+    def select(self, index: Array) -> _KeyStrokes:
+        """Return the notes at an index."""
+        columns = (self.ons.take(index), self.ends.take(index), self.causes.take(index))
         return _KeyStrokes(*columns, self.note_offs_without_note)
 
     def count_repairs(self) -> Counter[str]:
@@ -266,13 +279,22 @@ class _KeyStrokes:
         )
 
 
-def _pair_notes(events: MidiEvents) -> _KeyStrokes:
+def _sort_notes(events: MidiEvents, ons: Array) -> Array:
+    """Return the index that sorts notes by time and pitch."""
+    index = np.full(len(events.ticks), -1)
+    index[ons] = np.arange(len(ons))
+    index = index[index >= 0]  # sorted by time: the next step is fast
+    keys = events.ticks.take(ons) * 128 + events.data1.take(ons)
+    return index.take(np.argsort(keys.take(index), kind="stable"))
+
+
+def _pair_notes(events: MidiEvents, controls: _Controls) -> _KeyStrokes:
     """Return where each key is pressed and released, without drums."""
-    rows = np.flatnonzero((events.kinds <= NOTE_ON) & (events.channels % 16 != DRUMS))
+    rows = np.flatnonzero((events.kinds <= NOTE_ON) & ~events.is_drum)
     channels = events.channels[rows]
     is_on = (events.kinds[rows] == NOTE_ON) & (events.data2[rows] > 0)
     keys = channels * 128 + events.data1[rows]
-    closers = _find_controls(events, (ALL_SOUND_OFF, *range(ALL_NOTES_OFF, 128)))
+    closers = controls.find(ALL_SOUND_OFF, *range(ALL_NOTES_OFF, 128))
     closing = np.full(len(rows), len(events.ticks))  # rows of events that close all notes
     if closers.size:
         index = _ChannelRows(events, closers)
@@ -376,11 +398,11 @@ class _Pedal(_ChannelRows):
     """Changes of a pedal: where it goes down or up, or stays so."""
 
     @staticmethod
-    def read(events: MidiEvents, number: int, is_shared: bool) -> _Pedal:
+    def read(events: MidiEvents, controls: _Controls, number: int, is_shared: bool) -> _Pedal:
         """Return the changes of controller `number`; is_shared: as those of channel 0."""
-        rows = _find_controls(events, (number,))
+        rows = controls.find(number)
         if rows.size:
-            rows = _find_controls(events, (number, RESET))
+            rows = controls.find(number, RESET)
         return _Pedal(events, rows, is_shared)
 
     def __init__(self, events: MidiEvents, rows: Array, is_shared: bool) -> None:
@@ -418,42 +440,64 @@ class _Pedal(_ChannelRows):
 
 
 def _measure_notes(
-    events: MidiEvents, strokes: _KeyStrokes, pedals: list[_Pedal], repairs: Counter[str]
-) -> Array:
-    """Return notes [4, notes] (start, end, pitch, velocity), in seconds.
+    events: MidiEvents,
+    strokes: _KeyStrokes,
+    pedals: list[_Pedal],
+    silences: _ChannelRows,
+    repairs: Counter[str],
+) -> tuple[Array, Array]:
+    """Return when notes start and end, in seconds.
 
-    pedals: sustain and sostenuto, or none if pedals do not hold notes.
+    pedals: sustain and sostenuto, or none if pedals do not hold notes; silences: events that end
+    all notes of their channel.
     """
-    channels = events.channels[strokes.ons]
+    channels, pitches = events.channels.take(strokes.ons), events.data1.take(strokes.ons)
     ends = strokes.ends
     if pedals:
         sustain, sostenuto = pedals
         ends = sustain.hold(channels, sostenuto.hold(channels, ends, pressed_after=strokes.ons))
-    silence = _find_controls(events, (ALL_SOUND_OFF,))
-    if silence.size:
-        index = _ChannelRows(events, silence)
-        next_index = index.count_before(channels, strokes.ons)
-        ends = np.minimum(ends, index.get_rows(channels, next_index))
-    on_ticks = events.ticks[strokes.ons]
-    released = events.to_seconds(_get_ticks(events, strokes.ends, channels))
+    if silences.rows.size:
+        next_silence = silences.count_before(channels, strokes.ons)
+        ends = np.minimum(ends, silences.get_rows(channels, next_silence))
+    start_ticks = events.ticks.take(strokes.ons)
     end_ticks = _get_ticks(events, ends, channels)
-    has_no_length = end_ticks == on_ticks
-    end_ticks[has_no_length] += 1
-    starts, stops = events.to_seconds(on_ticks), events.to_seconds(end_ticks)
-    is_long = (stops > released + MAX_HOLD) & ~has_no_length
-    stops[is_long] = released[is_long] + MAX_HOLD
-    repairs.update({NO_LENGTH: int(has_no_length.sum()), LONG_HOLD: int(is_long.sum())})
-    return np.stack((starts, stops, events.data1[strokes.ons], events.data2[strokes.ons]))
+    order = np.argsort(pitches, kind="stable")
+    end_ticks[order] = np.minimum(
+        end_ticks[order], find_next_onsets(pitches[order], start_ticks[order])
+    )
+    has_no_length = end_ticks == start_ticks
+    end_ticks += has_no_length
+    starts, stops = events.to_seconds(start_ticks), events.to_seconds(end_ticks)
+    latest = events.to_seconds(_get_ticks(events, strokes.ends, channels)) + MAX_HOLD
+    is_long = (stops > latest) & ~has_no_length
+    repairs[NO_LENGTH] += int(has_no_length.sum())
+    repairs[LONG_HOLD] += int(is_long.sum())
+    return starts, np.where(is_long, latest, stops)
+
+
+def find_next_onsets(pitches: Array, starts: Array) -> Array:
+    """Return the next later onset of the same pitch for each note: float64 [notes], inf if none.
+
+    The notes must be sorted by (pitch, start).
+    """
+    is_new = np.ones(len(starts), bool)  # False for a repeat of the note before
+    is_new[1:] = (pitches[1:] != pitches[:-1]) | (starts[1:] != starts[:-1])
+    first = np.append(np.flatnonzero(is_new), len(starts))
+    following = first[np.cumsum(is_new)]  # index of the next onset, of any pitch
+    index = np.minimum(following, len(starts) - 1)
+    has_next = (following < len(starts)) & (pitches[index] == pitches)
+    return np.where(has_next, starts[index], np.inf)
 
 
 def _get_ticks(events: MidiEvents, rows: Array, channels: Array) -> Array:
     """Return the ticks of rows; beyond the last row, when the channel ends."""
     is_end = rows == len(events.ticks)
-    return np.where(is_end, events.channel_ends[channels], np.append(events.ticks, 0)[rows])
+    ticks = np.append(events.ticks, 0).take(rows)
+    return np.where(is_end, events.channel_ends.take(channels), ticks) if is_end.any() else ticks
 
 
 def _measure_pedal(
-    events: MidiEvents, pedal: _Pedal, strokes: _KeyStrokes, notes: Array
+    events: MidiEvents, pedal: _Pedal, strokes: _KeyStrokes, times: tuple[Array, Array]
 ) -> tuple[int, float, bool]:
     """Return how often the pedal goes down, for how many seconds, and if it is stuck.
 
@@ -465,12 +509,11 @@ def _measure_pedal(
         return 0, 0.0, False
     channels, lifts = pedal.channels[index], pedal.find_lifts(index)
     starts = events.to_seconds(events.ticks[pedal.rows[index]])
-    last = max(starts.max(), notes[1].max(initial=0.0))
+    last = max(starts.max(), times[1].max(initial=0.0))
     ends = np.minimum(events.to_seconds(_get_ticks(events, lifts, channels)), last)
     seconds = np.bincount(channels, ends - starts)
-    onsets = np.sort(notes[0])
-    late_notes = np.searchsorted(onsets, ends) - np.searchsorted(onsets, starts + STUCK_PEDAL)
-    is_stuck = (lifts == len(events.ticks)) | ((late_notes > 0) & (ends - starts > STUCK_PEDAL))
+    first, after = (np.searchsorted(times[0], t) for t in (starts + STUCK_PEDAL, ends))
+    is_stuck = (lifts == len(events.ticks)) | (after > first)
     return len(index), float(seconds.max()), bool(is_stuck.any())
 
 
@@ -502,7 +545,9 @@ def _list_instruments(events: MidiEvents, strokes: _KeyStrokes) -> tuple[list[In
 
 def _list_drums(events: MidiEvents) -> list[Instrument]:
     """Return the drums of a file, one for each track and channel."""
-    is_drum = (events.kinds == NOTE_ON) & (events.channels % 16 == DRUMS) & (events.data2 > 0)
+    is_drum = events.is_drum & (events.kinds == NOTE_ON) & (events.data2 > 0)
+    if not is_drum.any():
+        return []
     codes = events.tracks[is_drum] * len(events.channel_ends) + events.channels[is_drum]
     drums = []
     for code, count in zip(

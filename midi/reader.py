@@ -2,14 +2,14 @@
 
 An event has no fixed size, so where it starts is known only when all events before it are. To avoid
 a Python loop over bytes, `_Segment` computes for every byte position where an event that started
-there would end, jumps 8 events at a time, and fills in the events between. Damaged files are read
+there would end, jumps 16 events at a time, and fills in the events between. Damaged files are read
 as far as they make sense; each repair is counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from utils import Array
 
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = 0x8, 0x9, 0xB, 0xC  # upper four bits of a status byte
+DRUMS = 9  # channel 10, counted from 0
 DEFAULT_TEMPO = 500_000  # microseconds per quarter note, until a file sets another one
 FRAME_RATES = {24: 24.0, 25: 25.0, 29: 30000 / 1001, 30: 30.0}  # SMPTE frames per second
 MAX_TICK = 1 << 53  # the largest exact time in ticks; later events are not read
@@ -36,7 +37,7 @@ TRACK_NAME, INSTRUMENT_NAME, PORT, END_OF_TRACK, TEMPO, TIME_SIGNATURE = (
 MAX_QUANTITY = 8  # bytes of a variable-length quantity; the format allows 4, some files have 5
 MAX_NAME = 200  # bytes of a track's name
 SYSTEM = [status for status in range(0xF1, 0xFF) if status != ESCAPE]  # no part of the format
-SEGMENT = 1 << 16  # positions of a `_Segment`
+SEGMENT = 12_000  # positions of a `_Segment`: its arrays are under 128 KB, which malloc keeps
 PADDING = 32  # zero bytes after the content: more than are read past an event's start
 
 # kinds of repair: what was found in the file
@@ -60,8 +61,8 @@ class MidiEvents:
 
     Columns, each [events], sorted by tick, then track, then order in the track:
     ticks: int64; tracks: int64, from 0; channels: int64, 0-15 plus 16 for each further port
-    (format 2: and for each track); kinds: upper four bits of the status byte, 8-14; data1, data2:
-    0-127 (data2 is undefined for kinds with one data byte).
+    (format 2: and for each track); is_drum: bool; kinds: upper four bits of the status byte, 8-14;
+    data1, data2: uint8, 0-127 (data2 is undefined for kinds with one data byte).
     channel_ends: tick at which the last track of a channel ends, [channels].
     names: of each track, "" if it has none.
     quarter: ticks per quarter note; 0 in files with SMPTE time.
@@ -73,6 +74,7 @@ class MidiEvents:
     ticks: Array
     tracks: Array
     channels: Array
+    is_drum: Array
     kinds: Array
     data1: Array
     data2: Array
@@ -235,7 +237,7 @@ def _read_track(
 
 # bytes of an event from its status byte on, by that byte; below 0x80: the last status applies
 # ("running status") and there are two data bytes
-EVENT_SIZES = np.full(256, 3)
+EVENT_SIZES = np.full(256, 3, np.uint8)
 EVENT_SIZES[:0x80] = 2
 EVENT_SIZES[0xC0:0xE0] = 2
 EVENT_SIZES[0xF0:] = 1
@@ -258,8 +260,8 @@ class _Segment:
         self.size = min(SEGMENT, len(data) - PADDING - first)
         window = data[first : first + self.size + PADDING]
         status, is_valid = _skip_quantities(window, self.size)
-        kinds = window[status]
-        ends = status + EVENT_SIZES[kinds]
+        kinds = window.take(status)
+        ends = status + EVENT_SIZES.take(kinds)
         special = np.flatnonzero(kinds >= SYSEX)
         if special.size:
             ends[special] = self._find_special_ends(window, status[special], ends[special])
@@ -275,9 +277,10 @@ class _Segment:
                 sizes = ends - ((kinds < 0x80) & bool(mode))
                 next_mode = np.where((kinds < 0x80) | (kinds >= 0xF0), mode, is_short)
                 self.links[mode:beyond:2] = np.minimum(2 * sizes + next_mode, beyond)
-        self.links2 = self.links[self.links]
-        self.links4 = self.links2[self.links2]
-        self.links8 = memoryview(self.links4[self.links4])
+        self.links2 = self.links.take(self.links)
+        self.links4 = self.links2.take(self.links2)
+        self.links8 = self.links4.take(self.links4)
+        self.links16 = self.links8.take(self.links8).data
 
     def _find_special_ends(self, window: Array, status: Array, ends: Array) -> Array:
         """Return the ends of events of kinds 0xF0-0xFF, relative to the segment."""
@@ -291,13 +294,13 @@ class _Segment:
         """Return the positions of the events that start before `end` here, and the last mode."""
         limit = (min(end - self.first, self.size)) * self.modes
         node, nodes = (position - self.first) * self.modes + mode, []
-        links8 = self.links8
+        links16 = self.links16
         while node < limit:
             nodes.append(node)
-            node = links8[node]
+            node = links16[node]
         steps = np.array(nodes)
-        for links in (self.links4, self.links2, self.links):
-            steps = np.stack((steps, links[steps]), axis=1).ravel()
+        for links in (self.links8, self.links4, self.links2, self.links):
+            steps = np.stack((steps, links.take(steps)), axis=1).ravel()
         steps = steps[: np.searchsorted(steps, limit)]
         if self.modes == 1:
             return steps + self.first, 0
@@ -399,6 +402,7 @@ class _Table:
 
     status: the status byte, that of an earlier event in running status; places: position of the
     first byte after the status byte, or after the time in running status.
+    special: rows of the events that are no channel events.
     """
 
     data: Array
@@ -407,43 +411,43 @@ class _Table:
     status: Array
     places: Array
     is_running: Array
+    special: Array = field(init=False)
 
     @staticmethod
     def decode(content: bytes, tracks: list[_TrackBytes], repairs: Counter[str]) -> _Table:
         """Read the events at the positions of the tracks."""
         data = np.frombuffer(content + bytes(PADDING), np.uint8)
         sizes = [len(track.positions) for track in tracks]
-        firsts = np.cumsum([0, *sizes[:-1]])
-        positions = np.concatenate([track.positions for track in tracks])
-        deltas, places = _read_quantities(data, positions)
-        ticks = np.cumsum(deltas)
         track = np.repeat(np.arange(len(tracks)), sizes)
+        firsts = np.cumsum([0, *sizes[:-1]])
+        deltas, places = _read_quantities(data, np.concatenate([t.positions for t in tracks]))
+        ticks = np.cumsum(deltas)
         if len(tracks) > 1:
-            before = np.append(0, ticks)[firsts]
-            ticks -= before[track]
-        status = data[places]
+            ticks -= np.append(0, ticks)[firsts].take(track)
+        status = data.take(places)
         is_running = status < 0x80
         is_kept = np.ones(len(ticks), bool)
         if is_running.any():
-            is_channel = (status >= 0x80) & (status < 0xF0)
+            is_channel = ~is_running & (status < SYSEX)
             rows = np.maximum.accumulate(np.where(is_channel, np.arange(len(status)), -1))
-            has_status = rows >= firsts[track]
-            is_kept &= has_status | ~is_running
-            status = np.where(is_running, status[rows], status)
-        if deltas.sum(dtype=float) > MAX_TICK:
+            has_no_status = is_running & (rows < firsts.take(track))
+            repairs[NO_STATUS] += int(has_no_status.sum())
+            is_kept = ~has_no_status
+            status = np.where(is_running, status.take(rows), status)
+        if deltas.sum(dtype=float) > MAX_TICK / len(tracks):
             is_late = _find_late_events(deltas, sizes)
             repairs[LATE_EVENTS] += int(is_late.sum())
             is_kept &= ~is_late
         table = _Table(data, ticks, track, status, places + ~is_running, is_running)
-        if is_kept.all():
-            return table
-        repairs[NO_STATUS] += int((~has_status & is_running).sum()) if is_running.any() else 0
-        return table.select(is_kept)
+        return table if is_kept.all() else table.select(is_kept)
 
     def select(self, rows: Array) -> _Table:
         """Return some of the events."""
         columns = (self.ticks, self.tracks, self.status, self.places, self.is_running)
         return _Table(self.data, *(column[rows] for column in columns))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "special", np.flatnonzero(self.status >= SYSEX))
 
     def has_short_running_events(self) -> bool:
         """Return whether an event in running status has one data byte."""
@@ -453,9 +457,10 @@ class _Table:
         self, header: _Header, tracks: list[_TrackBytes], repairs: Counter[str]
     ) -> MidiEvents:
         """Return the channel events in the order of time, and the meta events."""
-        ends = np.zeros(len(tracks), np.int64)
-        np.maximum.at(ends, self.tracks, self.ticks)
-        table, channels = self, self.status & 15
+        last = np.searchsorted(self.tracks, np.arange(len(tracks)), "right") - 1
+        is_empty = np.append(self.tracks, -1)[last] != np.arange(len(tracks))
+        ends = np.where(is_empty, 0, np.append(self.ticks, 0)[last])
+        table, channels = self, self.status & np.int64(15)
         if header.is_sequences:
             starts = np.cumsum(np.append(0, ends[:-1]))
             table = replace(self, ticks=self.ticks + starts[self.tracks])
@@ -463,24 +468,27 @@ class _Table:
             channels = channels + 16 * self.tracks
         else:
             ports = self._find_ports()
-            channel_ends = np.full(16 * (int(ports.max(initial=0)) + 1), ends.max())
             channels = channels + 16 * ports
+            channel_ends = np.full(16 * (int(ports.max(initial=0)) + 1), ends.max())
         tempo_ticks, tick_seconds = table._read_tempos(header)
-        repairs[SYSTEM_MESSAGES] += int(np.isin(self.status, SYSTEM).sum())
+        repairs[SYSTEM_MESSAGES] += int(np.isin(self.status[self.special], SYSTEM).sum())
         rows = np.flatnonzero(self.status < SYSEX)
         if len(tracks) > 1:
             rows = rows[np.argsort(table.ticks[rows], kind="stable")]
-        status, places = self.status[rows], self.places[rows]
-        data1, data2 = self.data[places], self.data[places + 1]
-        large1, large2 = data1 > 127, (data2 > 127) & (EVENT_SIZES[status] == 3)
-        repairs[LARGE_BYTES] += int(large1.sum() + large2.sum())
+        status, places = self.status.take(rows), self.places.take(rows)
+        data1, data2 = self.data.take(places), self.data.take(places + 1)
+        if max(data1.max(initial=0), data2.max(initial=0)) > 127:
+            is_large = (data2 > 127) & (EVENT_SIZES.take(status) == 3)
+            repairs[LARGE_BYTES] += int((data1 > 127).sum() + is_large.sum())
+            data1, data2 = np.minimum(data1, 127), np.minimum(data2, 127)
         return MidiEvents(
-            ticks=table.ticks[rows],
-            tracks=self.tracks[rows],
-            channels=channels[rows],
+            ticks=table.ticks.take(rows),
+            tracks=self.tracks.take(rows),
+            channels=channels.take(rows),
+            is_drum=status & 15 == DRUMS,
             kinds=status >> 4,
-            data1=np.minimum(data1, 127),
-            data2=np.minimum(data2, 127),
+            data1=data1,
+            data2=data2,
             channel_ends=channel_ends,
             names=self._read_names(len(tracks)),
             is_sequences=header.is_sequences,
@@ -496,7 +504,7 @@ class _Table:
 
         The data are the first `size` bytes of each event: int64 [rows, size].
         """
-        rows = np.flatnonzero(self.status == META)
+        rows = self.special[self.status[self.special] == META]
         rows = rows[self.data[self.places[rows]] == kind]
         # lengths over 127 take more bytes than one, and no event of these kinds is so long
         lengths = self.data[self.places[rows] + 1]
@@ -505,10 +513,10 @@ class _Table:
         return rows, self.data[first + np.arange(size)].astype(np.int64)
 
     def _find_ports(self) -> Array:
-        """Return the number of the port of each event, counted from 0 in the file."""
+        """Return the number of the port of each event, counted from 0; [0] if all have the same."""
         rows, values = self._find_meta(PORT, 1)
         if not values.any():
-            return np.zeros(len(self.ticks), np.int64)
+            return np.zeros(1, np.int64)
         last = np.searchsorted(rows, np.arange(len(self.ticks)), "right") - 1
         is_set = (last >= 0) & (self.tracks[rows[last]] == self.tracks)
         return np.unique(np.where(is_set, values[last, 0], 0), return_inverse=True)[1]
@@ -545,9 +553,9 @@ class _Table:
 
 
 def _find_late_events(deltas: Array, sizes: list[int]) -> Array:
-    """Return which events come after `MAX_TICK`."""
+    """Return which events come so late that times are not exact, if tracks follow one another."""
     tracks = np.split(deltas.astype(float), np.cumsum(sizes)[:-1])
-    return np.concatenate([np.cumsum(track) > MAX_TICK for track in tracks])
+    return np.concatenate([np.cumsum(track) > MAX_TICK / len(sizes) for track in tracks])
 
 
 def decode_text(text: bytes) -> str:
