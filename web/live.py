@@ -7,7 +7,7 @@ modules of the page are in web/js.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from generation.control import DEFAULT_DENSITY, SCALES, parse_scale_or_chord
 from generation.density import GAIN, MAX_CORRECTION, TIME_CONSTANT
 from generation.engine import INPUT_SCALE, INPUT_ZERO, quantize_rows, split_weight
 from generation.pipeline import MAX_NOTE_SECONDS, build_density_target
 from midi.control_schedule import (
     CONTROL_DIM,
+    DEFAULT_DENSITY,
     DENSITY_LEVELS,
     PITCH_NAMES,
     TIME_STEP,
     ControlSchedule,
     format_density,
 )
+from midi.harmony import CHORDS, SCALES, parse_scale_or_chord
 from midi.pianoroll import COLORS, LOUD, SOFT
 from model import PerformanceRNN
 from sequence import ControlSeq, Encoding, EventSeq
@@ -89,7 +90,8 @@ def render_live(model: PerformanceRNN, encoding: Encoding, live: LiveSettings) -
             "model": describe_music(encoding, live),
             "start": describe_start(live),
             "faders": describe_faders(live),
-            "scales": {name: parse_scale_or_chord(f"C {name}").tolist() for name in SCALES},
+            "scales": _list_weights(SCALES),
+            "chords": _list_weights(CHORDS),
             "pitch_names": PITCH_NAMES,
             "palette": {"colors": COLORS, "velocities": (SOFT, LOUD)},
         },
@@ -170,6 +172,11 @@ def describe_start(live: LiveSettings) -> dict[str, Any]:
         return {"density": DEFAULT_DENSITY, "root": 0, "scale": "major"}
     _, density, histogram = live.control.columns
     return {"density": int(density[0]), "histogram": histogram[0].tolist()}
+
+
+def _list_weights(names: Iterable[str]) -> dict[str, list[float]]:
+    """Return the weights from C on of the scales or chords with these names."""
+    return {name: parse_scale_or_chord(f"C {name}").tolist() for name in names}
 
 
 def _describe_plan(control: ControlSchedule | None) -> dict[str, Any] | None:

@@ -16,8 +16,8 @@ const PRESETS = [  // scale, density level, temperature; other controls stay ope
 export class ControlPanel {
   // onChange: called with {request, temperature, usesPlan} when the user changes a control.
   constructor(data, onChange) {
-    const {pitch_names: names, scales, faders, start} = data;
-    Object.assign(this, {scales, onChange});
+    const {pitch_names: names, scales, chords, faders, start} = data;
+    Object.assign(this, {scales, chords, onChange});
     this.makePitches(names);
     this.makeFaders(faders);
     this.makeMenus(names);
@@ -69,7 +69,7 @@ export class ControlPanel {
     this.root.value = root;
     this.scale.value = name;
     const weights = new Array(12).fill(0);
-    this.scales[name].forEach((weight, step) => { weights[(step + root) % 12] = weight; });
+    (this.scales[name] ?? this.chords[name]).forEach((weight, step) => { weights[(step + root) % 12] = weight; });
     this.setHistogram(weights);
   }
 
@@ -78,7 +78,12 @@ export class ControlPanel {
     this.scale = document.getElementById("scale");
     this.root.append(...names.map((name, i) => new Option(name, i)));
     this.scale.append(new Option("own choice", ""));
-    for (const name of Object.keys(this.scales)) this.scale.append(new Option(name, name));
+    for (const [label, group] of [["Scales", this.scales], ["Chords", this.chords]]) {
+      const options = document.createElement("optgroup");
+      options.label = label;
+      options.append(...Object.keys(group).map((name) => new Option(name, name)));
+      this.scale.append(options);
+    }
     this.root.onchange = this.scale.onchange = () => {
       if (!this.scale.value) return;
       this.setScale(Number(this.root.value), this.scale.value);
