@@ -198,5 +198,6 @@ class GenerateConfig:
     soundfont: str | None = None  # .sf2 file; None: that of pretty_midi
     html: bool = False
     live: str | None = None  # HTML file
+    surprise: list[str] | None = None  # MIDI files to measure instead of generating
     force: bool = False
     device: str = "auto"  # one of DEVICES

@@ -15,6 +15,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,7 @@ import progress.bar
 import torch
 
 import utils
+from analysis.surprise import analyze_file, summarize, write_surprise
 from config import DEVICES, GenerateConfig
 from generation.control import EXAMPLE, EXAMPLES, load_control, parse_control
 from generation.pipeline import (
@@ -190,6 +192,14 @@ def build_parser() -> Parser:
     add("--html", action="store_true", help="also write index.html, a page that plays the samples")
     live = "write no samples, but one HTML file in which the session plays, and plays along"
     add("--live", metavar="FILE", help=live)
+
+    add = parser.add_argument_group("analysis").add_argument
+    add(
+        "--surprise",
+        nargs="+",
+        metavar="FILE",
+        help="instead of generating: write how surprising each note of these MIDI files is",
+    )
     return parser
 
 
@@ -297,7 +307,8 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
             f"{options.session}: --guidance needs a session trained with -c below 1, but this one "
             "was not, or does not record it"
         )
-    if options.control is None and session.control_ratio == 1:
+    has_learned_none = not layout.is_plain or session.control_ratio != 1
+    if options.control is None and not (has_learned_none or options.surprise):
         utils.print_line(
             f"warning: {options.session} has learned only music with a control: give one with -c"
         )
@@ -440,6 +451,35 @@ def generate_live(options: GenerateConfig, control: ControlSchedule | None) -> I
     yield f"{path}: {size / 1e6:.1f} MB, open it in a browser"
 
 
+def measure_files(options: GenerateConfig) -> Iterator[str]:
+    """Write the surprise of each note of MIDI files; yield messages.
+
+    A file that cannot be read is named, and the others are still measured.
+    Raises ValueError if none could be read.
+    """
+    model, encoding = load_model(options)
+    folder, errors, stems = Path(options.output_dir), [], Counter[str]()
+    utils.check_writable(folder)
+    use_control = model.layout.is_plain and Session.load(options.session).control_ratio == 1
+    how = "with its own controls" if use_control else "without control"
+    for path in map(Path, options.surprise or ()):
+        try:
+            surprise = analyze_file(path, model, encoding, use_control)
+        except (OSError, ValueError) as error:
+            reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            errors.append(reason)
+            yield f"not measured: {reason}"
+            continue
+        stems[path.stem] += 1
+        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{stems[path.stem]}"
+        facts = {"file": path.name, "session": Path(options.session).name, "control": how}
+        yield f"{path}, {how}:"
+        yield from (f"  {line}" for line in summarize(surprise))
+        yield from map(str, write_surprise(surprise, name, folder, facts))
+    if len(errors) == len(options.surprise or ()):
+        raise ValueError("no file could be measured")
+
+
 def fill_samples(
     job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None]
 ) -> None:
@@ -497,8 +537,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # a step is so short that a second thread would slow it down
 
     def run() -> int:
-        work = generate if options.live is None else generate_live
-        for message in work(options, control):
+        if options.surprise:
+            messages = measure_files(options)
+        else:
+            messages = (generate if options.live is None else generate_live)(options, control)
+        for message in messages:
             utils.print_line(message)
         return 0
 

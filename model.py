@@ -330,7 +330,9 @@ class Session:
     training: numbers and text such as the step; "options" is a dict of numbers and text;
     ema_state: the moving average of the weights, for evaluation and generation, or None;
     hidden_state: [layers, batch, hidden] after the last batch, or None;
-    controls: the names of the controls, in the order of the table.
+    controls: the names of the controls, in the order of the table;
+    train_profile: what `analysis.profile` knows of the training data, as a dict of numbers, texts
+    and tensors, or None.
 
     The original can read the entries `model_config`, `model_state` and `model_optimizer_state`.
     """
@@ -343,6 +345,7 @@ class Session:
     ema_state: dict[str, Tensor] | None = None
     hidden_state: Tensor | None = None
     controls: tuple[str, ...] = PLAIN_CONTROLS
+    train_profile: dict[str, Any] | None = None
 
     def build_model(self, device: torch.device, ema: bool = True) -> PerformanceRNN:
         """Return the network in float32; its weights are the average if there is one and `ema`."""
@@ -373,6 +376,8 @@ class Session:
         }
         if self.controls != PLAIN_CONTROLS:
             record["controls"] = list(self.controls)
+        if self.train_profile:
+            record["train_profile"] = self.train_profile
         content = io.BytesIO()
         torch.save(record, content)
         utils.atomic_write(path, content.getvalue())
@@ -435,6 +440,7 @@ def _parse_session(record: Any) -> Session:
         ema_state,
         hidden_state,
         _parse_controls(record, config),
+        _parse_profile(record.get("train_profile")),
     )
 
 
@@ -451,6 +457,17 @@ def _parse_controls(record: dict[str, Any], config: ModelConfig) -> tuple[str, .
             f"control_dim {config.control_dim} does not fit the controls {names!r:.200}"
         )
     return layout.names
+
+
+def _parse_profile(profile: Any) -> dict[str, Any] | None:
+    """Return the entry `train_profile`; raise ValueError unless it is a dict of plain values."""
+    kinds = (str, int, float, Tensor)
+    if profile is not None and not (
+        isinstance(profile, dict)
+        and all(isinstance(k, str) and isinstance(v, kinds) for k, v in profile.items())
+    ):
+        raise ValueError("train_profile is not a dict of numbers, texts and tensors")
+    return profile
 
 
 def _parse_training(training: Any) -> dict[str, Any]:

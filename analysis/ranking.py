@@ -1,18 +1,19 @@
 """Ranking of generated pieces: which of many are the best, why, and different from one another.
 
-The score of a piece is the sum of its penalties; 0 is best. Each penalty is at most 1 for what is
-normal in human music, and grows with what is wrong:
+The score of a piece is the sum of its penalties; 0 is best:
 
 controls    1 - the mean adherence to the requested controls
-statistics  how far its statistics are from those of the training data (see `STATISTICS`)
-likelihood  how far its nats/note are from those of the other candidates; very likely music is
-            dull, very unlikely music is wrong
+statistics  how far its statistics are from those of the training data (see `STATISTICS`): half
+            the root mean square of their distances from the median, in scales
+likelihood  how far its nats/note are from those of the other candidates, from 0 to 1; very likely
+            music is dull, very unlikely music is wrong
 copied      notes of its longest passage from the training data beyond what human music shares
 faults      loops of one note, silences, an early end, and notes that are held too long
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ def chroma_similarity(notes: NoteSeq) -> float:
     The mean cosine similarity of the rows of a chromagram (sounding seconds of each pitch class
     in each second) at all of these lags; nan if the music is shorter.
     """
-    length = int(notes.seconds) + 1
+    length = math.ceil(notes.seconds)
     chroma = np.zeros((length, 12))
     for second in range(length):
         sounding = np.clip(
@@ -156,7 +157,7 @@ def score_candidates(
             penalties["controls"] = 1 - float(np.mean(list(candidate.adherence.values())))
         statistics = None if reference is None else reference.standardize(notes)
         if statistics is not None:
-            penalties["statistics"] = float(np.abs(statistics).mean()) / MAX_DISTANCE
+            penalties["statistics"] = math.sqrt((statistics**2).mean()) / 2
         distance = min(abs(loss - middle) / spread, MAX_DISTANCE)
         penalties["likelihood"] = float(distance) / MAX_DISTANCE
         if candidate.copied is not None and copy_limit is not None:

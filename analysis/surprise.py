@@ -17,16 +17,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from corpus.performance import expand_controls
 from model import PerformanceRNN
-from sequence import PITCHES, EventSeq
-from utils import Array
+from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
+from utils import Array, atomic_write
 
 STEPS = 128  # events at once, as in training.evaluate
 ALTERNATIVES = 5  # likeliest pitches of each note
@@ -176,6 +179,52 @@ def _match_notes(
 
 
 # ------------------------------------------------------------------------------------ files
+
+
+def analyze_file(
+    path: Path, model: PerformanceRNN, encoding: Encoding, use_control: bool
+) -> Surprise:
+    """Return the surprise of each note of a MIDI file, from its first note on.
+
+    use_control: give the network the controls of the file. Raises ValueError, naming the path.
+    """
+    notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy).trim_start()
+    events = EventSeq.from_note_seq(notes, encoding)
+    controls = None
+    if use_control:  # those that an evaluation uses: packed, then unpacked
+        packed = torch.from_numpy(ControlSeq.from_event_seq(events).pack())
+        controls = expand_controls(packed, encoding, model.layout).numpy()
+    try:
+        return measure_surprise(model, events, controls)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def write_surprise(
+    surprise: Surprise, name: str, folder: Path, facts: dict[str, Any]
+) -> list[Path]:
+    """Write NAME.surprise.csv and NAME.surprise.json; return their paths."""
+    paths = [folder / f"{name}.surprise.{suffix}" for suffix in ("csv", "json")]
+    for path, text in zip(paths, (format_csv(surprise), format_json(surprise, facts)), strict=True):
+        atomic_write(path, text.encode(), durable=False)
+    return paths
+
+
+def summarize(surprise: Surprise) -> Iterator[str]:
+    """Yield the surprise of all notes, and where it is greatest."""
+    count, names = (
+        len(surprise),
+        ", ".join(
+            f"{part} {value:.2f}"
+            for part, value in zip(PARTS, surprise.nats.mean(axis=0), strict=True)
+        ),
+    )
+    yield f"{surprise.total / count:.3f} nats/note ({names}), {count:,} notes"
+    nats, counts = surprise.per_second()
+    per_note = np.divide(nats, counts, out=np.zeros(len(nats)), where=counts > 0)
+    best = np.argsort(-per_note, kind="stable")[:3]
+    shown = ", ".join(f"{second} ({per_note[second]:.1f} nats/note)" for second in best)
+    yield f"most surprising seconds: {shown}"
 
 
 def format_csv(surprise: Surprise) -> str:

@@ -16,6 +16,7 @@ LAYERS = [
     {"corpus"},
     {"model"},
     {"training", "generation"},
+    {"analysis"},
     {"web"},
     {"preprocess", "train", "generate"},
 ]

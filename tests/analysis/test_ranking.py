@@ -1,0 +1,91 @@
+"""Which of several pieces are the best, for pieces with known faults."""
+
+import numpy as np
+import pytest
+
+from analysis.ranking import (
+    STATISTICS,
+    Candidate,
+    Reference,
+    choose_best,
+    chroma_similarity,
+    measure_statistics,
+    score_candidates,
+)
+from sequence import NoteSeq
+
+
+def make_notes(seed: int = 0, count: int = 300, low: int = 40, high: int = 80) -> NoteSeq:
+    rng = np.random.default_rng(seed)
+    starts = np.cumsum(rng.choice([0.1, 0.2, 0.3], count))
+    return NoteSeq(
+        starts, starts + 0.3, rng.integers(low, high, count), rng.integers(30, 100, count)
+    )
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference.measure([make_notes(seed) for seed in range(10, 40)])
+
+
+def candidate(notes: NoteSeq, loss: float = 8.0, **values: object) -> Candidate:
+    return Candidate(notes, {"density": 0.9}, loss, **values)  # type: ignore[arg-type]
+
+
+def test_statistics_are_worked_out_by_hand() -> None:
+    notes = NoteSeq([0.0, 0.5, 1.0], [1.0, 1.0, 2.0], [60, 64, 72], [50, 70, 90])
+    values = dict(zip(STATISTICS, measure_statistics(notes), strict=True))
+    assert values["notes/s"] == pytest.approx(np.log(3 / 2))
+    assert values["note length"] == pytest.approx(np.mean(np.log([1, 0.5, 1])))
+    assert values["mean pitch"] == pytest.approx(196 / 3)
+    assert values["mean velocity"] == 70
+    assert values["pitch classes"] == pytest.approx(-np.log(1 / 3) / 3 - 2 * np.log(2 / 3) / 3)
+
+
+def test_music_that_returns_is_similar_to_itself() -> None:
+    """A different pitch class each second, in a cycle of 12 s: only the lags 12 and 24 fit."""
+    starts = np.arange(120.0)
+    cycle = NoteSeq(starts, starts + 1, 60 + np.arange(120) % 12, np.full(120, 64))
+    assert chroma_similarity(cycle) == pytest.approx(2 / 23, abs=0.01)
+    same = NoteSeq(starts, starts + 1, np.full(120, 60), np.full(120, 64))
+    assert chroma_similarity(same) == pytest.approx(1)
+
+
+def test_the_reference_ignores_outliers(reference: Reference) -> None:
+    music = [make_notes(seed) for seed in range(10, 40)]
+    with_outlier = Reference.measure([*music, make_notes(1, low=100, high=108)])
+    np.testing.assert_allclose(with_outlier.median, reference.median, rtol=0.1, atol=0.2)
+    assert np.abs(reference.standardize(make_notes(50))).mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("statistics", candidate(make_notes(3, low=100, high=108))),
+        ("likelihood", candidate(make_notes(3), loss=20.0)),
+        ("likelihood", candidate(make_notes(3), loss=2.0)),
+        ("copied", candidate(make_notes(3), copied=60)),
+        ("controls", Candidate(make_notes(3), {"density": 0.1}, 8.0)),
+        ("faults", candidate(NoteSeq(np.arange(30.0), np.arange(30.0) + 1, [60] * 30, [64] * 30))),
+    ],
+)
+def test_what_is_wrong_costs_most(name: str, bad: Candidate, reference: Reference) -> None:
+    losses = (7.8, 7.9, 8.1, 8.2)
+    good = [candidate(make_notes(k), loss, copied=9) for k, loss in enumerate(losses)]
+    scores = score_candidates([*good, bad], reference, copy_limit=15)
+    assert max(score.penalties.get(name, 0) for score in scores[:-1]) < scores[-1].penalties[name]
+    assert choose_best(scores, 5)[-1] == 4
+
+
+def test_kept_pieces_differ(reference: Reference) -> None:
+    """Of two equal pieces and one that is a little worse, the worse one is kept with the first."""
+    first, other = make_notes(1), make_notes(2, low=45, high=76)
+    scores = score_candidates([candidate(n) for n in (first, first, other)], reference, None)
+    assert sorted(choose_best(scores, 2)) in ([0, 2], [1, 2])
+    assert len(choose_best(scores, 10)) == 3
+
+
+def test_without_a_reference_only_the_rest_counts() -> None:
+    (score,) = score_candidates([candidate(make_notes(1))], None, None)
+    assert set(score.penalties) == {"controls", "likelihood", "faults"}
+    assert "controls 0.10" in str(score)
