@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from generation.engine import has_int8_linear
 from tests.web.golden import CONTROL, STEPS, TEMPERATURE, Golden, has_exact_products, write_golden
+from tests.web.pages import needs_node, run_node
 from utils import Array
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "web" / "js"
-NODE = shutil.which("node")
 PLAIN_STEPS = 100  # with the kernel in JavaScript, which is slow
 CLOSE = 1e-3  # of logits
 ONE_LEVEL = 0.05  # the most that one 8-bit level of a hidden state may change a logit
-
-needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
-
-
-def run_node(*arguments: object) -> str:
-    command = [str(NODE), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def check_replay(replayed: Replay, golden: Golden) -> None:
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Golden, Path]:
     """Return what generate.py computed, and the folder with its page and a job for a replay."""
-    if not has_int8_linear(__import__("torch").device("cpu")) or not has_exact_products():
+    if not has_int8_linear(torch.device("cpu")) or not has_exact_products():
         pytest.skip("8-bit products of this processor are not exact")
     folder = tmp_path_factory.mktemp("golden")
     result = write_golden(folder / "live.html", folder)
@@ -94,8 +84,7 @@ def test_logits_masks_and_events_are_those_of_generate(golden: tuple[Golden, Pat
     assert expected.has_tie.mean() < 0.2
     results = []
     for kernel, count in (("simd", STEPS), ("plain", PLAIN_STEPS)):
-        script = Path(__file__).with_name("replay.mjs")
-        run_node(script, folder / "live.html", folder, kernel, count)
+        run_node("replay.mjs", folder / "live.html", folder, kernel, count)
         result = json.loads((folder / "result.json").read_text())
         replayed = read_replay(result, np.fromfile(folder / "logits.f32", np.float32))
         assert replayed.is_simd == (kernel == "simd")

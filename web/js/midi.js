@@ -13,13 +13,14 @@ const WINDOW_MS = 2000;      // that a control describes
 export function writeMidi(notes, texts) {
   const events = [];  // [time, order, bytes]
   for (const text of texts) events.push([0, 0, [0xff, 0x01, ...prefixLength(encodeText(text))]]);
+  events.push([0, 1, [0xc0, 0]]);  // a piano
   for (const {start, end, pitch, velocity} of notes) {
     events.push([Math.round(start), 2, [0x90, pitch, velocity]]);
     events.push([Math.max(Math.round(end), Math.round(start) + 1), 1, [0x80, pitch, 0]]);
   }
   events.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   const tempo = [0, 0xff, 0x51, 3, TEMPO >> 16, (TEMPO >> 8) & 255, TEMPO & 255];
-  const track = [...tempo, 0, 0xc0, 0];
+  const track = [...tempo];
   let time = 0;
   for (const [next, , bytes] of events) {
     for (const byte of encodeLength(next - time)) track.push(byte);
@@ -187,14 +188,15 @@ export function measureEvents(events, durations, levels) {
     times.push(time);
     time += durations[event];
   }
-  return times.map((start) => {
-    const from = Math.max(Math.min(start, time - WINDOW_MS), 0), histogram = new Array(12).fill(0);
+  const lastFull = time - WINDOW_MS, last = Math.max(times.findIndex((t) => t >= lastFull), 0);
+  return times.map((start, index) => {
+    const first = start <= lastFull ? index : last, histogram = new Array(12).fill(0);
     let count = 0;
-    events.forEach((event, i) => {
-      if (event >= NOTE_OFF || times[i] < from || times[i] > from + WINDOW_MS) return;
-      histogram[(event + LOWEST_PITCH) % 12]++;
+    for (let i = first; i < events.length && times[i] <= times[first] + WINDOW_MS; i++) {
+      if (events[i] >= NOTE_OFF) continue;
+      histogram[(events[i] + LOWEST_PITCH) % 12]++;
       count++;
-    });
+    }
     const density = Math.min(Math.floor(Math.max(count - 1, 0) / 3), levels - 1);
     return {density, histogram: normalize(histogram)};
   });
