@@ -51,7 +51,7 @@ from midi import synth
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
 from model import PerformanceRNN, Session, pick_device
-from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq
+from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq, complete_schedule
 from utils import Number, Parser
 from web.live import LiveSettings, check_live_path, write_live
 from web.player import check_player_path, write_player
@@ -321,7 +321,12 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = load_model(options)
     if control is None and options.control is not None:
-        control = load_control(options.control, seed, encoding)
+        control = load_control(options.control, seed, encoding, model.layout)
+    if control is not None:
+        try:
+            control = complete_schedule(control, model.layout)
+        except ValueError as error:
+            raise ValueError(f"{options.session}: {error}") from error
     primer = None
     if options.primer is not None:
         part = (options.primer_start, options.primer_seconds)

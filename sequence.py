@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ __all__ += ["Control", "ControlKind", "ControlLayout", "ControlSeq", "NoteWindow
 __all__ += ["Encoding", "EventSeq", "NoteSeq"]
 __all__ += [
     "check_controls",
+    "complete_schedule",
     "encode_schedule",
     "measure_onset_errors",
     "transpose",
@@ -743,6 +744,22 @@ def check_controls(schedule: ControlSchedule, layout: ControlLayout) -> None:
             f"this session has no control {' and no '.join(lacking)}, only "
             f"{', '.join(layout.names)}"
         )
+
+
+def complete_schedule(schedule: ControlSchedule, layout: ControlLayout) -> ControlSchedule:
+    """Return a schedule as a network follows it.
+
+    A network without flags gets the default of a control that is open.
+    Raises ValueError if the schedule requests a control that the network lacks.
+    """
+    check_controls(schedule, layout)
+    if not layout.is_plain:
+        return schedule
+    density, histogram = (
+        np.where(np.isnan(schedule.values[kind.name]), kind.default, schedule.values[kind.name])
+        for kind in layout.kinds
+    )
+    return replace(schedule, density=density, histogram=histogram, scalars={})
 
 
 def encode_schedule(schedule: ControlSchedule, layout: ControlLayout) -> Array:

@@ -346,10 +346,14 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
         trainer.save_best(get_best_path(path))
 
     def draw_sample() -> bytes:
-        (notes,) = generate_samples(
-            trainer.ema, trainer.encoding, [SAMPLE_CONTROL], SAMPLE_EVENTS, seed=0
+        values = {
+            "density": [SAMPLE_CONTROL.note_density],
+            "histogram": [SAMPLE_CONTROL.pitch_histogram],
+        }
+        (events,) = generate_samples(trainer.ema, trainer.encoding, values, SAMPLE_EVENTS, seed=0)
+        return draw_piano_roll(
+            events.to_note_seq(), f"step {trainer.state.step}, C major, density 3"
         )
-        return draw_piano_roll(notes, f"step {trainer.state.step}, C major, density 3")
 
     logger.log_validation(trainer.state, result, is_best, draw_sample)
 

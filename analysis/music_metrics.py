@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from analysis.memorization import number_chords
 from generation.pipeline import MAX_NOTE_SECONDS
@@ -125,17 +124,6 @@ def densities_by_count(notes: NoteSeq, seconds: float) -> Array:
     onsets = notes.starts[notes.starts <= seconds - 2]
     counts = [int(((notes.starts >= t) & (notes.starts <= t + 2)).sum()) for t in onsets]
     return np.minimum((np.array(counts, np.int64) - 1) // 3, DENSITY_LEVELS - 1)
-
-
-def rank(values: npt.ArrayLike) -> Array:
-    """Return the rank of each value from 0; equal values have the mean of their ranks."""
-    first, end = (np.searchsorted(np.sort(values), values, side) for side in ("left", "right"))
-    return np.asarray(first + end - 1) / 2
-
-
-def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Return Spearman's rank correlation."""
-    return float(np.corrcoef(rank(left), rank(right))[0, 1])
 
 
 def share(flags: Array) -> float:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from corpus import tensorfile
-from midi.control_schedule import COMPRESSED_DIM, DENSITY_LEVELS, PITCH_CLASSES
+from midi.control_schedule import DENSITY_LEVELS, PITCH_CLASSES
 from sequence import (
     CURRENT,
     ENCODINGS,
@@ -38,6 +38,7 @@ from sequence import (
     ControlSeq,
     Encoding,
     EventSeq,
+    get_control_kind,
     packed_dims,
     split_packed,
 )
@@ -99,18 +100,25 @@ class Performance:
         packed = ControlSeq.from_event_seq(EventSeq(self.events)).pack()
         return replace(self, controls=packed[:, : layout.packed_dim])
 
-    def convert_controls(self, encoding: Encoding) -> Array:
-        """Return control vectors, float32 [events, 24], for a network of `encoding`.
+    def compute_controls(
+        self, encoding: Encoding, layout: ControlLayout = PLAIN_LAYOUT
+    ) -> dict[str, Array]:
+        """Return the values of the controls by name, for a network of `encoding` and `layout`.
 
         If the performance has another encoding, its events are decoded and encoded again, which
-        changes their number.
+        changes their number. Raises ValueError for an event or a density out of range.
         """
-        controls = self.controls[:, :COMPRESSED_DIM]
+        performance = self
         if encoding is not self.encoding:
             notes = EventSeq.from_array(self.events, self.encoding).to_note_seq()
             events = EventSeq.from_note_seq(notes, encoding)
-            controls = ControlSeq.from_event_seq(events).to_compressed_array()
-        return ControlSeq.recover_compressed_array(controls, encoding)
+            packed = ControlSeq.from_event_seq(events).pack()
+            performance = replace(
+                self, events=events.to_array(), controls=packed, encoding=encoding
+            )
+        check_encoded(performance.events, performance.controls)
+        packed = split_packed(performance.add_controls(layout).controls)
+        return {name: get_control_kind(name).unpack(packed[name], encoding) for name in packed}
 
 
 def _parse(record: Any) -> Performance:

@@ -24,7 +24,16 @@ from midi.control_schedule import (
     normalize_histogram,
 )
 from midi.harmony import parse_harmonies
-from sequence import CURRENT, MAX_SECONDS, ControlSeq, Encoding, EventSeq, NoteSeq
+from sequence import (
+    CURRENT,
+    MAX_SECONDS,
+    PLAIN_LAYOUT,
+    ControlLayout,
+    ControlSeq,
+    Encoding,
+    EventSeq,
+    NoteSeq,
+)
 from utils import Array, quote
 
 MAX_RATE = 60  # notes/s that a control may request
@@ -52,12 +61,14 @@ EXAMPLES = """\
 # ----------------------------------------------------------------------------------- files
 
 
-def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlSchedule:
+def load_control(
+    path: str, seed: int, encoding: Encoding = CURRENT, layout: ControlLayout = PLAIN_LAYOUT
+) -> ControlSchedule:
     """Return the controls of a MIDI or .data file as a schedule with a row for each event.
 
     path: a file, or a folder, where `seed` chooses one of the .data files;
-    encoding: that of the session. Raises ValueError with the path for a file that cannot be
-    read or has no notes.
+    encoding, layout: those of the session, whose controls the schedule has. Raises ValueError
+    with the path for a file that cannot be read or has no notes.
     """
     file = Path(path)
     if file.is_dir():
@@ -70,17 +81,20 @@ def load_control(path: str, seed: int, encoding: Encoding = CURRENT) -> ControlS
     if file.name.lower().endswith(MIDI_SUFFIXES):
         notes = NoteSeq.from_midi_file(file, sustain=not encoding.is_legacy)
         events = EventSeq.from_note_seq(notes.trim_start(), encoding)
-        controls = ControlSeq.from_event_seq(events).to_array()
+        values = ControlSeq.from_event_seq(events).values
     else:
         performance = Performance.load(file)
         try:
-            controls = performance.convert_controls(encoding)
+            values = performance.compute_controls(encoding, layout)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-    if not len(controls):
+    rows = len(values["density"])
+    if not rows:
         raise ValueError(f"{file}: no notes, so it has no control")
-    density, histogram = (controls[:, columns] for columns in ControlSeq.feat_ranges().values())
-    return ControlSchedule(density.argmax(axis=1), histogram, text=str(file))
+    nothing = {"density": np.full(rows, np.nan), "histogram": np.full((rows, 12), np.nan)}
+    known = nothing | {name: values[name] for name in layout.names}
+    density, histogram = known.pop("density"), known.pop("histogram")
+    return ControlSchedule(density, histogram, text=str(file), scalars=known)
 
 
 # --------------------------------------------------------------------------------- grammar

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from generation.engine import ControlTable, Engine, GenerationInputs, draw_init
@@ -19,12 +22,22 @@ from midi.control_schedule import (
 )
 from midi.harmony import parse_scale_or_chord
 from model import PerformanceRNN
-from sequence import PITCHES, Control, Encoding, EventSeq, NoteSeq
+from sequence import (
+    CONTROLS,
+    PITCHES,
+    Control,
+    ControlKind,
+    ControlSeq,
+    Encoding,
+    EventSeq,
+)
 from utils import Array
 
 # the samples of `evaluate_controls`
 EVAL_SCALES = ("C major", "A minor", "F# major", "C pentatonic")
 EVAL_LEVELS = (1, 3, 6, 9)  # of density
+EVAL_POSITIONS = (2, 4, 6, 8)  # of other controls, between their first and last center: 0-11
+EVAL_REPEATS = 4  # samples for each of these
 EVAL_STEPS = 800  # events per sample
 MAX_LINES = 4  # more sections of a sample are averaged
 
@@ -42,12 +55,18 @@ class ControlMetrics:
     share_in_classes: float
     density: float
 
-    def __str__(self) -> str:
-        return (
-            f"histogram similarity {self.similarity:.3f}, "
-            f"{self.share_in_classes:.1%} of notes in requested pitch classes, "
-            f"{self.density:.1f} notes per 2 s"
-        )
+    def format(self, level: float = math.nan, has_histogram: bool = True) -> str:
+        """Format the metrics; level: the requested density level, nan for none."""
+        parts = [f"{self.density:.1f} notes per 2 s"]
+        if not math.isnan(level):
+            parts[0] += f" (requested {format_density(level)})"
+        if has_histogram:
+            parts = [
+                f"histogram similarity {self.similarity:.3f}",
+                f"{self.share_in_classes:.1%} of notes in requested pitch classes",
+                *parts,
+            ]
+        return ", ".join(parts)
 
 
 def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlMetrics:
@@ -72,7 +91,8 @@ def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlM
 def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
     """Compare each section of a sample with its requested control; return a line for each.
 
-    Sections without notes are left out. More than MAX_LINES become one line of averages.
+    Sections without notes are left out. More than MAX_LINES become one line of averages. A line
+    for each control other than density and histogram follows.
     """
     note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
     onsets = events.times[note_ons] / events.encoding.ticks_per_second
@@ -82,44 +102,186 @@ def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
     for start, end, name in control.split_sections(events.total_ms / 1000):
         inside = (onsets >= start) & (onsets < end)
         if inside.any():
-            level = float(requested.density[inside].mean())
-            metrics = measure_control(pitches[inside], onsets[inside], requested.histogram[inside])
-            lines.append(f"{name}: {metrics} (requested {format_density(level)})")
-            similarities.append(metrics.similarity)
+            density, histogram = requested.density[inside], requested.histogram[inside]
+            level = float(density.mean()) if not np.isnan(density).any() else math.nan
+            has_histogram = not np.isnan(histogram).any()
+            metrics = measure_control(pitches[inside], onsets[inside], histogram)
+            lines.append(f"{name}: {metrics.format(level, has_histogram)}")
+            similarities.append(metrics.similarity if has_histogram else math.nan)
             errors.append(abs(metrics.density - middle_notes(level)))
-    if len(lines) <= MAX_LINES:
-        return lines
-    return [
-        f"{control.text}: histogram similarity {np.mean(similarities):.3f}, density error "
-        f"{np.mean(errors):.1f} notes per 2 s (average of {len(lines)} sections)"
-    ]
+    if len(lines) > MAX_LINES:
+        lines = [_average_sections(control.text, similarities, errors)]
+    adherence = measure_adherence(events, control)
+    return lines + [str(entry) for name, entry in adherence.items() if name in control.scalars]
+
+
+def _average_sections(text: str, similarities: Sequence[float], errors: Sequence[Any]) -> str:
+    """Return one line for many sections; nan: a section in which the control is open."""
+    parts = []
+    if not np.isnan(similarities).all():
+        parts.append(f"histogram similarity {np.nanmean(similarities):.3f}")
+    if not np.isnan(errors).all():
+        parts.append(f"density error {np.nanmean(errors):.1f} notes per 2 s")
+    return f"{text}: {', '.join(parts)} (average of {len(errors)} sections)"
+
+
+# -------------------------------------------------------------------------------- adherence
+
+
+def rank(values: npt.ArrayLike) -> Array:
+    """Return the rank of each value from 0; equal values have the mean of their ranks."""
+    first, end = (np.searchsorted(np.sort(values), values, side) for side in ("left", "right"))
+    return np.asarray(first + end - 1) / 2
+
+
+def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Return Spearman's rank correlation; nan if all values of one side are equal."""
+    ranks = rank(left), rank(right)
+    if not (np.ptp(ranks[0]) and np.ptp(ranks[1])):
+        return math.nan
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Adherence:
+    """How closely music follows one control.
+
+    requested, generated: the value at each note on, measured over the two seconds after it
+    [note ons].
+    """
+
+    kind: ControlKind
+    requested: Array
+    generated: Array
+
+    @property
+    def close_share(self) -> float:
+        """The share of the note ons with a value at most one step from the requested one.
+
+        A step is the distance between two centers of the control, see `ControlKind`; for the
+        density it is a level.
+        """
+        requested, generated = map(self.kind.find_positions, (self.requested, self.generated))
+        return float((np.abs(requested - generated) <= 1).mean())
+
+    @property
+    def correlation(self) -> float:
+        """Spearman's rank correlation of requested and generated values; nan if one is constant."""
+        return spearman(self.requested, self.generated)
+
+    def __str__(self) -> str:
+        unit, digits = self.kind.unit, 2 if self.kind.high < 20 else 1
+        text = (
+            f"{self.kind.name}: {self.generated.mean():.{digits}f} {unit} "
+            f"(requested {self.requested.mean():.{digits}f}), "
+            f"{self.close_share:.0%} within one step"
+        )
+        correlation = self.correlation
+        return text if math.isnan(correlation) else f"{text}, Spearman {correlation:.2f}"
+
+
+def measure_adherence(events: EventSeq, control: ControlSchedule) -> dict[str, Adherence]:
+    """Compare music with each requested control that is one number; by name.
+
+    Note ons at which a control is open, or that no value can be measured for, are left out.
+    """
+    note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
+    onsets = events.times[note_ons] / events.encoding.ticks_per_second
+    # a value describes WINDOW seconds, so a plan is read in their middle
+    requested = control.evaluate(onsets + WINDOW / 2, note_ons).values
+    generated = ControlSeq.from_event_seq(events).values
+    adherence = {}
+    for kind in CONTROLS:
+        if kind.name in requested and kind.name in generated and not kind.value_shape:
+            pair = requested[kind.name], generated[kind.name][note_ons]
+            is_known = ~np.isnan(pair[0]) & ~np.isnan(pair[1])
+            if is_known.any():
+                adherence[kind.name] = Adherence(kind, *(column[is_known] for column in pair))
+    return adherence
 
 
 def generate_samples(
-    model: PerformanceRNN, encoding: Encoding, controls: Sequence[Control], steps: int, seed: int
-) -> list[NoteSeq]:
-    """Generate a sample of `steps` events for each of the controls, which stay constant."""
+    model: PerformanceRNN,
+    encoding: Encoding,
+    values: Mapping[str, Sequence[Any]],
+    steps: int,
+    seed: int,
+) -> list[EventSeq]:
+    """Generate a sample of `steps` events for each row of values, which stay constant.
+
+    values: those of each requested control, by name, a row for each sample. Controls that the
+    network lacks are not requested.
+    """
     constraints = EventConstraints(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
+    count = max(map(len, values.values()))
+    vectors = torch.from_numpy(model.layout.encode(values, count)).to(model.device)
+    table = ControlTable(vectors[None])  # [1, batch, control]
+    inputs = GenerationInputs(*draw_init(model, seed, count), constraints, table)
+    events = list(Engine(model).generate(inputs, steps))
+    samples = torch.stack(events, dim=1).cpu().numpy()  # [batch, steps]
+    return [EventSeq.from_array(sample, encoding) for sample in samples]
+
+
+def evaluate_controls(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
+    """Measure how closely a network follows its controls; yield a line for each result.
+
+    Density and histogram are requested together, the other controls one at a time.
+    """
+    if {"density", "histogram"} <= set(model.layout.names):
+        yield from _evaluate_scales(model, encoding, seed)
+    for kind in model.layout.kinds:
+        if not kind.value_shape and not model.layout.is_plain:
+            yield from _evaluate_control(model, encoding, kind, seed)
+
+
+def _evaluate_control(
+    model: PerformanceRNN, encoding: Encoding, kind: ControlKind, seed: int
+) -> Iterator[str]:
+    """Request values of one control, with all others open, EVAL_REPEATS samples for each value.
+
+    Yields a line for each value, and a summary.
+    """
+    values = np.repeat(kind.find_values(EVAL_POSITIONS), EVAL_REPEATS)
+    samples = generate_samples(model, encoding, {kind.name: values.tolist()}, EVAL_STEPS, seed)
+    pairs = []
+    for sample, value in zip(samples, values, strict=True):
+        schedule = make_schedule({kind.name: value})
+        pairs.append(measure_adherence(sample, schedule).get(kind.name))
+    found = [entry for entry in pairs if entry is not None]
+    for value in dict.fromkeys(values.tolist()):
+        parts = [entry for entry in found if entry.requested[0] == value]
+        if parts:
+            columns = (
+                np.concatenate([getattr(p, name) for p in parts])
+                for name in ("requested", "generated")
+            )
+            yield str(Adherence(kind, *columns))
+    if found:
+        means = [float(entry.generated.mean()) for entry in found]
+        correlation = spearman([entry.requested[0] for entry in found], means)
+        share = np.mean([entry.close_share for entry in found])
+        yield f"{kind.name}: {share:.0%} within one step, Spearman {correlation:.2f}"
+
+
+def make_schedule(values: Mapping[str, float]) -> ControlSchedule:
+    """Return a constant schedule of controls that are one number; all others are open."""
+    scalars = {name: np.array([value]) for name, value in values.items() if name != "density"}
+    density = np.array([values.get("density", np.nan)])
+    return ControlSchedule(density, np.full((1, 12), np.nan), np.zeros(1), scalars=scalars)
+
+
+def _evaluate_scales(model: PerformanceRNN, encoding: Encoding, seed: int) -> Iterator[str]:
+    """Yield a line for each of EVAL_SCALES and EVAL_LEVELS; a sample is generated for each pair."""
+    pairs = [(scale, density) for scale in EVAL_SCALES for density in EVAL_LEVELS]
+    controls = [Control(parse_scale_or_chord(scale), density) for scale, density in pairs]
     values = {
         "density": [control.note_density for control in controls],
         "histogram": [control.pitch_histogram for control in controls],
     }
-    vectors = torch.from_numpy(model.layout.encode(values, len(controls))).to(model.device)
-    table = ControlTable(vectors[None])  # [1, batch, control]
-    inputs = GenerationInputs(*draw_init(model, seed, len(controls)), constraints, table)
-    events = list(Engine(model).generate(inputs, steps))
-    samples = torch.stack(events, dim=1).cpu().numpy()  # [batch, steps]
-    return [EventSeq.from_array(sample, encoding).to_note_seq() for sample in samples]
-
-
-def evaluate_controls(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
-    """Measure how closely a network follows controls, with a sample for each scale and density.
-
-    Yields a line for each of EVAL_SCALES and EVAL_LEVELS.
-    """
-    pairs = [(scale, density) for scale in EVAL_SCALES for density in EVAL_LEVELS]
-    controls = [Control(parse_scale_or_chord(scale), density) for scale, density in pairs]
-    samples = generate_samples(model, encoding, controls, EVAL_STEPS, seed)
+    samples = [
+        events.to_note_seq()
+        for events in generate_samples(model, encoding, values, EVAL_STEPS, seed)
+    ]
     metrics = {
         pair: measure_control(notes.pitches, notes.starts, control.pitch_histogram)
         for pair, notes, control in zip(pairs, samples, controls, strict=True)

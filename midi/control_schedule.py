@@ -270,9 +270,13 @@ class ControlSchedule:
     def density_ranges(self) -> tuple[Array, Array]:
         """Return the fewest and the most requested note ons in two seconds, each [rows].
 
-        The last level has a maximum here, like the others, so that it can be drawn.
+        The last level has a maximum here, like the others, so that it can be drawn. nan where the
+        density is open.
         """
-        low = DENSITIES[np.asarray(self.density, np.int64)]
+        is_open = np.isnan(self.density)
+        low = DENSITIES[np.rint(np.where(is_open, 0, self.density)).astype(np.int64)]
+        if is_open.any():
+            low = np.where(is_open, np.nan, low)
         return low, low + 2
 
     def split_sections(self, length: float) -> list[tuple[float, float, str]]:

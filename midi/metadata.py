@@ -6,6 +6,7 @@ the requested control over time as JSON. They are a file format: old files must 
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from midi.control_schedule import DENSITY_LEVELS, ControlSchedule
+from midi.control_schedule import DENSITY_LEVELS, PITCH_CLASSES, ControlSchedule
 from midi.notes import NoteSeq
 from midi.pianoroll import measure_density
 
 LABELS = ("session", "seed", "piece", "control", "made with")  # "piece": number of the sample
+MAX_SCALARS = 20  # most other controls
 REQUESTED = "asked"  # label of the requested control
 MAX_ROWS = 240  # most rows of a requested control in a file
 PROGRAM = ("python3", "generate.py")
@@ -67,15 +69,24 @@ def limit_rows(schedule: ControlSchedule) -> ControlSchedule:
 
 
 def encode_schedule(schedule: ControlSchedule) -> dict[str, list[Any]]:
-    """Return times in seconds, density levels and weights in thousandths, as lists of rows.
+    """Return times in seconds, density levels, weights in thousandths and the values of other
+    controls, as lists of rows; None where a control is open.
 
     Times are rounded to milliseconds. There are at most `MAX_ROWS` rows; see `limit_rows`.
     """
-    times, density, histogram = map(np.asarray, limit_rows(schedule).columns)
+    rows = limit_rows(schedule)
+    weights = np.rint(1000 * np.nan_to_num(rows.histogram)).astype(int)
     return {
-        "times": np.round(times, 3).tolist(),
-        "density": density.astype(int).tolist(),
-        "histogram": np.rint(1000 * histogram).astype(int).tolist(),
+        "times": np.round(rows.columns[0], 3).tolist(),
+        "density": [None if np.isnan(level) else round(level) for level in rows.density.tolist()],
+        "histogram": [
+            None if np.isnan(old[0]) else new
+            for old, new in zip(rows.histogram, weights.tolist(), strict=True)
+        ],
+        **{
+            name: [None if np.isnan(value) else round(value, 3) for value in column.tolist()]
+            for name, column in rows.scalars.items()
+        },
     }
 
 
@@ -97,16 +108,17 @@ def decode_metadata(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedu
 def _decode_schedule(text: str) -> ControlSchedule | None:
     """Return the control that `encode_schedule` wrote as JSON; None for any other text."""
     try:
-        columns = json.loads(text)
-        times, density, weights = (
-            np.array(columns[name], np.float64) for name in ("times", "density", "histogram")
-        )
-        is_level = np.isin(density, range(DENSITY_LEVELS)).all()
+        columns = dict(json.loads(text))
+        times, density = (np.array(columns.pop(name), np.float64) for name in ("times", "density"))
+        nothing = [None] * PITCH_CLASSES
+        weights = np.array([row or nothing for row in columns.pop("histogram")], np.float64)
+        is_level = (np.isin(density, range(DENSITY_LEVELS)) | np.isnan(density)).all()
         # limits for files from elsewhere: weights in thousandths, some more rows than we write
-        if not is_level or not (np.abs(weights) <= 1e6).all() or len(times) > 10 * MAX_ROWS:
+        if not is_level or (np.abs(weights) > 1e6).any() or len(times) > 10 * MAX_ROWS:
             return None
         share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-        return ControlSchedule(density.astype(np.int64), share, times)
+        scalars = dict(itertools.islice(columns.items(), MAX_SCALARS))
+        return ControlSchedule(density, share, times, scalars=scalars)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
@@ -129,9 +141,12 @@ def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -
     if requested is None:
         return summary
     fewest, most = requested.density_ranges()
-    summary["notes per 2 s"] += f" (requested {fewest.min()}-{most.max()})"
+    if not np.isnan(fewest).all():
+        low, high = int(np.nanmin(fewest)), int(np.nanmax(most))
+        summary["notes per 2 s"] += f" (requested {low}-{high})"
     if (requested.histogram == 0).any():  # else every pitch class is allowed
         histogram = requested.evaluate(notes.starts, np.arange(len(notes))).histogram
-        in_key = histogram[np.arange(len(notes)), notes.pitches % 12] > 0
+        shares = histogram[np.arange(len(notes)), notes.pitches % 12]
+        in_key = shares[~np.isnan(shares)] > 0
         summary["in requested pitch classes"] = f"{in_key.mean():.1%}"
     return summary

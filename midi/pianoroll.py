@@ -186,7 +186,7 @@ def _draw_classes(row: Any, requested: ControlSchedule, seconds: float) -> None:
     starts = np.clip(changes.columns[0][1:], 0, seconds)
     edges = np.concatenate([[0.0], starts, [seconds]])
     colors = {"cmap": _make_color_map(CONTROL_COLORS), "vmin": 0}
-    colors["vmax"] = max(0.25, float(changes.histogram.max()))
+    colors["vmax"] = max(0.25, float(np.nan_to_num(changes.histogram).max()))
     plot.pcolormesh(edges, np.arange(13) - 0.5, changes.histogram.T, **colors)
     plot.hlines(np.arange(11) + 0.5, 0, seconds, color="white", lw=0.6)
     plot.set(xlim=(0, seconds), ylim=(-0.5, 11.5))
@@ -204,7 +204,7 @@ def _draw_density(row: Any, requested: ControlSchedule, starts: Array, seconds: 
     changes = requested.columns[0]
     edges = np.concatenate([[0.0], changes[1:], [max(seconds, changes[-1])]])
     times, density = measure_density(starts, float(starts.max(initial=0.0)))
-    top, step = scale_density_axis(high, density)
+    top, step = scale_density_axis(np.nan_to_num(high), density)
     low, high = np.append(low, low[-1]) - 0.5, np.append(high, high[-1]) + 0.5
     plot.fill_between(edges, low, high, step="post", color=CONTROL_COLORS[1], lw=0)
     plot.plot(times, density, color=INK, lw=0.9)

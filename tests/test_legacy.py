@@ -27,7 +27,7 @@ from corpus.performance import Corpus, Performance
 from generation.control import load_control
 from generation.engine import Engine
 from model import PerformanceRNN, Session
-from sequence import CURRENT, LEGACY, ControlSeq, EventSeq, NoteSeq
+from sequence import CURRENT, LEGACY, PLAIN_LAYOUT, ControlSeq, EventSeq, NoteSeq
 from tools.synthetic_data import write_data, write_midi
 from training.evaluate import evaluate
 
@@ -471,7 +471,7 @@ def test_original_data_is_loaded(tmp_path: Path) -> None:
     assert loaded.notes == 60
     seconds = sum(SHIFTS[event - TIME_SHIFT] for event in events if event >= TIME_SHIFT)
     assert loaded.milliseconds == round(1000 * seconds)
-    found = loaded.convert_controls(LEGACY)
+    found = PLAIN_LAYOUT.encode(loaded.compute_controls(LEGACY), len(loaded))
     np.testing.assert_allclose(found, control_vectors(controls), atol=1e-7)
 
 

@@ -35,10 +35,10 @@ from analysis.music_metrics import (
     overlap,
     share,
     share_in_scale,
-    spearman,
     stops_early,
 )
 from config import PRETRAINED
+from generation.control_metrics import spearman
 from generation.pipeline import MAX_NOTE_SECONDS
 from midi.control_schedule import DENSITY_LEVELS, format_density
 from model import Session

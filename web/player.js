@@ -370,7 +370,7 @@ class Sample {
   drawControl(pen, right) {
     const {times, low, high, histogram} = this.requested;
     const end = Math.max(MIN_SECONDS, this.seconds);
-    const largest = Math.max(250, ...histogram.map((row) => Math.max(...row)));
+    const largest = Math.max(250, ...histogram.map((row) => Math.max(...row || [0])));
     const startOf = (i) => i ? Math.min(times[i], end) : 0;
     pen.fillStyle = colors["requested-ground"];
     pen.fillRect(this.keys, MARGIN, right - this.keys, 12 * CLASS_ROW);
@@ -379,10 +379,11 @@ class Sample {
       const from = Math.round(this.x(startOf(i)));
       const to = Math.round(i + 1 < times.length ? this.x(startOf(i + 1)) : right);
       if (to < this.keys || from > this.width || to <= from) continue;
-      for (let c = 0; c < 12; c++) {
+      for (let c = 0; histogram[i] && c < 12; c++) {  // null: open
         pen.globalAlpha = Math.min(1, histogram[i][c] / largest);
         pen.fillRect(from, MARGIN + (11 - c) * CLASS_ROW, to - from, CLASS_ROW - 1);
       }
+      if (high[i] === null) continue;
       pen.globalAlpha = 0.4;
       const top = this.densityY(high[i] + 0.5);
       pen.fillRect(from, top, to - from, this.densityY(low[i] - 0.5) - top);

@@ -24,7 +24,7 @@ from midi.metadata import (
 )
 from midi.notes import NoteSeq, read_midi_texts
 from midi.pianoroll import BLACK_KEYS, COLORS, LOUD, SOFT, measure_density, scale_density_axis
-from utils import atomic_write, escape, format_count, has_mark
+from utils import Array, atomic_write, escape, format_count, has_mark
 
 FILE_NAME = "index.html"
 MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
@@ -116,13 +116,18 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
         _, density = measure_density(starts, float(starts.max(initial=0.0)))
         data["requested"] = {
             "times": schedule["times"],
-            "low": low.tolist(),
-            "high": high.tolist(),
+            "low": _encode_column(low),
+            "high": _encode_column(high),
             "histogram": schedule["histogram"],
         }
         data["generated"] = density.tolist()
-        data["density_top"], data["density_step"] = scale_density_axis(high, density)
+        data["density_top"], data["density_step"] = scale_density_axis(np.nan_to_num(high), density)
     return data
+
+
+def _encode_column(values: Array) -> list[int | None]:
+    """Return values as a list for JSON; None where a control is open."""
+    return [None if np.isnan(value) else int(value) for value in values]
 
 
 def write_player(folder: Path) -> Iterator[str]:
