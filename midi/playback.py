@@ -351,7 +351,8 @@ def _sort_within_ticks(strokes: list[Stroke]) -> list[Stroke]:
     for _, group in itertools.groupby(strokes, key=operator.itemgetter(0)):
         at_tick = list(group)
         offs = [stroke for stroke in at_tick if not stroke[1]][:sounding]
-        for stroke in offs + [stroke for stroke in at_tick if stroke not in offs]:
+        first = set(offs)
+        for stroke in offs + [stroke for stroke in at_tick if stroke not in first]:
             sounding = sounding + 1 if stroke[1] else max(sounding - 1, 0)
             result.append(stroke)
     return result
