@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +37,7 @@ from midi.control_schedule import (
     find_density_level,
     normalize_histogram,
 )
+from midi.harmony import NATURALS
 from midi.notes import NoteSeq, find_next_onsets, read_only
 from midi.quantize import SHIFT_MS, SHORTEST_MS, choose_time_shifts, floor_time_shifts, quantize
 from utils import Array
@@ -472,9 +473,9 @@ class ControlKind:
 
     measure: returns the value in each window; allowed: the values that a user may request, in
     `unit`; is_log: the centers are evenly spaced on a logarithmic scale; per_semitone: the change
-    of the value when the music is transposed by a semitone; meaning: for help texts; default:
-    the value of an open control for a network without flags; value_shape: (12,) for the
-    histogram.
+    of the value when the music is transposed by a semitone; meaning: for help texts; words: words
+    that users may write for values; default: the value of an open control for a network without
+    flags; value_shape: (12,) for the histogram.
     """
 
     name: str
@@ -486,6 +487,7 @@ class ControlKind:
     meaning: str
     is_log: bool = False
     per_semitone: int = 0
+    words: Mapping[str, float] = field(default_factory=dict)
     default: float = math.nan
     value_shape: tuple[int, ...] = ()
 
@@ -573,6 +575,14 @@ class _HistogramKind(ControlKind):
         return np.take_along_axis(packed, source[None], axis=2)
 
 
+# MIDI pitch of the white and black keys: C4 is 60
+NOTE_NAMES = {
+    f"{letter}{accidental}{octave}": 12 * (octave + 1) + pitch_class + semitone
+    for accidental, semitone in (("", 0), ("#", 1), ("b", -1))
+    for letter, pitch_class in NATURALS.items()
+    for octave in range(9)
+}
+
 # All controls. A new one goes to the end: older .data files have the columns of the first ones.
 # The first two are those of the original.
 CONTROLS = (
@@ -605,6 +615,7 @@ CONTROLS = (
         unit="MIDI velocity",
         allowed=(1, 127),
         meaning="mean velocity of the notes",
+        words={"pp": 36, "p": 46, "mp": 56, "mf": 66, "f": 76, "ff": 86},
     ),
     ControlKind(
         "register",
@@ -614,6 +625,7 @@ CONTROLS = (
         unit="MIDI pitch",
         allowed=(PITCHES.start, PITCHES.stop - 1),
         meaning="mean pitch of the notes",
+        words=NOTE_NAMES,
         per_semitone=1,
     ),
     ControlKind(
@@ -633,6 +645,7 @@ CONTROLS = (
         unit="s",
         allowed=(0.01, 60),
         meaning="mean sounding length of the notes: staccato to legato and pedal",
+        words={"staccato": 0.1, "legato": 0.5, "pedal": 1.5},
         is_log=True,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES
 from corpus.performance import Performance
 from midi.control_schedule import (
-    DEFAULT_DENSITY,
     PITCH_CLASSES,
     TIME_STEP,
     WINDOW,
@@ -25,9 +24,11 @@ from midi.control_schedule import (
 )
 from midi.harmony import parse_harmonies
 from sequence import (
+    CONTROLS,
     CURRENT,
     MAX_SECONDS,
     PLAIN_LAYOUT,
+    ControlKind,
     ControlLayout,
     ControlSeq,
     Encoding,
@@ -132,12 +133,13 @@ class Progression:
 class Clause:
     """What follows "@": the start in seconds, and the tempo and meter, None if not given.
 
-    tempo: quarter notes per minute; meter: quarter notes per bar.
+    tempo: quarter notes per minute; meter: quarter notes per bar; repeats: of the progression.
     """
 
     start: float | None = None
     tempo: float | None = None
     meter: float | None = None
+    repeats: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,7 @@ class Part:
     """A part of a control in text form.
 
     start: the second at which the part begins, or at which the gradual change to it ends;
+    values: the requested controls except pitch classes, by name; nan where one is open.
     origin: the second at which its progression starts; earlier than `start` if the part goes on
     with the progression of the part before; end: the second at which the part ends if nothing
     else is said, or None; is_timed: whether the music should end there, too.
@@ -153,21 +156,24 @@ class Part:
     text: str
     start: float
     is_gradual: bool
-    density: int
+    values: dict[str, float]
     progression: Progression
     origin: float
     end: float | None
     is_timed: bool
 
 
-ALL_PITCHES = Progression(np.zeros(1), np.zeros((1, PITCH_CLASSES)))  # alike
+OPEN_PITCHES = Progression(np.zeros(1), np.full((1, PITCH_CLASSES), np.nan))
+VALUE_KINDS = {kind.name: kind for kind in CONTROLS if not kind.value_shape}
+PITCHES = "pitches"  # name of the pitch classes in a text
 
 
 def parse_control(text: str) -> ControlSchedule:
     """Parse a control in text form into a schedule.
 
-    The grammar is PART | PART | ..., where PART is [~] [PITCHES] [; DENSITY] [@ CLAUSE]; see
-    docs/controls.md. Raises ValueError that names the wrong part and shows an example.
+    The grammar is PART | PART | ..., where PART is [~] [PITCHES] [; CONTROL] ... [@ CLAUSE]; see
+    docs/controls.md. A control that no part has named so far is open.
+    Raises ValueError that names the wrong part and shows an example.
     """
     # full-width punctuation is read as ASCII
     text = unicodedata.normalize("NFKC", text).replace("\N{MULTIPLICATION SIGN}", "x")
@@ -176,7 +182,7 @@ def parse_control(text: str) -> ControlSchedule:
     tempo, meter = TEMPO, METER
     for number, part in enumerate(texts, 1):
         try:
-            fields, clause = _split_fields(part)
+            fields, clause = _split_part(part)
             tempo, meter = clause.tempo or tempo, clause.meter or meter
             bar = 60 / tempo * meter
             parts.append(_parse_part(part, fields, clause, bar, parts[-1] if parts else None))
@@ -197,7 +203,8 @@ def _is_path(text: str) -> bool:
 
 def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
     """Return a schedule with a row for each change of the harmony or of the part."""
-    times, weights, density, is_gradual = [], [], [], []
+    times, weights, is_gradual = [], [], []
+    columns: dict[str, list[Array]] = {name: [] for name in VALUE_KINDS}
     last = parts[-1]
     has_loop = len(last.progression.starts) > 1
     end = last.start + last.progression.seconds
@@ -205,10 +212,12 @@ def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
         rows = part.progression.find_changes(part.start, stop, part.origin)
         times.append(rows[0])
         weights.append(normalize_histogram(rows[1]))
-        density.append(np.full(len(rows[0]), part.density))
         is_gradual.append(np.arange(len(rows[0])) < part.is_gradual)
+        for name, column in columns.items():
+            column.append(np.full(len(rows[0]), part.values.get(name, np.nan)))
+    values = {name: np.concatenate(column) for name, column in columns.items()}
     return ControlSchedule(
-        np.concatenate(density),
+        values.pop("density"),
         np.concatenate(weights),
         np.concatenate(times),
         text=" | ".join(part.text for part in parts),
@@ -216,6 +225,7 @@ def _build_schedule(parts: Sequence[Part]) -> ControlSchedule:
         is_gradual=np.concatenate(is_gradual),
         loop=(last.start, last.progression.seconds) if has_loop else None,
         length=last.end if last.is_timed else None,
+        scalars={name: column for name, column in values.items() if not np.isnan(column).all()},
     )
 
 
@@ -231,22 +241,33 @@ def _split(text: str, separator: str) -> list[str]:
     return pieces
 
 
-def _split_fields(part: str) -> tuple[list[str], Clause]:
-    """Return the fields of a part, which ";" separates, and what follows "@" in it."""
-    fields, clauses = [], []
+def _split_part(part: str) -> tuple[list[str], Clause]:
+    """Return the fields of a part, which ";" separates, and what follows "@" in it.
+
+    Repeats, such as x8, may stand at the end of any field.
+    """
+    fields: list[str] = []
+    repeats: list[str] = []
+    clauses: list[Clause] = []
     for text in _split(part.strip().removeprefix("~"), ";"):
-        field, at, clause = text.partition("@")
-        fields.append(field.strip())
-        clauses += [_parse_clause(clause)] if at else []
-    if len(clauses) > 1:
-        raise ValueError("it has more than one '@'")
-    return fields, clauses[0] if clauses else Clause()
+        words = text.replace("]", "] ").split()
+        if words and words[-1][0] in "xX" and words[-1][1:].isdecimal():
+            repeats.append(words.pop())
+        field, at, rest = " ".join(words).partition("@")
+        if at:
+            clauses.append(_parse_clause(rest))
+        if words or not text.strip():
+            fields.append(field.strip())
+    if len(clauses) > 1 or len(repeats) > 1:
+        raise ValueError(f"it has more than one {quote('@' if len(clauses) > 1 else repeats[1])}")
+    clause = clauses[0] if clauses else Clause()
+    return fields, replace(clause, repeats=int(repeats[0][1:]) if repeats else None)
 
 
 def _parse_clause(text: str) -> Clause:
     """Parse what follows "@": a start such as 20, a tempo such as 90bpm, a meter such as 3/4."""
-    values: dict[str, float] = {}
-    for word in text.lower().replace(" bpm", "bpm").split() or [""]:
+    values: dict[str, Any] = {}
+    for word in text.lower().replace(" bpm", "bpm").split():
         if word.endswith("bpm"):
             message = "{} is not a tempo, such as 90bpm"
             values["tempo"] = _parse_float(word.removesuffix("bpm"), message, TEMPOS)
@@ -273,30 +294,22 @@ def _parse_part(
     is_gradual = text.lstrip().startswith("~")
     if is_gradual and not previous:
         raise ValueError("the first part cannot be a gradual change (~)")
-    values = _parse_fields(fields, bar)
+    values = _parse_fields(fields, bar, clause.repeats)
     start = _find_start(clause.start, previous)
-    # a part keeps what it does not name
-    progression, origin = values.get("pitches"), start
-    if progression is None and previous:
-        progression, origin = previous.progression, previous.origin
-    progression = progression or ALL_PITCHES
-    if is_gradual and "pitches" in values and len(progression.starts) > 1:
+    progression, origin = values.pop(PITCHES, None), start
+    if is_gradual and progression is not None and len(progression.starts) > 1:
         raise ValueError("a gradual change (~) needs one scale or chord, not several")
-    repeats = progression.repeats or 1
-    return Part(
-        text.strip(),
-        start,
-        is_gradual,
-        values.get("density", previous.density if previous else DEFAULT_DENSITY),
-        progression,
-        origin,
-        end=max(origin, start) + repeats * progression.seconds
-        if progression.seconds < FOREVER
-        else None,
-        is_timed=len(progression.starts) > 1
-        or progression.repeats is not None
-        or (clause.start is None and previous is not None),
-    )
+    if previous is not None:  # a part keeps what it does not name
+        values = previous.values | values
+        if progression is None:
+            progression, origin = previous.progression, previous.origin
+    progression = progression or OPEN_PITCHES
+    end = None
+    if progression.seconds < FOREVER:
+        end = start + (progression.repeats or 1) * progression.seconds
+    is_implied = clause.start is None and previous is not None
+    is_timed = is_implied or len(progression.starts) > 1 or progression.repeats is not None
+    return Part(text.strip(), start, is_gradual, values, progression, origin, end, is_timed)
 
 
 def _find_start(start: float | None, previous: Part | None) -> float:
@@ -318,24 +331,28 @@ def _find_start(start: float | None, previous: Part | None) -> float:
     return start
 
 
-def _parse_fields(fields: Sequence[str], bar: float) -> dict[str, Any]:
-    """Return the values that the fields of a part give, by name; bar: seconds per bar."""
+def _parse_fields(fields: Sequence[str], bar: float, repeats: int | None) -> dict[str, Any]:
+    """Return the values that the fields of a part give, by name.
+
+    bar: seconds per bar; repeats: of the progression, or None if they are not given.
+    """
     if not any(fields):
         raise ValueError("it is empty, but it needs pitch classes, a density, or both")
     values: dict[str, Any] = {}
+    value: Any
     for number, field in enumerate(fields):
         name, _, rest = field.partition(" ")
-        value: Any
-        if name.lower() == "density":
-            name, value = "density", _parse_density(rest)
-        elif number == 0 and not field:
-            name, value = "pitches", ALL_PITCHES
+        name = name.lower()
+        if (name == PITCHES and rest.lower() == "any") or (number == 0 and not field):
+            name, value = PITCHES, OPEN_PITCHES
+        elif name in VALUE_KINDS:
+            value = _parse_value(VALUE_KINDS[name], rest)
         elif "," in field:
-            name, value = "pitches", _parse_weights(field)
-        elif field[:1] in "+-.0123456789" or "pitches" in values:
+            name, value = PITCHES, _parse_weights(field)
+        elif field[:1] in "+-.0123456789" or PITCHES in values:
             name, value = "density", _parse_density(field)
         else:
-            name, value = "pitches", _parse_progression(field, bar)
+            name, value = PITCHES, _parse_progression(field, bar, repeats)
         if name in values:
             raise ValueError(f"it has more than one {name}: {quote(field)}")
         values[name] = value
@@ -348,27 +365,21 @@ def _parse_weights(text: str) -> Progression:
     return Progression(np.zeros(1), Control(weights, 0).pitch_histogram[None])
 
 
-def _parse_progression(text: str, bar: float) -> Progression:
+def _parse_progression(text: str, bar: float, repeats: int | None) -> Progression:
     """Parse scales and chords, a bar each, or bars in brackets; bar: seconds per bar.
 
     A scale alone, such as C major, never changes, unless it is repeated.
     """
-    words, repeats = text.replace("]", "] ").split(), None
-    if words[-1][0] in "xX" and words[-1][1:].isdecimal():
-        repeats = int(words.pop()[1:])
-        if not repeats or not words:
-            raise ValueError(f"{quote(text)}: repeats need chords and a number, such as Am F x4")
-    text = " ".join(words)
     if "[" in text or "]" in text:
         if text.find("[") or text.find("]") != len(text) - 1:
             raise ValueError(f"{quote(text)}: bars are written as [Dm7 G7 | Cmaj7]")
         bars = [parse_harmonies(part.split()) for part in text[1:-1].split("|")]
-        if not all(bars):
-            raise ValueError(f"{quote(text)}: a bar is empty")
     else:
-        bars = [[harmony] for harmony in parse_harmonies(words)]
+        bars = [[harmony] for harmony in parse_harmonies(text.split())]
         if len(bars) == 1 and bars[0][0].is_scale and repeats is None:
             return Progression(np.zeros(1), bars[0][0].weights[None])
+    if not all(bars) or repeats == 0:
+        raise ValueError(f"{quote(text)}: {'no repeats' if repeats == 0 else 'a bar is empty'}")
     starts = np.concatenate([k + np.arange(len(part)) / len(part) for k, part in enumerate(bars)])
     weights = np.array([harmony.weights for part in bars for harmony in part])
     if bar / max(map(len, bars)) < TIME_STEP:
@@ -387,6 +398,23 @@ def _parse_float(text: str, message: str, allowed: tuple[float, float] | None = 
         raise ValueError(message.format(quote(text))) from None
     if allowed is not None and not allowed[0] <= value <= allowed[1]:
         raise ValueError(f"{quote(text)} must be {allowed[0]} to {allowed[1]}")
+    return value
+
+
+def _parse_value(kind: ControlKind, text: str) -> float:
+    """Return the value of a control, a number or one of its words; nan for "any"."""
+    word = text.strip().lower()
+    values = {name.lower(): value for name, value in kind.words.items()} | {"any": np.nan}
+    if word in values:
+        return values[word]
+    if kind.name == "density":
+        return _parse_density(text)
+    low, high = kind.allowed
+    allowed = ", ".join([f"{low:g} to {high:g} {kind.unit}", *list(kind.words)[:6], "any"])
+    message = f"{kind.name} {quote(text)} is none of these: {allowed}"
+    value = _parse_float(word.removesuffix(kind.unit), message)
+    if not low <= value <= high:
+        raise ValueError(message)
     return value
 
 

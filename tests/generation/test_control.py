@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from generation.control import (
-    DEFAULT_DENSITY,
     EXAMPLE,
     EXAMPLES,
     load_control,
     parse_control,
 )
 from midi.harmony import parse_scale_or_chord
-from sequence import LEGACY, ControlSeq, EventSeq, NoteSeq
+from sequence import LEGACY, PLAIN_LAYOUT, ControlSeq, EventSeq, NoteSeq, encode_schedule
 from tools.synthetic_data import write_data, write_midi
 
 SHARPS = "C C# D D# E F F# G G# A A# B".split()
@@ -97,7 +96,7 @@ def normalize_weights(name: str) -> np.ndarray:
     ],
 )
 def test_weights_are_normalized(text: str, density: int, histogram: np.ndarray) -> None:
-    (row,) = parse_control(text).to_array()
+    (row,) = encode_schedule(parse_control(text), PLAIN_LAYOUT)
     assert row[:12].tolist() == np.eye(12)[density].tolist()
     np.testing.assert_allclose(row[12:], histogram, atol=1e-7)
 
@@ -116,7 +115,7 @@ def test_density_is_a_level_or_a_rate(density: str, level: int) -> None:
 
 def test_density_defaults_to_the_previous_part() -> None:
     assert set(parse_control("C major;7 | G7 @1").density) == {7}
-    assert parse_control("C major").density.tolist() == [DEFAULT_DENSITY]
+    assert find_controls("C major", 0)[0, :12].argmax() == 3  # of a network without open controls
 
 
 # ------------------------------------------------------------------------------------- time
@@ -124,7 +123,8 @@ def test_density_defaults_to_the_previous_part() -> None:
 
 def find_controls(text: str, *times: float) -> np.ndarray:
     """Return the control vectors at some seconds."""
-    return parse_control(text).evaluate(np.array(times), np.zeros(len(times), int)).to_array()
+    rows = parse_control(text).evaluate(np.array(times), np.zeros(len(times), int))
+    return encode_schedule(rows, PLAIN_LAYOUT)
 
 
 @pytest.mark.parametrize("start", [1.7, 3.4, 3.9, 6.8])  # 17 * 0.1 > 1.7 in floating point
@@ -277,6 +277,64 @@ def test_names_of_density() -> None:
         assert list_chords(text, 0) == ["C D E F G A B"]
 
 
+FADERS = "C major; density 3; loudness 90 | loudness 40 @20; register C5 | touch legato @30"
+
+
+def test_controls_by_name() -> None:
+    control = parse_control(FADERS)
+    nan = np.nan
+    assert control.density.tolist() == [3, 3, 3]
+    assert control.requested_controls == ["density", "histogram", "loudness", "register", "touch"]
+    np.testing.assert_array_equal(control.scalars["loudness"], [90, 40, 40])
+    np.testing.assert_array_equal(control.scalars["register"], [nan, 72, 72])
+    np.testing.assert_array_equal(control.scalars["touch"], [nan, nan, 0.5])
+    assert (control.histogram == control.histogram[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("loudness pp", "loudness", 36),
+        ("Loudness FF", "loudness", 86),
+        ("register C4", "register", 60),
+        ("register Bb3", "register", 58),
+        ("register f#5", "register", 78),
+        ("register 60.5", "register", 60.5),
+        ("spread 8 semitones", "spread", 8),
+        ("touch 0.3s", "touch", 0.3),
+        ("touch 0.3 s", "touch", 0.3),
+    ],
+)
+def test_words_and_units(text: str, name: str, value: float) -> None:
+    control = parse_control(text)
+    assert control.requested_controls == [name]
+    assert control.scalars[name].tolist() == [value]
+
+
+def test_controls_without_value_are_open() -> None:
+    assert parse_control("loudness 60").requested_controls == ["loudness"]
+    assert parse_control("C major").requested_controls == ["histogram"]
+    assert parse_control(";3").requested_controls == ["density"]
+    control = parse_control("C major; 3; loudness 60 | density any; pitches any; loudness any @9")
+    for column in control.values.values():
+        assert np.isnan(column[1]).all()
+        assert not np.isnan(column[0]).any()
+
+
+def test_controls_glide() -> None:
+    rows = parse_control("loudness 40; touch 0.1 | ~loudness 80; touch 0.3 @10").evaluate(
+        np.array([0, 2.5, 10, 99]), np.zeros(4, int)
+    )
+    np.testing.assert_allclose(rows.scalars["loudness"], [40, 50, 80, 80])
+    np.testing.assert_allclose(rows.scalars["touch"], [0.1, 0.15, 0.3, 0.3])
+
+
+def test_repeats_may_follow_any_field() -> None:
+    for text in ("Am F x4; 5/s", "Am F; 5/s x4", "Am F @ 120bpm x4; 5/s", "Am F; 5/s; x4"):
+        assert parse_control(text).length == 16
+        assert list_chords(text, 0, 2) == [AM, F]
+
+
 def test_many_repeats_take_no_memory() -> None:
     assert len(parse_control("Am F C G x10000")) == 4
 
@@ -300,12 +358,19 @@ def test_many_repeats_take_no_memory() -> None:
         ("Am F C/H", ["'/H' in 'C/H'"]),
         ("[Am F", ["[Dm7 G7 | Cmaj7]"]),
         ("[Am | | F]", ["a bar is empty"]),
-        ("Am F x0", ["repeats"]),
+        ("Am F x0", ["no repeats"]),
         ("Am F @ 5bpm", ["'5'", "20 to 400"]),
         ("Am F @ 4/5", ["'4/5'", "meter"]),
         ("Am F; 3 @1 ; @2", ["more than one '@'"]),
         ("[C F C F C F C F C F C F C F C F C F C F C F]", ["shorter than 0.1 s"]),
         ("C | ~ F G @9", ["one scale or chord"]),
+        ("C; loudness x", ["loudness 'x'", "1 to 127", "pp, p, mp"]),
+        ("C; loudness 128", ["loudness '128'", "1 to 127"]),
+        ("C; register H4", ["register 'H4'", "21 to 108", "C4"]),
+        ("C; touch -1", ["touch '-1'", "0.01 to 60 s"]),
+        ("C; loudness 3; loudness 4", ["more than one loudness"]),
+        ("C; volume 3", ["'volume 3'"]),
+        ("Am F x2; 3 x4", ["more than one 'x4'"]),
         ("1,2;3", ["12 weights"]),
         ("1,0,1,0,1,1,0,1,0,1,0,x;3", ["'x'"]),
         ("1,-1,1,0,1,1,0,1,0,1,0,1;3", ["-1"]),
