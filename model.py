@@ -319,6 +319,7 @@ TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
 }
 TRAINING_TEXTS = ("val_data", "train_data", "precision")
 MAX_TEXT = 10_000  # characters
+MAX_WEIGHT = 1e10  # with larger weights the network could compute what is not finite
 
 
 @dataclass(frozen=True)
@@ -524,7 +525,7 @@ def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:
 
 
 def _check_state(config: ModelConfig, state: Any) -> None:
-    """Raise ValueError unless `state` has exactly the weights of the network, all finite."""
+    """Raise ValueError unless `state` has exactly the weights of the network, none too large."""
     with torch.device("meta"):  # a file may claim huge sizes: allocate nothing for them
         expected = {name: t.shape for name, t in PerformanceRNN(config).state_dict().items()}
     if not isinstance(state, dict) or set(state) != set(expected):
@@ -535,8 +536,8 @@ def _check_state(config: ModelConfig, state: Any) -> None:
             raise ValueError(f"{name} is not a tensor of floating-point numbers")
         if tensor.shape != shape:
             raise ValueError(f"{name} has the shape {list(tensor.shape)}, not {list(shape)}")
-        if not tensor.float().isfinite().all():  # float64 may be finite, but not as float32
-            raise ValueError(f"{name} has weights that are not finite")
+        if not (tensor.abs() <= MAX_WEIGHT).all():  # false for nan
+            raise ValueError(f"{name} has weights that are not finite, or over {MAX_WEIGHT:g}")
 
 
 def _check_hidden(config: ModelConfig, hidden: Any) -> None:

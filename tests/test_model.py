@@ -304,11 +304,12 @@ def test_hidden_state_that_is_not_finite_is_not_used(tmp_path: Path) -> None:
     assert Session.load(tmp_path / "a.sess").hidden_state is not None
 
 
-def test_weights_that_are_infinite_in_float32_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e30, math.nan])
+def test_weights_that_are_too_large_are_an_error(tmp_path: Path, value: float) -> None:
     state = {name: value.double() for name, value in make_model().state_dict().items()}
     Session(SIZES, state, 2).save(tmp_path / "a.sess")
     Session.load(tmp_path / "a.sess")
-    state["gru.bias_ih_l0"][1] = 1e300
+    state["gru.bias_ih_l0"][1] = value
     Session(SIZES, state, 2).save(tmp_path / "a.sess")
     with pytest.raises(ValueError, match=r"gru\.bias_ih_l0 has weights that are not finite"):
         Session.load(tmp_path / "a.sess")
