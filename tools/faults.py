@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
 import os
 import re
 import resource
@@ -39,11 +41,13 @@ import generate
 import preprocess
 import train
 from config import MIDI_SUFFIXES
-from corpus.performance import Performance
+from corpus.performance import Corpus, Performance, check_encoded
 from model import PerformanceRNN, Session
-from tools import hostile_files
+from sequence import ENCODINGS
+from tools import hostile_files, hostile_tensors
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data, write_midi
-from training.trainer import Trainer
+from training.sessions import load_state, print_changes
+from training.trainer import Schedule, StepOptions, Trainer
 
 ROOT = Path(__file__).parents[1]
 MB = 1 << 20
@@ -372,50 +376,112 @@ def preprocess_folder(folder: Path, files: int, limit: int) -> str:
 
 
 def tensors(count: int) -> str:
-    """Mutated .data and .sess files, in both formats of torch."""
-    seeds, rng = write_tensor_seeds(), np.random.default_rng(2)
+    """Built, mutated and re-valued .data and .sess files, in both formats of torch."""
+    records = make_tensor_records()
     Path("empty").mkdir()
 
     def run() -> int:
         os.chdir("empty")
-        loaded, slowest = 0, 0.0
-        for number in range(count):
-            content = hostile_files.mutate_tensors(seeds[number % len(seeds)], seeds, rng)
+        limit_memory(512 * MB)
+        loaded, slowest, kinds = Counter[str](), 0.0, Counter[str]()
+        for kind, content in make_tensor_files(records, count):
             Path("input").write_bytes(content)
-            started, before = time.monotonic(), peak_memory()
-            for load in (Performance.load, Session.load):
-                try:
-                    load("input")
-                    loaded += 1
-                except ValueError as error:
-                    text = str(error)
-                    expect(text.startswith("input: ") and "\n" not in text, text)
-            slowest = max(slowest, time.monotonic() - started)
+            started, before = time.process_time(), peak_memory()
+            kinds[kind] += 1
+            loaded[kind] += sum(is_usable(read_and_use) for read_and_use in (use_data, use_session))
+            slowest = max(slowest, time.process_time() - started)
             growth = peak_memory() - before
-            expect(growth < 32 * MB + 8 * len(content), f"{growth} bytes for {len(content)}")
+            expect(growth < 48 * MB + 8 * len(content), f"{growth} bytes for {len(content)}")
             expect(os.listdir() == ["input"], os.listdir())  # no code has made a file
-        print(json.dumps([loaded, slowest]))
+        expect(not loaded["built"], f"{loaded['built']} built files were read")
+        expect(slowest < 20, f"{slowest} s for a file")
+        print(json.dumps([kinds, loaded, slowest]))
         return 0
 
     result = run_child(run, HOURS)
     expect_success(result)
-    loaded, slowest = json.loads(result.last_line)
+    kinds, loaded, slowest = json.loads(result.last_line)
+    shown = ", ".join(
+        f"{number:,} {kind} ({loaded.get(kind, 0):,} times accepted)"
+        for kind, number in kinds.items()
+    )
     return (
-        f"{count:,} mutated files, read as data and as a session: {2 * count - loaded:,} rejected "
-        f"with a message, {loaded:,} loaded (a value had changed), no code run; slowest "
-        f"{slowest:.2f} s, peak {result.peak // MB} MB"
+        f"each file read and used as data and as a session: {shown}; all others rejected with a "
+        f"message, no code run; slowest {slowest:.2f} s, peak {result.peak // MB} MB"
     )
 
 
-def write_tensor_seeds() -> list[bytes]:
-    """Return small .data and .sess files in both formats of torch."""
-    path = next(write_data(Path("data"), 1, 60).iterdir())
+def limit_memory(size: int) -> None:
+    """Limit this process to so many more bytes than it has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size,) * 2)
+
+
+def is_usable(read_and_use: Callable[[str], None]) -> bool:
+    """Return whether a file can be used; Failure unless it is, or there is a message."""
+    try:
+        read_and_use("input")
+        return True
+    except ValueError as error:
+        text = str(error)
+        expect(text.startswith("input: ") and text.isprintable(), ascii(text))
+        return False
+
+
+def use_data(path: str) -> None:
+    """Read a .data file, and what a training reads of it."""
+    performance = Performance.load(path)
+    try:
+        check_encoded(performance.events, performance.controls)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error  # as its callers do
+    for encoding in ENCODINGS.values():
+        expect(np.isfinite(performance.convert_controls(encoding)).all(), "controls")
+    expect(math.isfinite(performance.onset_error_max / performance.notes), "onset errors")
+    performance.to_bytes()
+
+
+def use_session(path: str) -> None:
+    """Read a session, compute with it, and continue its training."""
+    session = Session.load(path)
+    config, model = session.config, session.build_model(torch.device("cpu"))
+    inputs = torch.zeros(3, 1, dtype=torch.int64)
+    hidden = model.init_hidden_each(torch.randn(1, config.init_dim))
+    logits, _ = model(inputs, hidden, torch.ones(3, 1, config.control_dim))
+    expect(logits.isfinite().all(), "logits are not finite")
+    trainer = Trainer(model, StepOptions(), load_state(session, Corpus([])))
+    trainer.restore(Path(path), session, with_hidden=True, with_optimizer=True)
+    print_changes(session, {"carry": 0.5}, drop_optimizer=True)
+    Schedule(1e-3, warm_up=3, max_steps=9, max_minutes=1.0).compute_learning_rate(trainer.state)
+
+
+def make_tensor_files(records: list[Any], count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield a kind and the content of hostile files: all built ones, and `count` others."""
+    rng = np.random.default_rng(2)
+    for _, content in itertools.islice(hostile_tensors.build_files(), count):
+        yield "built", content
+    seeds = [hostile_files.serialize(record, new) for record in records for new in (True, False)]
+    for number in range(count):
+        if number % 2:
+            seed = seeds[number // 2 % len(seeds)]
+            yield "mutated", hostile_files.mutate_tensors(seed, seeds, rng)
+        else:
+            record = records[number // 2 % len(records)]
+            for _ in range(int(rng.choice((1, 1, 2)))):
+                record = hostile_tensors.mutate_value(record, rng)
+            yield "with odd values", hostile_files.serialize(record, rng.random() < 0.5)
+
+
+def make_tensor_records() -> list[Any]:
+    """Return the content of small .data and .sess files, of this project and of the original."""
+    data = write_data(Path("data"), 2, 60)
+    path = next(data.iterdir())
     performance = Performance.load(path)
     legacy = (np.array(performance.events), np.array(performance.controls))
-    Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 2).save("m.sess")
-    records = [torch.load(path, weights_only=True), legacy]
-    records.append(torch.load("m.sess", weights_only=True))
-    return [hostile_files.serialize(record, new) for record in records for new in (True, False)]
+    Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 2).save("new.sess")
+    expect_success(run_child(training(data, "--max-steps", "2")))  # with an optimizer state
+    paths = (path, "new.sess", "m.sess")
+    return [*(torch.load(path, weights_only=True) for path in paths), legacy]
 
 
 def peak_memory() -> int:

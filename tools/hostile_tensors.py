@@ -1,16 +1,21 @@
-"""Hostile files in both formats of torch.save, assembled byte by byte.
+"""Hostile files in both formats of torch.save, assembled byte by byte, and hostile values.
 
-They run code, claim more than they hold, or take a time without end to read. The code under test is
-not used here.
+The files run code, claim more than they hold, or take a time without end to read. The code under
+test is not used here.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
 
 HUGE = 10**10
 SIZES_2018 = {"short": 2, "int": 4, "long": 4}
@@ -350,3 +355,79 @@ def endless_files() -> Iterator[tuple[str, bytes]]:
         for entry in range(30_000):
             archive.writestr(str(entry), b"")
     yield "many entries", entries.getvalue()
+
+
+def build_files() -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of all hostile files."""
+    for name, content in pickles_that_run_code():
+        yield f"{name}, zip", write_zip(content)
+        yield f"{name}, 2018", write_old(content)
+    yield from oversized_files()
+    yield from dishonest_storages()
+    yield from endless_files()
+
+
+# ----------------------------------------------------------------------------------- values
+
+NUMBERS = (-5, 0, 1, True, 2**31, 2**63, 10**30, 10**600, -0.5, 1e30, 1e308, math.nan, math.inf)
+TEXTS = ("", "7", "\x1b[2J", "\u202e", "a\nb", "\ud800", "a" * 100_000)
+
+
+def make_value(rng: np.random.Generator) -> Any:
+    """Return a value of a type or in a range that nobody expects."""
+    match int(rng.integers(5)):
+        case 0 | 1:
+            return NUMBERS[int(rng.integers(len(NUMBERS)))]
+        case 2:
+            return TEXTS[int(rng.integers(len(TEXTS)))]
+        case 3:
+            values: tuple[Any, ...] = (None, [], {}, (), [[[1]]], {"a": {"b": 1}}, b"bytes")
+            return values[int(rng.integers(len(values)))]
+        case _:
+            shape = tuple(int(size) for size in rng.integers(0, 4, int(rng.integers(0, 4))))
+            dtypes = (torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64)
+            number = float(rng.choice((-1.0, 0.0, 1.0, 1e30, 1e308, math.nan, math.inf)))
+            dtype = dtypes[int(rng.integers(len(dtypes)))]
+            number = number if dtype.is_floating_point else float(rng.integers(256))
+            return torch.full(shape, number, dtype=torch.float64).to(dtype)
+
+
+def mutate_value(value: Any, rng: np.random.Generator) -> Any:
+    """Return a copy of a record with a value somewhere in it replaced, removed or changed."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = list(value)[int(rng.integers(len(value)))]
+        if rng.random() < 0.1:
+            return {name: entry for name, entry in value.items() if name is not key}
+        if rng.random() < 0.05:
+            return {**value, rng.choice(["", "odd", "step"]).item(): make_value(rng)}
+        return {**value, key: mutate_value(value[key], rng)}
+    if isinstance(value, list | tuple) and value and rng.random() < 0.9:
+        at = int(rng.integers(len(value)))
+        changed = [*value[:at], mutate_value(value[at], rng), *value[at + 1 :]]
+        return type(value)(changed)
+    if isinstance(value, torch.Tensor) and value.numel() and rng.random() < 0.7:
+        return _mutate_tensor(value, rng)
+    return make_value(rng)
+
+
+def _mutate_tensor(value: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Return a tensor with another type, another shape, or other elements."""
+    match int(rng.integers(5)):
+        case 0:
+            return value.double() * 1e300
+        case 1:
+            return value[: int(rng.integers(len(value) + 1))] if value.dim() else value[None]
+        case 2:
+            return value.flatten() if value.dim() != 1 else value[None]
+        case 3:
+            return value.to((torch.uint8, torch.int64, torch.bfloat16)[int(rng.integers(3))])
+        case _:
+            changed = value.clone().flatten()
+            at = int(rng.integers(len(changed)))
+            if value.is_floating_point():
+                changed[at] = float(rng.choice((math.nan, math.inf, -1e30, 1e9, -1.0)))
+            else:
+                changed[at] = int(
+                    rng.choice((0, 100, 255) if value.dtype == torch.uint8 else (-1, 2))
+                )
+            return changed.view(value.shape)
