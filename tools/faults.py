@@ -436,7 +436,8 @@ def use_data(path: str) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error  # as its callers do
     for encoding in ENCODINGS.values():
-        expect(np.isfinite(performance.convert_controls(encoding)).all(), "controls")
+        for name, values in performance.compute_controls(encoding).items():
+            expect(np.isfinite(values).all(), name)
     expect(math.isfinite(performance.onset_error_max / performance.notes), "onset errors")
     performance.to_bytes()
 
