@@ -43,7 +43,7 @@ from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
 from sequence import CONTROLS, CURRENT, Control, parse_controls
 from training.distributed import Distributed, exit_process, is_connection_error
-from training.evaluate import evaluate, format_table
+from training.evaluate import evaluate, format_table, list_visible_controls
 from training.logger import Logger, format_time, get_log_dir
 from training.sessions import (
     check_encoding,
@@ -356,6 +356,7 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
         )
 
     logger.log_validation(trainer.state, result, is_best, draw_sample)
+    logger.log_open_controls(trainer.state, trainer.evaluate_open(val_data))
 
 
 def format_corpus(corpus: Corpus) -> str:
@@ -430,8 +431,8 @@ def evaluate_session(options: TrainConfig) -> int:
     print_line(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
     print_line(f"{options.dataset}: {format_corpus(corpus)}")
     results = {
-        "with control": evaluate(model, corpus),
-        "without control": evaluate(model, corpus, use_control=False),
+        label: evaluate(model, corpus, visible=visible)
+        for label, visible in list_visible_controls(model.layout).items()
     }
     for line in format_table(results).splitlines():
         print_line(line)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +19,20 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import generate
 import sequence
 import train
 from corpus.augment import stretch_events, stretch_excerpt
 from corpus.batches import WindowSampler
 from corpus.performance import Corpus, Performance, expand_controls
+from generation.control import load_control
+from generation.control_metrics import compare_sections, evaluate_controls, measure_adherence
+from generation.density import ZERO_ERROR, DensityController
+from generation.pipeline import build_density_target
 from midi.control_schedule import ControlSchedule
+from midi.metadata import decode_metadata, encode_metadata, summarize_sample
+from midi.notes import read_midi_texts
+from midi.pianoroll import draw_piano_roll
 from model import PerformanceRNN, Session
 from sequence import (
     CONTROLS,
@@ -30,11 +44,13 @@ from sequence import (
     ControlLayout,
     ControlSeq,
     EventSeq,
+    NoteSeq,
     encode_schedule,
     transpose,
 )
 from tests.test_sequence import random_events
-from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data
+from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data, write_midi
+from training.evaluate import evaluate, list_visible_controls
 
 ALL = ("density", "histogram", "loudness", "register", "spread", "touch")
 LAYOUT = ControlLayout(ALL)
@@ -411,3 +427,262 @@ def test_session_with_invalid_controls_is_rejected(
     torch.save(record | {"controls": controls}, path)
     with pytest.raises(ValueError, match=message):
         Session.load(path)
+
+
+# ------------------------------------------------------------------------------ evaluation
+
+
+def make_all_model(**sizes: Any) -> PerformanceRNN:
+    torch.manual_seed(3)
+    config = dataclasses.replace(TINY_SIZES, control_dim=78, **sizes)
+    return PerformanceRNN(config, ALL).eval()
+
+
+def test_evaluation_hides_controls(tmp_path: Path) -> None:
+    corpus = Corpus.load(sorted(write_data(tmp_path / "data", 2, notes=100).iterdir()))
+    model = make_all_model()
+    choices = list_visible_controls(model.layout)
+    assert list(choices.values()) == [ALL, PLAIN_CONTROLS, ()]
+    losses = {}
+    for label, visible in choices.items():
+        losses[label] = evaluate(model, corpus, 64, visible).nats
+        nats = 0.0
+        for performance in corpus.performances:
+            events = torch.from_numpy(performance.events[:64].astype(np.int64))[:, None]
+            vectors = ControlSeq.from_event_seq(EventSeq(performance.events)).encode(LAYOUT)[:64]
+            controls = torch.from_numpy(LAYOUT.hide(vectors, visible))[:, None]
+            init = model.init_hidden(torch.zeros(1, 4))
+            with torch.no_grad():
+                logits, _ = model(model.shift_right(events), init, controls)
+            nats += float(torch.nn.functional.cross_entropy(logits[:, 0], events[:, 0]) * 64)
+        assert losses[label] == pytest.approx(nats, rel=2e-3)  # bytes are rounded
+    assert len(set(losses.values())) == 3
+
+
+def test_validation_reports_the_loss_with_fewer_controls(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(folder / "data", 4, notes=200)
+    assert run_training(data) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "start of pieces" in x]
+    pattern = r"step 3 \| val at the start of pieces: all controls 5\.\d+, "
+    pattern += r"density and histogram 5\.\d+, without control 5\.\d+"
+    assert re.fullmatch(pattern, line)
+    assert run_training(data, "-s", "plain.sess", "--controls", "density,histogram") == 0
+    assert "start of pieces" not in capsys.readouterr().out
+
+
+def play(velocity: int, pitch: int, length: float, begin: float = 0.0) -> NoteSeq:
+    """Return ten seconds of a repeated note, two per second."""
+    starts = begin + np.arange(0, 10, 0.5)
+    same = np.ones(len(starts))
+    return NoteSeq(starts, starts + length, pitch * same, velocity * same)
+
+
+def test_adherence_counts_values_within_one_step() -> None:
+    parts = play(64, 60, 0.2).columns, play(96, 72, 0.4, 10.0).columns
+    both = NoteSeq(*map(np.concatenate, zip(*parts, strict=True)))
+    events = EventSeq.from_note_seq(both)
+    control = ControlSchedule(
+        *(np.full(2, np.nan), np.full((2, 12), np.nan), np.array([0, 10.0])),
+        scalars={
+            "loudness": np.array([65.0, 80.0]),  # a step is 7
+            "register": np.array([60.0, 72.0]),
+            "touch": np.array([np.nan, 0.4]),
+        },
+    )
+    found = measure_adherence(events, control)
+    assert list(found) == ["loudness", "register", "touch"]
+    assert found["loudness"].close_share == pytest.approx(0.5, abs=0.1)
+    assert found["register"].close_share == pytest.approx(1, abs=0.1)
+    assert found["register"].correlation > 0.9
+    assert len(found["touch"].requested) == pytest.approx(20, abs=2)
+    assert math.isnan(found["touch"].correlation)
+    assert str(found["touch"]).startswith("touch: 0.4")
+    assert "(requested 0.40), 100% within one step" in str(found["touch"])
+
+
+def test_report_has_a_line_for_each_requested_control() -> None:
+    events = EventSeq.from_note_seq(play(64, 60, 0.2))
+    first, second = compare_sections(
+        events, dataclasses.replace(make_schedule(loudness=[64.0]), parts=((0.0, "loudness 64"),))
+    )
+    assert first == "loudness 64: 4.0 notes per 2 s"  # density and pitch classes are open
+    assert second == "loudness: 63.0 MIDI velocity (requested 64.0), 100% within one step"
+
+
+def test_each_control_is_evaluated_alone() -> None:
+    lines = list(evaluate_controls(make_all_model(), CURRENT))
+    names = [line.split(":")[0] for line in lines[8:]]
+    assert names == [name for name in ("density", *SCALARS) for _ in range(5)]
+    assert all("within one step, Spearman" in line for line in lines[12::5])
+
+
+# ------------------------------------------------------------------------------ generation
+
+
+def save_session(path: str, model: PerformanceRNN) -> None:
+    Session(model.config, model.state_dict(), 2, controls=model.layout.names).save(path)
+
+
+def test_control_file_gives_all_controls_of_the_session(tmp_path: Path) -> None:
+    path = write_data(tmp_path / "data", 1, notes=100) / "0.mid.data"
+    events = EventSeq(Performance.load(path).events)
+    expected = ControlSeq.from_event_seq(events).encode(LAYOUT)
+    schedule = load_control(str(path), 0, CURRENT, LAYOUT)
+    np.testing.assert_allclose(encode_schedule(schedule, LAYOUT), expected, atol=0.03)
+    midi = write_midi(tmp_path / "a.mid", 100, 0)
+    schedule = load_control(str(midi), 0, CURRENT, LAYOUT)
+    np.testing.assert_array_equal(encode_schedule(schedule, LAYOUT), expected)
+    assert load_control(str(midi), 0).requested_controls == list(PLAIN_CONTROLS)
+    touch = ControlLayout(["touch"])
+    assert load_control(str(midi), 0, CURRENT, touch).requested_controls == ["touch"]
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--guidance", "2"], ["-i", "a.mid"], ["-B", "2", "-l", "30"]]
+)
+def test_generation_with_all_controls(
+    folder: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    save_session("m.sess", make_all_model())
+    write_midi(folder / "a.mid", 100, 0)
+    argv = ["-s", "m.sess", "-c", "a.mid", "-b", "1", "--seed", "1", "-l", "200", "-o", "out"]
+    assert generate.main([*argv, *more]) == 0
+    output = capsys.readouterr().out
+    for name in SCALARS:
+        assert f"  {name}: " in output
+    (path,) = Path("out").glob("*.mid")
+    _, requested = decode_metadata(read_midi_texts(path.read_bytes()))
+    assert requested is not None
+    assert requested.requested_controls == list(ALL)
+
+
+def test_session_without_a_requested_control(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_session("m.sess", PerformanceRNN(TINY_SIZES))
+    options, _ = generate.parse_args(["-s", "m.sess", "-c", ";3"])
+    with pytest.raises(ValueError, match=r"m.sess: this session has no control loudness, only"):
+        generate.prepare_job(options, make_schedule(loudness=[90.0]))
+
+
+def test_open_controls_are_recorded_in_midi_files() -> None:
+    schedule = make_schedule(density=[3, np.nan], loudness=[np.nan, 90.1234])
+    (text,) = encode_metadata({}, schedule)
+    assert '"density":[3,null],"histogram":[null,null],"loudness":[null,90.123]}' in text
+    _, decoded = decode_metadata([text])
+    assert decoded is not None
+    assert decoded.requested_controls == ["density", "loudness"]
+    np.testing.assert_array_equal(decoded.density, [3, np.nan])
+    np.testing.assert_array_equal(decoded.scalars["loudness"], [np.nan, 90.123])
+
+
+@pytest.mark.parametrize(
+    "columns", [{"loudness": [1]}, {"loudness": ["a", "b"]}, {"loudness": [-1, 1]}, {"x": 3}]
+)
+def test_invalid_scalars_of_a_midi_file_are_ignored(columns: dict[str, object]) -> None:
+    plain = {"times": [0, 1], "density": [3, 4], "histogram": [[1] * 12, [1] * 12]}
+    assert decode_metadata([f"asked: {json.dumps(plain)}"])[1] is not None
+    assert decode_metadata([f"asked: {json.dumps(plain | columns)}"]) == ({}, None)
+
+
+def test_open_controls_can_be_drawn() -> None:
+    schedule = make_schedule(density=[3, np.nan], loudness=[50.0, 90.0])
+    notes = play(64, 60, 0.2)
+    summary = summarize_sample(notes, schedule)
+    assert summary["notes per 2 s"] == "4.0 (requested 10-12)"
+    assert draw_piano_roll(notes, "a", schedule, summary).startswith(b"\x89PNG")
+    only_loudness = make_schedule(loudness=[50.0])
+    assert "requested" not in summarize_sample(notes, only_loudness)["notes per 2 s"]
+    assert draw_piano_roll(notes, "a", only_loudness).startswith(b"\x89PNG")
+
+
+def test_open_density_is_not_steered() -> None:
+    target = build_density_target(CURRENT)
+    vectors = encode_schedule(make_schedule(density=[3, np.nan, 4.25, 11]), LAYOUT)
+    controller = DensityController(target, torch.from_numpy(vectors))
+    error = torch.full((4,), ZERO_ERROR)
+    index = torch.arange(4)
+    assert torch.equal(
+        controller.controls[controller.select(error, index)].cpu(), torch.from_numpy(vectors)
+    )
+    for _ in range(30):  # silence: notes are missing
+        error = controller.update(error, index, torch.full((4,), 239))
+    corrected = controller.controls[controller.select(error, index)]
+    levels = corrected[:, :12] @ torch.arange(12.0)
+    assert levels.tolist() == [6, 0, 7.25, 11]
+    assert corrected[1].tolist() == vectors[1].tolist()
+
+
+def test_plan_with_open_parts() -> None:
+    plan = dataclasses.replace(
+        make_schedule(loudness=[40.0, 80.0, np.nan], touch=[np.nan, 0.2, 0.2]),
+        times=np.array([0, 4.0, 8.0]),
+        is_gradual=np.array([False, True, False]),
+    )
+    values = plan.evaluate(np.array([0, 1.0, 4.0, 6.0, 8.0]), np.zeros(5, int)).scalars
+    assert values["loudness"].tolist() == pytest.approx([40, 50, 80, 80, np.nan], nan_ok=True)
+    assert values["touch"].tolist() == pytest.approx([np.nan, np.nan, *[0.2] * 3], nan_ok=True)
+    rows = plan.average(0, 100)
+    assert rows.scalars["loudness"][10] == pytest.approx(10 * (1 + 0.9) + 40, abs=0.01)
+    assert rows.scalars["loudness"][75] == pytest.approx(80)  # what is open does not count
+    assert np.isnan(rows.scalars["loudness"][80:]).all()
+    assert np.isnan(rows.density).all()
+
+
+# --------------------------------------------------------------------------- a new control
+
+ROW = """    ControlKind(
+        "tempo",
+        lambda windows: windows.sum(np.diff(windows.times, prepend=-1.0) > 0.03) / WINDOW,
+        low=0,
+        high=11,
+        unit="onsets/s",
+        allowed=(0, 30),
+        meaning="onsets per second; a chord is one onset",
+    ),
+)
+PLAIN_CONTROLS"""
+USE = """
+import generate, preprocess, train
+from model import Session
+from corpus.performance import Performance
+sizes = ["-p", "hidden_dim=8,gru_layers=1,init_dim=4"]
+small = ["--device", "cpu", "--precision", "fp32", "-b", "4", "-w", "20"]
+small += ["--no-enable-logging", "--max-steps", "2"]
+assert preprocess.main(["midi", "new", "1"]) == 0
+assert Performance.load("new/a.mid.data").controls.shape[1] == 18
+for data in ("old", "new"):
+    assert train.main(["-s", data + ".sess", "-d", data, *small, *sizes]) == 0
+    session = Session.load(data + ".sess")
+    assert session.controls[-1] == "tempo" and session.config.control_dim == 91
+    argv = ["-s", data + ".sess", "-c", "midi/a.mid", "-l", "60", "-b", "1", "-o", "out"]
+    assert generate.main(argv) == 0
+assert train.main(["-s", "before.sess", "-d", "old", *small]) == 0
+assert len(Session.load("before.sess").controls) == 6
+assert generate.main(["-s", "before.sess", "-c", "midi/a.mid", "-l", "60", "-b", "1"]) == 0
+"""
+
+
+def test_new_control_is_one_row_of_the_table(folder: Path) -> None:
+    """A copy of the program with one more row trains and generates with the new control."""
+    program = folder / "program"
+    skipped = shutil.ignore_patterns("tests", "docs", ".git", "*.sess", "runs", "generated", ".*")
+    shutil.copytree(Path(sequence.__file__).parent, program, ignore=skipped)
+    table = (program / "sequence.py").read_text()
+    assert table.count("\n)\nPLAIN_CONTROLS") == 1
+    (program / "sequence.py").write_text(table.replace(")\nPLAIN_CONTROLS", ROW))
+    write_data(folder / "old", 3, notes=200)
+    (folder / "midi").mkdir()
+    for number, name in enumerate("abc"):
+        write_midi(folder / "midi" / f"{name}.mid", 200, number)
+    save_session("before.sess", make_all_model())
+    run = subprocess.run(
+        [sys.executable, "-c", USE],
+        env={**os.environ, "PYTHONPATH": str(program)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "tempo: " in run.stdout

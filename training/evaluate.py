@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from corpus.performance import Corpus, Performance, check_encoded, expand_controls
 from model import PerformanceRNN
-from sequence import Encoding, EventSeq
+from sequence import PLAIN_CONTROLS, ControlLayout, Encoding, EventSeq
 from utils import Array
 
 STEPS = 128  # events of each performance that are evaluated at once, to limit memory
@@ -105,19 +105,29 @@ def format_table(columns: dict[str, EvalResult]) -> str:
     return "\n".join(lines)
 
 
+def list_visible_controls(layout: ControlLayout) -> dict[str, tuple[str, ...]]:
+    """Return sets of controls to evaluate a network with, by label: all, the first two, none."""
+    choices = {"all controls": layout.names, "without control": ()}
+    if layout.is_plain:
+        return {"with control": layout.names, "without control": ()}
+    if set(PLAIN_CONTROLS) <= set(layout.names):
+        label = "density and histogram"
+        choices = {"all controls": layout.names, label: PLAIN_CONTROLS, "without control": ()}
+    return choices
+
+
 @torch.inference_mode()
 def evaluate(
     model: PerformanceRNN,
     corpus: Corpus,
     max_events: int | None = None,
-    use_control: bool = True,
     visible: Sequence[str] | None = None,
 ) -> EvalResult:
     """Measure how well a network predicts each event of a performance from the events before it.
 
     max_events: the number of events to evaluate of each performance, or None for all;
-    use_control: give the network the controls of the performance; visible: the names of the
-    controls to give, the others are open (None: all of them; for a network with flags).
+    visible: the names of the controls that the network gets, those of the performance; None: all,
+    empty: none. Only for a network whose controls can be open it may be some of them.
     The hidden state starts from a zero vector and is carried through the whole performance.
     """
     model.eval()
@@ -128,7 +138,7 @@ def evaluate(
     hidden = model.init_hidden(zeros).expand(-1, len(performances), -1)
     previous = torch.full((len(performances),), model.primary_event, device=model.device)
     layout, names = model.layout, model.layout.names
-    is_open = torch.tensor([[bool(visible) and name not in (visible or ()) for name in names]])
+    is_open = torch.tensor([[visible is not None and name not in visible for name in names]])
     sums = np.zeros((3, EventSeq.dim()))  # counts, correct, losses
     for start in range(0, int(lengths.max(initial=0)), STEPS):
         active = int((lengths > start).sum())  # only the longest, which come first, go on
@@ -143,7 +153,9 @@ def evaluate(
         targets = torch.from_numpy(np.maximum(events, 0)).to(model.device)  # [steps, active]
         inputs = torch.cat([previous[None, :active], targets[:-1]])
         logits, hidden = model(
-            inputs, hidden[:, :active].contiguous(), controls if use_control else None
+            inputs,
+            hidden[:, :active].contiguous(),
+            controls if visible is None or visible else None,
         )
         previous = targets[-1]
         losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,18 @@ class Logger:
                 self._write_picture(state, draw())
             except Exception as error:  # noqa: BLE001 a picture is never worth a training
                 self._print(f"{self.log_dir}: no picture of step {state.step}: {error}")
+
+    def log_open_controls(self, state: TrainState, results: Mapping[str, EvalResult]) -> None:
+        """Display the losses with fewer and fewer controls, by label; nothing if there are none."""
+        losses = {label: result.nats_per_event for label, result in results.items()}
+        if losses:
+            texts = [f"{label} {loss:.3f}" for label, loss in losses.items()]
+            self._print(f"step {state.step} | val at the start of pieces: {', '.join(texts)}")
+        with self._stop_after_error():
+            self._add_scalars(
+                state.step,
+                {f"validation/{label.replace(' ', '_')}": x for label, x in losses.items()},
+            )
 
     def _write_validation(self, state: TrainState, result: EvalResult) -> None:
         self._add_scalars(

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from corpus.performance import Corpus
 from model import PerformanceRNN, Session
 from sequence import CURRENT, Encoding
 from training.distributed import Distributed
-from training.evaluate import EvalResult, evaluate
+from training.evaluate import EvalResult, evaluate, list_visible_controls
 
 MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
 EVAL_EVENTS = 1000  # of each performance, in a validation during training
+OPEN_EVAL_EVENTS = 250  # of each performance, with fewer and fewer controls
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_SPEEDUP = 1.5  # from this speedup of its products on, precision "auto" is bf16
 ONE_PROCESS = Distributed()
@@ -251,14 +253,34 @@ class Trainer:
 
     # -------------------------------------------------------------------------- validation
 
-    def evaluate(self, val_data: Corpus) -> EvalResult:
-        """Evaluate the averaged weights; each process evaluates a share of the performances."""
+    def evaluate(
+        self,
+        val_data: Corpus,
+        max_events: int = EVAL_EVENTS,
+        visible: Sequence[str] | None = None,
+    ) -> EvalResult:
+        """Evaluate the averaged weights; each process evaluates a share of the performances.
+
+        max_events, visible: as in `training.evaluate.evaluate`.
+        """
         rank, world_size = self.distributed.rank, self.distributed.world_size
         share = Corpus(val_data.performances[rank::world_size])
-        result = evaluate(self.ema, share, EVAL_EVENTS)
+        result = evaluate(self.ema, share, max_events, visible)
         sums = np.stack([result.counts, result.correct, result.losses])
         counts, correct, losses = self.distributed.sum(sums)
         return EvalResult(counts, correct, losses, val_data.encoding)
+
+    def evaluate_open(self, val_data: Corpus) -> dict[str, EvalResult]:
+        """Evaluate with fewer and fewer controls, on the start of each performance; by label.
+
+        Returns nothing for a network whose controls cannot be open.
+        """
+        if self.model.layout.is_plain:
+            return {}
+        return {
+            label: self.evaluate(val_data, OPEN_EVAL_EVENTS, visible)
+            for label, visible in list_visible_controls(self.model.layout).items()
+        }
 
     def update_best(self, result: EvalResult) -> bool:
         """Record a validation in the state; return whether it is the best so far."""
