@@ -346,7 +346,7 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
         trainer.save_best(get_best_path(path))
 
     def draw_sample() -> bytes:
-        values = {
+        values: dict[str, list[Any]] = {
             "density": [SAMPLE_CONTROL.note_density],
             "histogram": [SAMPLE_CONTROL.pitch_histogram],
         }

@@ -117,8 +117,8 @@ class Performance:
                 self, events=events.to_array(), controls=packed, encoding=encoding
             )
         check_encoded(performance.events, performance.controls)
-        packed = split_packed(performance.add_controls(layout).controls)
-        return {name: get_control_kind(name).unpack(packed[name], encoding) for name in packed}
+        parts = split_packed(performance.add_controls(layout).controls)
+        return {name: get_control_kind(name).unpack(parts[name], encoding) for name in parts}
 
 
 def _parse(record: Any) -> Performance:

@@ -274,7 +274,7 @@ def _evaluate_scales(model: PerformanceRNN, encoding: Encoding, seed: int) -> It
     """Yield a line for each of EVAL_SCALES and EVAL_LEVELS; a sample is generated for each pair."""
     pairs = [(scale, density) for scale in EVAL_SCALES for density in EVAL_LEVELS]
     controls = [Control(parse_scale_or_chord(scale), density) for scale, density in pairs]
-    values = {
+    values: dict[str, list[Any]] = {
         "density": [control.note_density for control in controls],
         "histogram": [control.pitch_histogram for control in controls],
     }

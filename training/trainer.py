@@ -253,11 +253,12 @@ class Trainer:
 
     # -------------------------------------------------------------------------- validation
 
-    def evaluate(
-        self,
-        val_data: Corpus,
-        max_events: int = EVAL_EVENTS,
-        visible: Sequence[str] | None = None,
+    def evaluate(self, val_data: Corpus) -> EvalResult:
+        """Evaluate the averaged weights on the start of each performance."""
+        return self._evaluate(val_data, EVAL_EVENTS)
+
+    def _evaluate(
+        self, val_data: Corpus, max_events: int, visible: Sequence[str] | None = None
     ) -> EvalResult:
         """Evaluate the averaged weights; each process evaluates a share of the performances.
 
@@ -278,7 +279,7 @@ class Trainer:
         if self.model.layout.is_plain:
             return {}
         return {
-            label: self.evaluate(val_data, OPEN_EVAL_EVENTS, visible)
+            label: self._evaluate(val_data, OPEN_EVAL_EVENTS, visible)
             for label, visible in list_visible_controls(self.model.layout).items()
         }
 
