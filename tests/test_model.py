@@ -295,6 +295,22 @@ def test_invalid_session_is_an_error(tmp_path: Path, changes: dict[str, Any], me
     assert "odd.sess" in str(error.value)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_weights_cannot_be_larger_than_the_file(tmp_path: Path, new: bool) -> None:
+    config = ModelConfig(event_dim=24, hidden_dim=64, gru_layers=64)
+    with torch.device("meta"):
+        shapes = {name: t.shape for name, t in PerformanceRNN(config).state_dict().items()}
+    shared = torch.zeros(max(math.prod(shape) for shape in shapes.values()))
+    state = {name: shared[: math.prod(shape)].view(shape) for name, shape in shapes.items()}
+    record = {"model_config": vars(config), "model_state": state}
+    torch.save(record, tmp_path / "a.sess", _use_new_zipfile_serialization=new)
+    with pytest.raises(ValueError, match="its tensors claim more than the file holds"):
+        Session.load(tmp_path / "a.sess")
+    state = {name: weights.clone() for name, weights in state.items()}
+    torch.save(record | {"model_state": state}, tmp_path / "a.sess")
+    Session.load(tmp_path / "a.sess")
+
+
 def test_hidden_state_that_is_not_finite_is_not_used(tmp_path: Path) -> None:
     hidden = torch.full((SIZES.gru_layers, 3, SIZES.hidden_dim), torch.nan)
     session = dataclasses.replace(make_session(make_model()), hidden_state=hidden)
