@@ -7,7 +7,7 @@ distribution of the next event then differs by less than 0.01 on average (total 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -148,6 +148,25 @@ class State:
             self.column[indices],
             None if self.density_error is None else self.density_error[indices],
             None if self.unconditional is None else self.unconditional.select(indices),
+        )
+
+    @staticmethod
+    def join(states: Sequence[State]) -> State:
+        """Return the state of the sequences of several states with the same controls."""
+        first = states[0]
+
+        def cat(values: Iterable[Tensor | None]) -> Tensor | None:
+            present = [value for value in values if value is not None]
+            return torch.cat(present) if present else None
+
+        unconditional = [s.unconditional for s in states if s.unconditional is not None]
+        return State(
+            [torch.cat(layer) for layer in zip(*(s.hidden for s in states), strict=True)],
+            first.controls,
+            cat(s.time for s in states),
+            torch.cat([s.column for s in states]),
+            cat(s.density_error for s in states),
+            State.join(unconditional) if unconditional else None,
         )
 
 

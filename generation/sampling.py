@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,13 @@ class EventMask:
     def select(self, indices: Tensor) -> None:
         """Keep the sequences with these indices, which may repeat."""
         self._used = self._used[indices]
+
+    @staticmethod
+    def join(masks: Sequence[EventMask]) -> EventMask:
+        """Return the mask of the sequences of several masks with the same constraints."""
+        joined = copy.copy(masks[0])
+        joined._used = torch.cat([mask._used for mask in masks])
+        return joined
 
 
 def draw_gumbel_noise(
