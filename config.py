@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,6 +177,15 @@ class GenerateConfig:
     primer_seconds: float = 15.0
     primer_start: float = 0.0  # seconds
     continuation_only: bool = False
+    keep: str | None = None  # MIDI file whose notes are kept
+    keep_tracks: str = "auto"  # names of tracks, or "auto", "all", "piano"
+    keep_pitches: str | None = None  # LOW-HIGH, MIDI pitches
+    fill: Sequence[str] | None = None  # FROM-TO in seconds, and a MIDI file
+    perform: str | None = None  # MIDI file of a score
+    strength: float | None = None  # of a performance, 0..1; None: 1, with `form` 0.3
+    form: str | None = None  # letters of sections
+    particles: int = 256
+    two_tracks: bool = False
     greedy_ratio: float = 0.0  # share of the events that are the most probable ones, 0..1
     beam_size: int = 0  # 0: sampling
     stochastic_beam_search: bool = False

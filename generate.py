@@ -32,6 +32,14 @@ import utils
 from analysis.surprise import analyze_file, summarize, write_surprise
 from config import DEVICES, GenerateConfig
 from generation.control import EXAMPLE, EXAMPLES, load_control, parse_control
+from generation.given_notes import (
+    Form,
+    Task,
+    load_accompaniment,
+    load_gap,
+    load_score,
+    parse_form,
+)
 from generation.pipeline import (
     MARGIN,
     MAX_EVENT_RATE,
@@ -46,7 +54,7 @@ from generation.pipeline import (
     load_primer,
 )
 from generation.sampling import Sampler
-from generation.writer import Formats, OutputFiles, write_sample
+from generation.writer import Formats, OutputFiles, write_arrangement, write_sample
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
@@ -56,6 +64,7 @@ from utils import Number, Parser
 from web.live import LiveSettings, check_live_path, write_live
 from web.player import check_player_path, write_player
 
+FORM_STRENGTH = 0.3  # of a section that returns
 DEFAULT_LENGTH = 1500  # events, about a minute
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
@@ -63,6 +72,12 @@ PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only")
 LIVE_OPTIONS = (  # which --live has
     *("live", "force", "session", "device", "seed", "control", "steering"),
     *("temperature", "repeats", "silence"),
+)
+GIVEN_OPTIONS = ("keep", "fill", "perform", "form")
+KEEP_OPTIONS = ("keep_tracks", "keep_pitches")
+PARTICLE_OPTIONS = ("particles", "two_tracks")
+OTHER_METHODS = (  # that do not go with given notes
+    *("primer", "max_length", "beam_size", "stochastic_beam_search", "greedy_ratio", "stream"),
 )
 SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
@@ -134,6 +149,7 @@ def build_parser() -> Parser:
     )
     add("--continuation-only", action="store_true", help="write the samples without the primer")
 
+    add_given_notes(parser)
     add = parser.add_argument_group("sampling").add_argument
     add("-T", "--temperature", type=positive, metavar="T", help="below 1 is safer, above wilder")
     for flag, events in (
@@ -203,6 +219,42 @@ def build_parser() -> Parser:
     return parser
 
 
+def add_given_notes(parser: Parser) -> None:
+    """Add the options for music around notes of a file."""
+    share = Number(float, 0, 1)
+    add = parser.add_argument_group("given notes").add_argument
+    add("--keep", metavar="FILE", help="MIDI file whose notes stay, with new notes around them")
+    add("--keep-tracks", metavar="NAMES", help="tracks to keep: names, all or piano")
+    add("--keep-pitches", metavar="LOW-HIGH", help="MIDI pitches to keep, such as 60-108")
+    add(
+        "--fill",
+        nargs=2,
+        metavar=("FROM-TO", "FILE"),
+        help="replace the notes of a MIDI file between two seconds, such as 30-40",
+    )
+    add("--perform", metavar="FILE", help="MIDI file of a score that is played expressively")
+    add(
+        "--strength",
+        type=share,
+        metavar="SHARE",
+        help="how far --perform, and a section that returns in --form, moves from its notes; "
+        "0: not at all (default: 1; with --form 0.3)",
+    )
+    add(
+        "--form",
+        metavar="LETTERS",
+        help="sections, such as 'A A B A': a letter that returns plays the same notes again; "
+        "needs --seconds; a control in parentheses is for one letter, 'A(C major;3) B(G7)'",
+    )
+    add(
+        "--particles",
+        type=Number(int, 1, 65536),
+        metavar="N",
+        help="candidates at a time; more fit the given notes better, but take longer",
+    )
+    add("--two-tracks", action="store_true", help="write the given notes as a second track")
+
+
 def parse_args(
     argv: Sequence[str] | None = None,
 ) -> tuple[GenerateConfig, ControlSchedule | None]:
@@ -222,12 +274,29 @@ def parse_args(
         check_combinations(options)
     except ValueError as error:
         parser.error(str(error))
+    if options.form is not None:
+        return options, parse_form_control(parser, options)
     if options.control is None or os.path.exists(options.control):
         return options, None
     try:
         return options, parse_control(options.control)
     except ValueError as error:
         parser.error(f"argument -c/--control: {error}")
+
+
+def parse_form_control(parser: Parser, options: GenerateConfig) -> ControlSchedule | None:
+    """Return the control of --form: that of its sections, or that of -c."""
+    text, flag = options.control, "-c/--control"
+    try:
+        _, sections_text = parse_form(options.form or "", options.seconds or 0.0)
+        if sections_text is not None:
+            text, flag = sections_text, "--form"
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        return None if text is None else parse_control(text)
+    except ValueError as error:
+        parser.error(f"argument {flag}: {error}")
 
 
 def check_combinations(options: GenerateConfig) -> None:
@@ -243,7 +312,16 @@ def check_combinations(options: GenerateConfig) -> None:
         raise ValueError("argument --seconds: not together with -l/--max-length")
     if options.guidance != 1 and options.control is None:
         raise ValueError("argument --guidance: only with a control, give one with -c")
+    if options.form is not None and options.seconds is None:
+        raise ValueError("argument --form: it needs a length, give one with --seconds")
+    tasks = [f"--{name}" for name in GIVEN_OPTIONS if getattr(options, name) is not None]
+    if len(tasks) > 1:
+        raise ValueError(f"argument {tasks[1]}: not together with {tasks[0]}")
     for names, is_wrong, reason in (
+        (KEEP_OPTIONS, options.keep is None, "only with --keep"),
+        (("strength",), not {"--perform", "--form"} & {*tasks}, "only with --perform or --form"),
+        (PARTICLE_OPTIONS, not tasks, f"only with one of --{', --'.join(GIVEN_OPTIONS)}"),
+        (OTHER_METHODS, bool(tasks), f"not together with {''.join(tasks)}"),
         (PRIMER_OPTIONS, options.primer is None, "only with a primer, give one with -i"),
         (SAMPLING_OPTIONS, options.beam_size > 0, "not together with -B/--beam-size"),
     ):
@@ -266,7 +344,7 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
 
     Options that do not change the music are left out.
     """
-    names = ("output_dir", "png", "wav", "soundfont", "html", "force", "stream")
+    names = ("two_tracks", "output_dir", "png", "wav", "soundfont", "html", "force", "stream")
     output_options = {name: getattr(GenerateConfig(), name) for name in names}
     options = replace(options, seed=seed, batch_size=number + 1, **output_options)
     return build_parser().to_argv(options)
@@ -485,6 +563,49 @@ def measure_files(options: GenerateConfig) -> Iterator[str]:
         raise ValueError("no file could be measured")
 
 
+def arrange(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
+    """Generate samples around given notes and write them; yield messages."""
+    job = prepare_job(options, control)
+    task = load_task(options, job.encoding)
+    check_output(options)
+    yield format_settings(options, job)
+    outputs = OutputFiles(Path(options.output_dir), options.force)
+    formats = Formats(options.png, options.wav, options.soundfont, options.two_tracks)
+    total, suffix = math.ceil(task.seconds), "%(index)d/%(max)d s  %(eta_td)s"
+    for number in range(options.batch_size):
+        bar = progress.bar.Bar("generating", max=total, suffix=suffix, file=sys.stderr)
+        show = partial(show_progress, bar)
+        arrangement = task.generate(job, number, options.particles, show)
+        bar.goto(total)
+        bar.finish()
+        metadata = build_metadata(options, job.seed, number)
+        write = partial(outputs.write, number)
+        yield from write_arrangement(write, job, arrangement, metadata, formats)
+    if options.html:
+        yield from write_player(Path(options.output_dir))
+
+
+def show_progress(bar: progress.bar.Bar, seconds: float) -> None:
+    """Move a progress bar to a number of seconds."""
+    bar.goto(min(bar.max, int(seconds)))
+
+
+def load_task(options: GenerateConfig, encoding: Encoding) -> Task:
+    """Return what to generate around the given notes; ValueError if it is impossible."""
+    sustain = not encoding.is_legacy
+    if options.keep is not None:
+        return load_accompaniment(options.keep, options.keep_tracks, options.keep_pitches, sustain)
+    if options.fill is not None:
+        seconds, path = options.fill
+        return load_gap(seconds, path, sustain)
+    if options.perform is not None:
+        strength = 1.0 if options.strength is None else options.strength
+        return load_score(options.perform, strength, sustain)
+    strength = FORM_STRENGTH if options.strength is None else options.strength
+    sections, _ = parse_form(options.form or "", options.seconds or 0.0)
+    return Form(sections, strength)
+
+
 def fill_samples(
     job: GenerationJob, samples: SampleBuffer, write_stream: Callable[[], None]
 ) -> None:
@@ -544,8 +665,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         if options.surprise:
             messages = measure_files(options)
+        elif options.live is not None:
+            messages = generate_live(options, control)
+        elif any(getattr(options, name) is not None for name in GIVEN_OPTIONS):
+            messages = arrange(options, control)
         else:
-            messages = (generate if options.live is None else generate_live)(options, control)
+            messages = generate(options, control)
         for message in messages:
             utils.print_line(message)
         return 0

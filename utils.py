@@ -341,6 +341,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
         value = action.metavar or "{" + ",".join(action.choices or ()) + "}"
+        if isinstance(value, tuple):  # an option with several values
+            value = " ".join(value)
         return f"{', '.join(action.option_strings)} {value}"  # as Python 3.13 does
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -393,6 +395,8 @@ class Parser(argparse.ArgumentParser):
             flags = [f for f in actions[name].option_strings if not f.startswith("--no-")]
             if isinstance(value, bool):
                 argv.append(flags[-1] if value else f"--no-{flags[-1][2:]}")
+            elif isinstance(value, list | tuple):
+                argv += [flags[-1], *map(str, value)]
             elif str(value).startswith("-"):
                 argv.append(f"{flags[-1]}={value}")
             else:

@@ -1,30 +1,59 @@
 """Music around given notes: accompany them, fill a gap, perform a score, repeat sections.
 
-Each mode says which events are given (`smc.GivenEvents`), and which free events may come between
-them. Times in this module are seconds of the file, and microseconds in the arrays of events.
+Each task says which events are given (`smc.GivenEvents`), and which free events may come between
+them. Times are seconds of the file; in the arrays of events, microseconds from the first generated
+event on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 
 import utils
-from generation.engine import NO_CONTROL, ControlTable, Engine, GenerationInputs, draw_init
-from generation.pipeline import MAX_NOTE_SECONDS, GenerationJob, build_control_table
+from generation.engine import (
+    NO_CONTEXT,
+    NO_CONTROL,
+    ControlTable,
+    Engine,
+    GenerationInputs,
+    draw_init,
+)
+from generation.pipeline import (
+    MAX_NOTE_SECONDS,
+    GenerationJob,
+    build_control_table,
+    build_density_target,
+)
 from generation.sampling import Sampler
 from generation.smc import FOREVER, EventTable, GivenEvents, ParticleFilter, Trace
+from midi.control_schedule import TIME_STEP, WINDOW
 from midi.notes import find_next_onsets
-from sequence import PITCHES, Encoding, EventSeq, NoteSeq
+from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq, encode_schedule
 from utils import Array
 
 CHORD = 7_000  # microseconds; given events closer together are at one time
-SHORTEST = 0.015  # seconds; notes of one key that start closer together cannot be encoded
+SHORTEST = 0.015  # seconds; the shortest time shift
+CONTEXT = 30.0  # seconds of the music before a gap that the network sees
+EVIDENCE = 4.0  # seconds of the music after a gap that decide what fits
+RUBATO = 0.25  # largest change of the time between two chords of a score, as a share
+MAX_SHIFT = 0.3  # seconds; largest change of an onset of a score
+CHORD_SPREAD = 0.04  # seconds; most between two notes of a chord of a score
+SCORE_CONTROLS = ("density", "histogram", "register", "spread")  # that a score decides
+RING = 1.0  # seconds for which a new note may sound after the end of a gap
 NO_EVENTS = np.empty(0, np.int64)
-Progress = Callable[[float], object]
+RANGES = EventSeq.feat_ranges()
+_INDEX = np.arange(EventSeq.dim())
+NOTE_ONS, NOTE_OFFS, VELOCITIES, SHIFTS = (np.isin(_INDEX, events) for events in RANGES.values())
+KEYS = np.where(NOTE_ONS, _INDEX, np.where(NOTE_OFFS, _INDEX - RANGES["note_off"].start, -1))
+
+Progress = Callable[[float], object]  # called with seconds of generated music
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +64,18 @@ class Arrangement:
     is_given: Array
     traces: tuple[Trace, ...] = ()
 
-    @property
-    def given(self) -> NoteSeq:
-        """The given notes."""
-        return select_notes(self.notes, self.is_given)
+
+class Task(Protocol):
+    """What to generate around which notes."""
 
     @property
-    def new(self) -> NoteSeq:
-        """The new notes."""
-        return select_notes(self.notes, ~self.is_given)
+    def seconds(self) -> float:
+        """The seconds of music that are generated, for a progress bar."""
+
+    def generate(
+        self, job: GenerationJob, number: int, particles: int, on_progress: Progress
+    ) -> Arrangement:
+        """Return sample `number` of a job."""
 
 
 def select_notes(notes: NoteSeq, is_selected: Array) -> NoteSeq:
@@ -53,8 +85,6 @@ def select_notes(notes: NoteSeq, is_selected: Array) -> NoteSeq:
 
 def check_notes(notes: NoteSeq, source: str) -> None:
     """Raise ValueError for notes that cannot be given; source: the file, for the message."""
-    if not len(notes):
-        raise ValueError(f"{source}: no notes")
     outside = ~np.isin(notes.pitches, PITCHES)
     if outside.any():
         pitch, start = notes.pitches[outside][0], notes.starts[outside][0]
@@ -76,121 +106,98 @@ def check_notes(notes: NoteSeq, source: str) -> None:
 # ---------------------------------------------------------------------------- given events
 
 
-@dataclass(frozen=True, eq=False)
-class _Kinds:
-    """Which of the 240 events are of a kind, bool [events]."""
+def build_given_events(
+    notes: NoteSeq,
+    origin: float,
+    encoding: Encoding,
+    sounding: NoteSeq | None = None,
+    opening: float = 0.0,
+    closing: float = np.inf,
+    last: float = np.inf,
+    end: float = 0.0,
+) -> GivenEvents:
+    """Return notes as given events: note on and note off at their times, with their velocity.
 
-    note_ons: Array
-    note_offs: Array
-    velocities: Array
-    shifts: Array
-
-
-def _list_kinds() -> _Kinds:
-    index = np.arange(EventSeq.dim())
-    return _Kinds(*(np.isin(index, events) for events in EventSeq.feat_ranges().values()))
+    notes: from `origin` on, the second at which generation starts; sounding: notes that sound at
+    the origin, whose ends are given; opening, closing: new notes may start between these seconds;
+    last: note offs after this second are left out; end: where the music ends, if this is later
+    than the last given event.
+    """
+    sounding = NoteSeq() if sounding is None else sounding
+    keys = np.concatenate([notes.pitches, notes.pitches, sounding.pitches]) - PITCHES.start
+    seconds = np.concatenate([notes.starts, _cut_ends(notes), sounding.ends])
+    is_on = np.arange(len(keys)) < len(notes)
+    velocities = np.full(len(keys), -1)
+    bins = np.searchsorted(encoding.velocity_edges, notes.velocities)
+    velocities[: len(notes)] = RANGES["velocity"].start + bins
+    times = np.rint(1e6 * np.maximum(seconds - origin, 0)).astype(np.int64)
+    rows = np.flatnonzero(seconds <= last)
+    groups, centers = _group_times(times[rows])
+    order = np.lexsort((keys[rows], is_on[rows], groups))
+    groups, rows = groups[order], rows[order]
+    keys, is_on, velocities = keys[rows], is_on[rows], velocities[rows]
+    # half the shortest time shift to both sides, so that every particle can reach the window
+    half = 1e6 * encoding.time_shifts[0] / encoding.ticks_per_second / 2
+    early, due = _list_free_events(keys, is_on, sounding.pitches - PITCHES.start)
+    group_ends = np.append(np.diff(groups) != 0, True)[: len(groups)]
+    group_ends &= np.isin(groups, groups[is_on])
+    group_ends[-1:] = True
+    return GivenEvents(
+        keys + np.where(is_on, 0, RANGES["note_off"].start),
+        velocities,
+        earliest=np.floor(centers[groups] - half).astype(np.int64),
+        latest=np.ceil(centers[groups] + half).astype(np.int64),
+        after=np.zeros(len(keys), np.int64),
+        within=np.full(len(keys), FOREVER),
+        early=early,
+        due=due,
+        group_ends=group_ends,
+        opening=round(1e6 * (opening - origin)),
+        closing=round(min(1e6 * (closing - origin), FOREVER)),
+        end=round(1e6 * max(0.0, end - origin)),
+        always_velocity=encoding.is_legacy,
+    )
 
 
 def _cut_ends(notes: NoteSeq) -> Array:
     """Return the ends of notes, at the latest when their key is struck again [notes]."""
     order = np.lexsort((notes.starts, notes.pitches))
     ends = notes.ends.copy()
-    ends[order] = np.minimum(
-        ends[order], find_next_onsets(notes.pitches[order], notes.starts[order])
-    )
+    following = find_next_onsets(notes.pitches[order], notes.starts[order])
+    ends[order] = np.minimum(ends[order], following)
     return np.maximum(ends, notes.starts + SHORTEST)
-
-
-def _to_microseconds(seconds: Array, origin: float) -> Array:
-    return np.rint(1e6 * (seconds - origin)).astype(np.int64)
-
-
-def build_given_events(
-    notes: NoteSeq,
-    origin: float,
-    encoding: Encoding,
-    sounding: NoteSeq | None = None,
-    extent: tuple[float, float] = (0.0, np.inf),
-    end: float = 0.0,
-) -> GivenEvents:
-    """Return notes as given events: note on and note off at their times, with their velocity.
-
-    notes: from `origin` on, the second at which generation starts. sounding: notes that started
-    before it and end after it. extent: where new notes may start, in seconds.
-    end: where the music ends, if this is after the last given event.
-    """
-    sounding = NoteSeq() if sounding is None else sounding
-    kinds = _list_kinds()
-    keys = np.concatenate([notes.pitches, notes.pitches, sounding.pitches]) - PITCHES.start
-    times = np.concatenate([notes.starts, _cut_ends(notes), sounding.ends])
-    times = _to_microseconds(times, origin)
-    is_on = np.arange(len(keys)) < len(notes)
-    bins = np.searchsorted(encoding.velocity_edges, notes.velocities)
-    velocities = np.full(len(keys), -1)
-    velocities[: len(notes)] = bins + EventSeq.feat_ranges()["velocity"].start
-    groups, centers = _group_times(times)
-    order = np.lexsort((keys, is_on, groups))
-    keys, is_on, groups, velocities = (c[order] for c in (keys, is_on, groups, velocities))
-    half = encoding.time_shifts[0] / encoding.ticks_per_second * 1e6 / 2
-    events = keys + np.where(is_on, 0, EventSeq.feat_ranges()["note_off"].start)
-    early, due = _allow_free_events(keys, is_on, sounding.pitches - PITCHES.start, kinds)
-    is_last = np.append(np.diff(groups) != 0, True)[: len(groups)]
-    has_on = np.isin(groups, groups[is_on])
-    is_last &= has_on
-    is_last[-1:] = True
-    opening, closing = (min(1e6 * (second - origin), FOREVER) for second in extent)
-    return GivenEvents(
-        events,
-        velocities,
-        earliest=np.floor(centers[groups] - half).astype(np.int64),
-        latest=np.ceil(centers[groups] + half).astype(np.int64),
-        after=np.zeros(len(events), np.int64),
-        within=np.full(len(events), FOREVER),
-        early=early,
-        due=due,
-        group_ends=is_last,
-        opening=round(opening),
-        closing=round(closing),
-        end=round(1e6 * max(0.0, end - origin)),
-        always_velocity=encoding.is_legacy,
-    )
 
 
 def _group_times(times: Array) -> tuple[Array, Array]:
     """Return the group of each time [times], and the center of each group [groups].
 
-    A group has times that are at most CHORD apart.
+    The times of a group are at most CHORD apart.
     """
-    groups, centers = np.zeros(len(times), np.int64), []
+    groups, start = np.zeros(len(times), np.int64), 0
+    centers: list[float] = []
     order = np.argsort(times, kind="stable")
-    start = 0
     for position in range(1, len(order) + 1):
         if position == len(order) or times[order[position]] - times[order[start]] > CHORD:
             groups[order[start:position]] = len(centers)
             centers.append((times[order[start]] + times[order[position - 1]]) / 2)
             start = position
-    return groups, np.array(centers)
+    return groups, np.array(centers, np.float64)
 
 
-def _allow_free_events(
-    keys: Array, is_on: Array, held: Array, kinds: _Kinds
-) -> tuple[Array, Array]:
+def _list_free_events(keys: Array, is_on: Array, held: Array) -> tuple[Array, Array]:
     """Return which free events may come around given notes: `early` and `due` of GivenEvents.
 
-    A key that is held belongs to its given note. Before a due event come only note offs, and
-    lower note ons, because this is the order of events at one time.
+    A key that is held, at first those in `held`, belongs to its given note. Before a due event
+    come only note offs and, before a note on, lower ones: this is the order of events at one time.
     """
-    index = np.arange(len(kinds.note_ons))
-    key_of_event = np.where(kinds.note_ons, index, -1)
-    key_of_event[kinds.note_offs] = np.arange(kinds.note_offs.sum())
-    early = np.ones((len(keys) + 1, len(index)), bool)
-    due = np.ones((len(keys), len(index)), bool)
+    early = np.ones((len(keys) + 1, len(KEYS)), bool)
+    due = np.ones((len(keys), len(KEYS)), bool)
     current = set(held.tolist())
     for row, (key, on) in enumerate(zip(keys.tolist(), is_on.tolist(), strict=True)):
-        early[row] = ~np.isin(key_of_event, list(current))
-        due[row] = early[row] & ~(kinds.note_ons & (index >= key if on else True))
+        early[row] = ~np.isin(KEYS, list(current))
+        due[row] = early[row] & (~NOTE_ONS | ((key > KEYS) & on))
         (current.add if on else current.discard)(key)
-    early[-1] = ~np.isin(key_of_event, list(current))
+    early[-1] = ~np.isin(KEYS, list(current))
     return early, due
 
 
@@ -198,102 +205,559 @@ def _allow_free_events(
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """Where generation starts: after a context, at second `origin` of the file.
+class Context:
+    """The music before the first generated event.
 
-    context: events before it, int64 [steps]; context_start: the second of its first event;
-    controls: those of the context, and of what follows, from second `control_start` on.
+    events: int64 [steps]; controls: their control vectors [steps, dim]; origin: the second of the
+    file at which generation starts; sounding: the notes that sound then.
     """
 
+    events: Array
+    controls: Array
     origin: float
-    context: Array = None  # type: ignore
-    context_start: float = 0.0
+    sounding: NoteSeq
+
+
+def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
+    """Return the last seconds of the notes that start before `end`."""
+    encoding = job.encoding
+    notes = select_notes(notes, (notes.starts >= end - CONTEXT) & (notes.starts < end))
+    notes = select_notes(notes, np.isin(notes.pitches, PITCHES))
+    if not len(notes):
+        return Context(NO_EVENTS, np.empty((0, job.model.layout.dim)), end, NoteSeq())
+    start = float(notes.starts[0])
+    whole = EventSeq.from_note_seq(notes.adjust_time(-start), encoding)
+    seconds = whole.times / encoding.ticks_per_second
+    events = whole.to_array().astype(np.int64)
+    count = int(np.flatnonzero(~SHIFTS[events] & (seconds < end - start))[-1]) + 1
+    controls = ControlSeq.from_event_seq(whole).encode(job.model.layout)[:count]
+    is_held = np.zeros(len(notes), bool)
+    for key in np.unique(notes.pitches) - PITCHES.start:
+        of_key = np.flatnonzero(KEYS[events[:count]] == key)
+        if len(of_key) and NOTE_ONS[events[of_key[-1]]]:
+            is_held[np.flatnonzero(notes.pitches == key + PITCHES.start)[-1]] = True
+    origin = start + float(seconds[count - 1])
+    return Context(events[:count], controls, origin, select_notes(notes, is_held))
 
 
 def run_particles(
     job: GenerationJob,
     given: GivenEvents,
-    number: int,
+    seed: int,
     particles: int,
     controls: ControlTable,
-    control_offset: float = 0.0,
-    context: Array = NO_EVENTS,
-    context_controls: ControlTable = NO_CONTROL,
+    control_start: float = 0.0,
+    context: Context | None = None,
     on_progress: Progress | None = None,
 ) -> Trace:
-    """Return sample `number` of a job, with the given events.
+    """Return one sequence with the given events.
 
-    controls: from `control_offset` seconds before the first generated event on.
+    controls: the control table; generation starts at second `control_start` of it.
     """
-    seed = utils.derive_seed(job.seed, number)
-    init, generators = draw_init(job.model, seed, 1 if len(context) else particles)
+    has_context = context is not None and len(context.events) > 0
+    init, generators = draw_init(job.model, seed, 1 if has_context else particles)
     if job.init_zero:
         init = torch.zeros_like(init)
-    inputs = GenerationInputs(
-        init,
-        generators,
-        job.constraints,
-        controls,
-        torch.from_numpy(context),
-        context_controls,
-    )
+    events, context_controls = NO_CONTEXT, NO_CONTROL
+    if context is not None and has_context:
+        events = torch.from_numpy(context.events)
+        if controls.controls is not None:
+            rows = torch.from_numpy(context.controls).to(job.model.device)
+            context_controls = ControlTable(rows[:, None])
+    constraints, sampler = job.constraints, job.method
+    inputs = GenerationInputs(init, generators, constraints, controls, events, context_controls)
     engine = Engine(job.model, job.exact, job.guidance)
     rng = torch.Generator().manual_seed(utils.derive_seed(seed, particles))
-    assert isinstance(job.method, Sampler)
+    assert isinstance(sampler, Sampler)  # noqa: S101
     table = EventTable.build(job.encoding)
-    filter_ = ParticleFilter(engine, inputs, table, given, job.method, rng, control_offset)
-    return filter_.run(particles, on_progress)
+    population = ParticleFilter(engine, inputs, table, given, sampler, rng, control_start)
+    return population.run(particles, on_progress)
 
 
-def accompany(
-    job: GenerationJob,
-    notes: NoteSeq,
-    number: int,
-    particles: int,
-    on_progress: Progress | None = None,
-) -> Arrangement:
-    """Return given notes with new notes around them, from the first to the end of the last."""
-    origin = float(notes.starts[0])
-    end = max(notes.seconds, job.extent.seconds or 0.0)
-    given = build_given_events(notes, origin, job.encoding, end=end)
-    controls = build_control_table(job.control, job.encoding, job.model.device, job.steering)
-    trace = run_particles(job, given, number, particles, controls, origin, on_progress=on_progress)
-    new = decode_new_notes(NO_EVENTS, trace, job.encoding, origin)
-    return merge_notes(notes, new.truncate(end), (trace,))
-
-
-def decode_new_notes(context: Array, trace: Trace, encoding: Encoding, origin: float) -> NoteSeq:
-    """Return the notes of the free note ons of a trace, in seconds of the file.
-
-    context: the events before it; origin: the second at which the trace starts.
-    """
-    events = EventSeq(np.concatenate([context, trace.events]), encoding)
-    is_new = ~trace.is_given & (trace.events < EventSeq.feat_ranges()["note_on"].stop)
-    positions = len(context) + np.flatnonzero(is_new)
-    starts = events.times[positions] / encoding.ticks_per_second
-    wanted = set(zip(starts.tolist(), trace.events[is_new].tolist(), strict=True))
-    notes = events.to_note_seq().limit_durations(MAX_NOTE_SECONDS)
-    keys = notes.pitches - PITCHES.start
-    pairs = zip(notes.starts.tolist(), keys.tolist(), strict=True)
-    notes = select_notes(notes, np.array([pair in wanted for pair in pairs], bool))
-    start = events.times[len(context)] / encoding.ticks_per_second if len(trace.events) else 0.0
-    return notes.adjust_time(origin - float(start))
+def decode_new_notes(context: Context, trace: Trace, encoding: Encoding) -> NoteSeq:
+    """Return the notes of the free note ons of a trace, in seconds of the file."""
+    events = EventSeq(np.concatenate([context.events, trace.events]), encoding)
+    is_on = NOTE_ONS[events.to_array()]
+    is_given = np.concatenate([np.ones(len(context.events), bool), trace.is_given])[is_on]
+    starts = events.times[is_on] - (events.times[len(context.events)] if len(trace.events) else 0)
+    lengths = events.note_lengths
+    ticks = encoding.ticks_per_second
+    columns = (starts / ticks, (starts + lengths) / ticks)
+    notes = (events.to_array()[is_on].astype(int) + PITCHES.start, events.note_velocities)
+    new = NoteSeq(*(column[~is_given] for column in (*columns, *notes)))
+    order = np.lexsort((new.starts, new.pitches))
+    repeats = (np.diff(new.pitches[order]) == 0) & (np.diff(new.starts[order]) == 0)
+    new = select_notes(new, ~np.isin(np.arange(len(new)), order[1:][repeats]))
+    return new.adjust_time(context.origin).limit_durations(MAX_NOTE_SECONDS)
 
 
 def merge_notes(given: NoteSeq, new: NoteSeq, traces: tuple[Trace, ...] = ()) -> Arrangement:
     """Return given notes, unchanged, with new notes.
 
-    A new note ends when a given note strikes its key, and begins when the one before it has ended.
+    A new note ends when a given note strikes its key, and starts when the one before it has ended.
     """
     starts, ends = new.starts.copy(), new.ends.copy()
     for k, pitch in enumerate(new.pitches):
         same = given.pitches == pitch
-        later = given.starts[same & (given.starts > starts[k])]
-        ends[k] = min(ends[k], later.min(initial=np.inf))
+        ends[k] = min(ends[k], given.starts[same & (given.starts > starts[k])].min(initial=np.inf))
         before = given.ends[same & (given.starts <= starts[k])]
         starts[k] = max(starts[k], before.max(initial=0.0))
-    keep = ends - starts >= SHORTEST / 2
-    columns = [c[keep] for c in (starts, ends, new.pitches, new.velocities)]
+    is_kept = ends - starts > 0.001
+    columns = [c[is_kept] for c in (starts, ends, new.pitches, new.velocities)]
     joined = [np.concatenate(pair) for pair in zip(given.columns, columns, strict=True)]
     order = np.lexsort((joined[2], joined[0]))  # the order of NoteSeq
     return Arrangement(NoteSeq(*joined), (np.arange(len(order)) < len(given))[order], traces)
+
+
+# ----------------------------------------------------------------------------- accompaniment
+
+
+@dataclass(frozen=True, eq=False)
+class Accompaniment:
+    """Keep notes, and generate others around them, from the first onset to the last end."""
+
+    notes: NoteSeq
+
+    @property
+    def seconds(self) -> float:
+        return self.notes.seconds - float(self.notes.starts[0])
+
+    def generate(
+        self, job: GenerationJob, number: int, particles: int, on_progress: Progress
+    ) -> Arrangement:
+        origin, end = float(self.notes.starts[0]), self.notes.seconds
+        given = build_given_events(self.notes, origin, job.encoding, end=end)
+        controls = build_control_table(
+            job.control, job.encoding, job.model.device, job.steering, job.model.layout
+        )
+        seed = utils.derive_seed(job.seed, number)
+        trace = run_particles(
+            job, given, seed, particles, controls, origin, on_progress=on_progress
+        )
+        context = Context(NO_EVENTS, np.empty((0, 0)), origin, NoteSeq())
+        new = decode_new_notes(context, trace, job.encoding).truncate(end)
+        return merge_notes(self.notes, new, (trace,))
+
+
+# ------------------------------------------------------------------------------------- gap
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """Replace the notes that start between two seconds; all other notes stay as they are."""
+
+    notes: NoteSeq
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end + EVIDENCE - self.start
+
+    def generate(
+        self, job: GenerationJob, number: int, particles: int, on_progress: Progress
+    ) -> Arrangement:
+        before = select_notes(self.notes, self.notes.starts < self.start)
+        after = select_notes(self.notes, self.notes.starts >= self.end)
+        controls = build_gap_controls(job, before, after, self.start, self.end)
+        seed = utils.derive_seed(job.seed, number)
+        new, trace = generate_between(
+            job, before, after, (self.start, self.end), controls, seed, particles, on_progress
+        )
+        kept = (self.notes.starts < self.start) | (self.notes.starts >= self.end)
+        return merge_notes(select_notes(self.notes, kept), new, (trace,))
+
+
+def generate_between(
+    job: GenerationJob,
+    before: NoteSeq,
+    after: NoteSeq,
+    gap: tuple[float, float],
+    controls: Array | None,
+    seed: int,
+    particles: int,
+    on_progress: Progress,
+) -> tuple[NoteSeq, Trace]:
+    """Return new notes that start in a gap (from and to a second), and how the particles did.
+
+    before: the notes before the gap, which the network sees; after: those after it. The first
+    seconds of them decide which particles fit.
+    controls: control vectors from the start of the gap on, a row for each TIME_STEP, or None.
+    """
+    start, end = gap
+    job = replace(job, constraints=replace(job.constraints, max_silence=0.0))  # notes may rest
+    context = build_context(job, before, start)
+    evidence = keep_playable(select_notes(after, after.starts < end + EVIDENCE))
+    given = build_given_events(
+        evidence,
+        context.origin,
+        job.encoding,
+        context.sounding,
+        opening=start,
+        closing=end,
+        last=end + EVIDENCE,
+        end=end,
+    )
+    table = build_table(job, controls)
+    trace = run_particles(
+        *(job, given, seed, particles, table, context.origin - start, context, on_progress)
+    )
+    return decode_new_notes(context, trace, job.encoding).truncate(end + RING), trace
+
+
+def keep_playable(notes: NoteSeq) -> NoteSeq:
+    """Return the notes that can be encoded: on the piano, and at most one on a key at a time."""
+    notes = select_notes(notes, np.isin(notes.pitches, PITCHES))
+    order = np.lexsort((notes.starts, notes.pitches))
+    pitches, starts = notes.pitches[order], notes.starts[order]
+    repeats = np.append(False, (np.diff(pitches) == 0) & (np.diff(starts) < SHORTEST))
+    return select_notes(notes, ~np.isin(np.arange(len(notes)), order[repeats[: len(notes)]]))
+
+
+def build_table(job: GenerationJob, controls: Array | None) -> ControlTable:
+    """Return control vectors [rows, dim], a row for each TIME_STEP, as a table."""
+    if controls is None:
+        return NO_CONTROL
+    device = job.model.device
+    durations = torch.from_numpy(EventSeq.event_durations(job.encoding)).to(device)
+    target = None
+    if job.steering and "density" in job.model.layout.names:
+        target = build_density_target(job.encoding)
+    rows = torch.from_numpy(controls.astype(np.float32)).to(device)[:, None]
+    return ControlTable(rows, durations, round(1000 * TIME_STEP), target)
+
+
+def count_steps(start: float, end: float) -> int:
+    """Return the number of steps of TIME_STEP between two seconds, at least 1."""
+    return max(1, math.ceil((end - start) / TIME_STEP))
+
+
+def build_plan(job: GenerationJob, start: float, end: float) -> Array | None:
+    """Return the control vectors of the job between two seconds, a row for each TIME_STEP.
+
+    None if it has no control.
+    """
+    if job.control is None:
+        return None
+    first = round(start / TIME_STEP)
+    plan = job.control.average(first, first + count_steps(start, end))
+    return encode_schedule(plan, job.model.layout)
+
+
+def measure_controls(job: GenerationJob, notes: NoteSeq, times: Array) -> Array:
+    """Return the control vectors of notes at some times in seconds, float32 [times, dim].
+
+    At each time, a control describes the two seconds after it.
+    """
+    start = float(notes.starts[0])
+    events = EventSeq.from_note_seq(notes.adjust_time(-start), job.encoding)
+    seconds = start + events.times / job.encoding.ticks_per_second
+    rows = np.searchsorted(seconds, times).clip(0, len(seconds) - 1)
+    return ControlSeq.from_event_seq(events).encode(job.model.layout)[rows]
+
+
+def build_gap_controls(
+    job: GenerationJob, before: NoteSeq, after: NoteSeq, start: float, end: float
+) -> Array | None:
+    """Return the control vectors of a gap and of what follows, a row for each TIME_STEP.
+
+    In the gap this is the control of the job, or else a gradual change from the music just before
+    the gap to the music just after it; after the gap it is that of the notes. None if there is
+    no control and no music.
+    """
+    layout = job.model.layout
+    times = start + TIME_STEP * np.arange(count_steps(start, end + EVIDENCE))
+    if job.control is None:
+        vectors = _blend_sides(job, before, after, times, (start, end))
+        visible: Sequence[str] = layout.names
+    else:
+        vectors = build_plan(job, start, end + EVIDENCE)
+        visible = job.control.requested_controls
+    if vectors is None:
+        return None
+    near = select_notes(after, after.starts < end + EVIDENCE + WINDOW)
+    if len(near):
+        is_after = times >= end
+        vectors[is_after] = layout.hide(measure_controls(job, near, times[is_after]), visible)
+    return vectors
+
+
+def _blend_sides(
+    job: GenerationJob, before: NoteSeq, after: NoteSeq, times: Array, gap: tuple[float, float]
+) -> Array | None:
+    """Return control vectors that change gradually from the music before a gap to that after it."""
+    start, end = gap
+    last = select_notes(before, before.starts >= start - WINDOW)
+    first = select_notes(after, after.starts < end + WINDOW)
+    sides = [measure_controls(job, side, side.starts[:1]) for side in (last, first) if len(side)]
+    if not sides:
+        return None
+    share = np.clip((times - start) / (end - start), 0, 1)[:, None]
+    return np.asarray((1 - share) * sides[0] + share * sides[-1])
+
+
+# -------------------------------------------------------------------------------- performance
+
+
+@dataclass(frozen=True, eq=False)
+class ScorePerformance:
+    """Play the notes of a score: the network chooses onsets, lengths and velocities.
+
+    strength: how far the performance moves from the score to what the network plays, 0-1.
+    """
+
+    score: NoteSeq
+    strength: float
+
+    @property
+    def seconds(self) -> float:
+        return self.score.seconds - float(self.score.starts[0])
+
+    def generate(
+        self, job: GenerationJob, number: int, particles: int, on_progress: Progress
+    ) -> Arrangement:
+        seed = utils.derive_seed(job.seed, number)
+        start = float(self.score.starts[0])
+        notes, traces = perform(
+            job, self.score, NoteSeq(), start, self.strength, seed, particles, on_progress
+        )
+        return Arrangement(notes, np.zeros(len(notes), bool), traces)
+
+
+def perform(
+    job: GenerationJob,
+    score: NoteSeq,
+    before: NoteSeq,
+    start: float,
+    strength: float,
+    seed: int,
+    particles: int,
+    on_progress: Progress,
+) -> tuple[NoteSeq, tuple[Trace, ...]]:
+    """Return a performance of a score, and how the particles did.
+
+    before: notes before second `start`, which the network sees.
+    """
+    if strength == 0 or not len(score):
+        return score, ()
+    job = replace(job, constraints=replace(job.constraints, max_silence=0.0, max_repeats=0))
+    context = build_context(job, before, start)
+    order, given = build_score_events(score, context, job.encoding)
+    controls = build_plan(job, start, score.seconds + RING)
+    if controls is None:
+        times = start + TIME_STEP * np.arange(count_steps(start, score.seconds + RING))
+        controls = job.model.layout.hide(measure_controls(job, score, times), SCORE_CONTROLS)
+    table = build_table(replace(job, steering=False), controls)
+    trace = run_particles(
+        *(job, given, seed, particles, table, context.origin - start, context, on_progress)
+    )
+    played = _decode_given(trace, job.encoding, context.origin)
+    return blend_notes(score, order, played, strength), (trace,)
+
+
+def build_score_events(
+    score: NoteSeq, context: Context, encoding: Encoding
+) -> tuple[Array, GivenEvents]:
+    """Return the order of the notes of a score, int64 [notes], and their note ons as given events.
+
+    The free events are note offs, velocities and time shifts.
+    """
+    times = np.rint(1e6 * np.maximum(score.starts - context.origin, 0)).astype(np.int64)
+    keys = score.pitches - PITCHES.start
+    groups, _ = _group_times(times)
+    order = np.lexsort((keys, groups))
+    groups, times, keys = groups[order], times[order], keys[order]
+    is_first = np.diff(groups, prepend=-1) != 0
+    onsets = times[is_first]
+    gaps = np.diff(onsets, prepend=onsets[0])[groups]  # since the chord before
+    half = 1e6 * encoding.time_shifts[0] / encoding.ticks_per_second / 2
+    window = np.where(onsets[groups] > 0, 1e6 * MAX_SHIFT, half)
+    spread = 1e6 * CHORD_SPREAD
+    earliest = np.where(is_first, onsets[groups] - window, 0)
+    after = np.where(is_first, (1 - RUBATO) * gaps - spread, 0).clip(0)
+    within = np.where(is_first, (1 + RUBATO) * gaps + half, spread)
+    within[groups == 0] = np.where(is_first[groups == 0], FOREVER, spread)
+    given = GivenEvents(
+        keys,
+        np.full(len(order), -1),
+        earliest=earliest.astype(np.int64),
+        latest=(onsets[groups] + window + spread * ~is_first).astype(np.int64),
+        after=after.astype(np.int64),
+        within=within.astype(np.int64),
+        early=np.tile(NOTE_OFFS | SHIFTS, (len(order) + 1, 1)),
+        due=np.tile(NOTE_OFFS | SHIFTS | VELOCITIES, (len(order), 1)),
+        group_ends=np.append(is_first[1:], True),
+        opening=0,
+        closing=0,
+        end=round(1e6 * (score.seconds + RING - context.origin)),
+    )
+    return order, given
+
+
+def _decode_given(trace: Trace, encoding: Encoding, origin: float) -> tuple[Array, Array, Array]:
+    """Return starts, ends and velocities of the given note ons of a trace, in its order."""
+    events = EventSeq(trace.events, encoding)
+    starts = origin + events.times[NOTE_ONS[trace.events]] / encoding.ticks_per_second
+    ends = starts + events.note_lengths / encoding.ticks_per_second
+    return starts, ends, events.note_velocities
+
+
+def blend_notes(
+    score: NoteSeq, order: Array, played: tuple[Array, Array, Array], strength: float
+) -> NoteSeq:
+    """Return the notes of a score, moved by a share `strength` to those that were played.
+
+    order: the note of the score that each played note is. Lengths are blended on a log scale.
+    """
+    starts, ends, velocities = (column[np.argsort(order)] for column in played)
+    lengths = np.clip(ends - starts, SHORTEST, MAX_NOTE_SECONDS)
+    written = np.maximum(score.ends - score.starts, SHORTEST)
+    starts = score.starts + strength * (starts - score.starts)
+    ends = starts + written ** (1 - strength) * lengths**strength
+    velocity = np.rint(score.velocities + strength * (velocities - score.velocities))
+    starts = np.maximum(starts, 0.0)
+    return NoteSeq.merge(NoteSeq(starts, np.maximum(ends, starts), score.pitches, velocity))
+
+
+# --------------------------------------------------------------------------------------- form
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a form: its letter, and its start and end in seconds."""
+
+    letter: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Generate sections; a letter that returns plays the same notes in a new performance.
+
+    strength: how much the new performance differs, 0-1.
+    """
+
+    sections: tuple[Section, ...]
+    strength: float
+
+    @property
+    def seconds(self) -> float:
+        return self.sections[-1].end
+
+    def generate(
+        self, job: GenerationJob, number: int, particles: int, on_progress: Progress
+    ) -> Arrangement:
+        notes = NoteSeq()
+        themes: dict[str, NoteSeq] = {}
+        traces: list[Trace] = []
+        for index, section in enumerate(self.sections):
+            seed = utils.derive_seed(job.seed, number, index)
+            start, end = section.start, section.end
+
+            def show(seconds: float, start: float = start) -> None:
+                on_progress(start + seconds)
+
+            if section.letter in themes:
+                score = themes[section.letter].adjust_time(start)
+                new, more = perform(job, score, notes, start, self.strength, seed, particles, show)
+                traces += more
+            else:
+                following = self._find_theme(index + 1, themes)
+                count = particles if len(following) else 1  # all fit what follows equally
+                controls = build_plan(job, start, end + EVIDENCE)
+                new, trace = generate_between(
+                    job, notes, following, (start, end), controls, seed, count, show
+                )
+                if len(following):
+                    traces.append(trace)
+                themes[section.letter] = new.adjust_time(-start)
+            notes = NoteSeq.merge(notes, new)
+        return Arrangement(notes, np.zeros(len(notes), bool), tuple(traces))
+
+    def _find_theme(self, index: int, themes: dict[str, NoteSeq]) -> NoteSeq:
+        """Return the notes of section `index` at its time; none if they do not exist yet."""
+        if index >= len(self.sections) or self.sections[index].letter not in themes:
+            return NoteSeq()
+        return themes[self.sections[index].letter].adjust_time(self.sections[index].start)
+
+
+def load_accompaniment(path: str, tracks: str, pitches: str | None, sustain: bool) -> Accompaniment:
+    """Load the notes of a MIDI file that are kept.
+
+    tracks: see `NoteSeq.from_midi_file`; pitches: LOW-HIGH, or None for all.
+    Raises ValueError for notes that cannot be kept, or if there are none.
+    """
+    notes = NoteSeq.from_midi_file(path, sustain=sustain, tracks=tracks)
+    if pitches is not None:
+        low, high = parse_range(pitches, "--keep-pitches", "60-108")
+        notes = select_notes(notes, (notes.pitches >= low) & (notes.pitches <= high))
+    if not len(notes):
+        where = f" from pitch {low:g} to {high:g}" if pitches is not None else ""
+        raise ValueError(f"{path}: no notes{where}, so none can be kept")
+    check_notes(notes, path)
+    return Accompaniment(notes)
+
+
+def parse_range(text: str, flag: str, example: str) -> tuple[float, float]:
+    """Return the two numbers of LOW-HIGH; raise ValueError, naming the flag, for other texts."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*-\s*(\d+(?:\.\d*)?)\s*", text)
+    if not match or not float(match[1]) < float(match[2]):
+        raise ValueError(
+            f"argument {flag}: {text!r} is not a range of two numbers, the smaller one first, "
+            f"such as {example}"
+        )
+    return float(match[1]), float(match[2])
+
+
+def load_gap(seconds: str, path: str, sustain: bool) -> Gap:
+    """Load a MIDI file with a gap from one second to another, FROM-TO.
+
+    Raises ValueError if the gap is not in the file, or nothing would stay.
+    """
+    start, end = parse_range(seconds, "--fill", "30-40")
+    notes = NoteSeq.from_midi_file(path, sustain=sustain)
+    if end > notes.seconds:
+        raise ValueError(
+            f"argument --fill: {path} ends at second {notes.seconds:.2f}, so {seconds} is not in it"
+        )
+    if ((notes.starts >= start) & (notes.starts < end)).all():
+        raise ValueError(f"argument --fill: {path} has no notes outside of {seconds}")
+    return Gap(notes, start, end)
+
+
+def load_score(path: str, strength: float, sustain: bool) -> ScorePerformance:
+    """Load a score; raise ValueError if it has no notes, or notes that cannot be played."""
+    score = NoteSeq.from_midi_file(path, sustain=sustain)
+    if not len(score):
+        raise ValueError(f"{path}: no notes, so it cannot be performed")
+    check_notes(score, path)
+    return ScorePerformance(score, strength)
+
+
+def parse_form(text: str, seconds: float) -> tuple[tuple[Section, ...], str | None]:
+    """Return the sections of a form such as 'A A B A', all equally long, and its control.
+
+    A letter may have a control in parentheses, 'A(C major;3) B(A minor;6) A'; the control of the
+    form is then a text in the grammar of -c, else None. Raises ValueError for other texts.
+    """
+    if not re.fullmatch(r"\s*([A-Za-z]\s*(\([^()]*\)\s*)?)+", text):
+        raise ValueError(
+            f"argument --form: {text!r} is not a row of letters, such as 'A A B A' or "
+            "'A(C major;3) B(A minor;6) A'"
+        )
+    parts = re.findall(r"([A-Za-z])\s*(?:\(([^()]*)\))?", text)
+    length = seconds / len(parts)
+    sections = tuple(Section(p[0], k * length, (k + 1) * length) for k, p in enumerate(parts))
+    controls: dict[str, str] = {}
+    for letter, control in parts:
+        controls.setdefault(letter, control.strip())
+    if not any(controls.values()):
+        return sections, None
+    for letter, control in controls.items():
+        if not control:
+            raise ValueError(f"argument --form: section {letter} has no control, but others have")
+    plan = [
+        f"{controls[s.letter]} @{s.start:g}" if s.start else controls[s.letter] for s in sections
+    ]
+    return sections, " | ".join(plan)

@@ -365,7 +365,7 @@ class ParticleFilter:
         `end` of one more than there are means until the end of the music.
         """
         parts = []
-        limit = self._limit_steps(end)
+        limit = self._limit_steps(int(particles.pointer.min()), end)
         for step in range(limit):
             done = self._is_done(particles, end)
             if step == limit - 1:
@@ -379,10 +379,11 @@ class ParticleFilter:
             self._step(particles, history)
         return _Particles.join(parts)
 
-    def _limit_steps(self, end: int) -> int:
-        stops = np.append(self._given.latest, self._given.end)
-        start = stops[end - 2] if end > 1 else 0
-        return MIN_STEPS + math.ceil(max(0, stops[end - 1] - start) / 1e6 * MAX_RATE) + 8
+    def _limit_steps(self, start: int, end: int) -> int:
+        """Return the most steps from `start` given events to `end`; see `_advance`."""
+        times = [0, *self._given.latest.tolist(), self._given.end]
+        seconds = max(0, times[end] - times[start]) / 1e6
+        return MIN_STEPS + 2 * (end - start) + math.ceil(MAX_RATE * seconds)
 
     def _is_done(self, particles: _Particles, end: int) -> Tensor:
         if end <= len(self._given.events):
@@ -391,7 +392,6 @@ class ParticleFilter:
 
     def _step(self, particles: _Particles, history: _History) -> None:
         """Generate the next event of each particle, and update the particles."""
-        table = self._table
         logits = self._engine.step(particles.state, particles.event)
         opens, closes = self._find_window(particles)
         is_due = (particles.clock >= opens) | particles.is_bound

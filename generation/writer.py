@@ -13,24 +13,28 @@ import numpy as np
 
 import utils
 from generation.control_metrics import compare_sections
+from generation.given_notes import Arrangement
 from generation.pipeline import GenerationJob, decode_sample
 from midi import synth
-from midi.control_schedule import ControlSchedule
+from midi.control_schedule import TIME_STEP, ControlSchedule
 from midi.metadata import encode_metadata, format_title, summarize_sample
 from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
+from utils import Array
 
 
 @dataclass(frozen=True)
 class Formats:
     """The formats of a sample besides MIDI: picture and audio.
 
-    soundfont: .sf2 file for the audio; None: that of pretty_midi.
+    soundfont: .sf2 file for the audio; None: that of pretty_midi; two_tracks: whether the MIDI
+    file has a second track with the given notes.
     """
 
     png: bool = False
     wav: bool = False
     soundfont: str | None = None
+    two_tracks: bool = False
 
 
 class OutputFiles:
@@ -83,17 +87,64 @@ def write_sample(
     notes = decode_sample(job, events)
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
-    path = write(notes.to_midi_bytes(texts=encode_metadata(metadata, requested)))
-    if formats.png:
-        title = f"{path.stem}   {format_title(metadata)}"
-        summary = summarize_sample(notes, requested)
-        picture = draw_piano_roll(notes, title, requested, summary, metadata["made with"])
-        utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
-    if formats.wav:
-        synth.render_audio(path, path.with_suffix(".wav"), formats.soundfont)
+    is_given = np.zeros(len(notes), bool)
+    path = _write_files(write, notes, is_given, requested, metadata, formats)
     yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
     if job.control is not None:
         yield from (f"  {line}" for line in compare_sections(events, job.control))
+
+
+def write_arrangement(
+    write: Callable[[bytes], Path],
+    job: GenerationJob,
+    arrangement: Arrangement,
+    metadata: dict[str, str],
+    formats: Formats,
+) -> Iterator[str]:
+    """Write given and new notes as `write_sample` writes a sample; yield messages."""
+    notes = arrangement.notes
+    requested = None
+    if job.control is not None:
+        times = np.arange(0.0, max(notes.seconds, TIME_STEP), TIME_STEP)
+        rows = np.arange(1 if len(job.control) == 1 else len(times))
+        requested = job.control.evaluate(times, rows).select(rows, times[rows])
+    path = _write_files(write, notes, arrangement.is_given, requested, metadata, formats)
+    given = int(arrangement.is_given.sum())
+    kept = f"{given} given and {len(notes) - given} new notes" if given else f"{len(notes)} notes"
+    yield f"{path}: {kept}, {notes.seconds:.1f} s"
+    if arrangement.traces:
+        size = min(trace.lowest_size for trace in arrangement.traces)
+        parents = min(trace.fewest_parents for trace in arrangement.traces)
+        ancestors = min(trace.ancestors for trace in arrangement.traces)
+        yield (
+            f"  particles: lowest effective number {size:.1f}, at least {parents} distinct "
+            f"parents, {ancestors} distinct at the start"
+        )
+    if job.control is not None:
+        events = EventSeq.from_note_seq(notes, job.encoding)
+        yield from (f"  {line}" for line in compare_sections(events, job.control))
+
+
+def _write_files(
+    write: Callable[[bytes], Path],
+    notes: NoteSeq,
+    is_given: Array,
+    requested: ControlSchedule | None,
+    metadata: dict[str, str],
+    formats: Formats,
+) -> Path:
+    """Write notes as MIDI and in the other formats; return the path of the MIDI file."""
+    texts = encode_metadata(metadata, requested, is_given)
+    second = is_given if formats.two_tracks else None
+    path = write(notes.to_midi_bytes(texts=texts, second=second))
+    if formats.png:
+        title = f"{path.stem}   {format_title(metadata)}"
+        summary, command = summarize_sample(notes, requested), metadata["made with"]
+        picture = draw_piano_roll(notes, title, requested, summary, command, is_given)
+        utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
+    if formats.wav:
+        synth.render_audio(path, path.with_suffix(".wav"), formats.soundfont)
+    return path
 
 
 def find_start(job: GenerationJob, events: EventSeq) -> float:

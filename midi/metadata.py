@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,12 @@ import numpy as np
 from midi.control_schedule import DENSITY_LEVELS, PITCH_CLASSES, ControlSchedule
 from midi.notes import NoteSeq
 from midi.pianoroll import measure_density
+from utils import Array
 
 LABELS = ("session", "seed", "piece", "control", "made with")  # "piece": number of the sample
 MAX_SCALARS = 20  # most other controls
 REQUESTED = "asked"  # label of the requested control
+GIVEN = "given"  # label of the notes that were given
 MAX_ROWS = 240  # most rows of a requested control in a file
 PROGRAM = ("python3", "generate.py")
 LAST_OF_SEVERAL = "  # the last that it writes"  # a shell comment after the command
@@ -51,10 +54,17 @@ def is_command(line: str) -> bool:
 
 
 def encode_metadata(
-    metadata: Mapping[str, str], requested: ControlSchedule | None = None
+    metadata: Mapping[str, str],
+    requested: ControlSchedule | None = None,
+    is_given: Array | None = None,
 ) -> list[str]:
-    """Return text events: one for each label, and one for the requested control."""
+    """Return text events: one for each label, for the requested control, and for given notes.
+
+    is_given: whether each note was given, bool [notes].
+    """
     texts = [f"{label}: {text}" for label, text in metadata.items()]
+    if is_given is not None and is_given.any():
+        texts.append(f"{GIVEN}: {_encode_runs(is_given)}")
     if requested is not None:
         columns = encode_schedule(requested)
         texts.append(f"{REQUESTED}: {json.dumps(columns, separators=(',', ':'))}")
@@ -88,6 +98,23 @@ def encode_schedule(schedule: ControlSchedule) -> dict[str, list[Any]]:
             for name, column in rows.scalars.items()
         },
     }
+
+
+def _encode_runs(values: Array) -> str:
+    """Return the lengths of the runs of equal bool values, the first one of False."""
+    edges = np.flatnonzero(np.diff(values.astype(int), prepend=0)).tolist()
+    return ",".join(map(str, np.diff([0, *edges, len(values)]).tolist()))
+
+
+def decode_given(texts: Sequence[str], notes: int) -> Array:
+    """Return which notes were given, bool [notes], from text events; none for invalid texts."""
+    texts = [
+        text for text in texts if re.fullmatch(rf"{GIVEN}: [0-9]{{1,9}}(,[0-9]{{1,9}})*", text)
+    ]
+    runs = [int(run) for run in texts[0].partition(": ")[2].split(",")] if texts else []
+    if sum(runs) != notes:
+        return np.zeros(notes, bool)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
 def decode_metadata(texts: Sequence[str]) -> tuple[dict[str, str], ControlSchedule | None]:

@@ -124,10 +124,15 @@ class NoteSeq:
         return NoteSeq(*columns)
 
     def to_midi(
-        self, program: int = 0, tempo: float = 120.0, texts: Iterable[str] = ()
+        self,
+        program: int = 0,
+        tempo: float = 120.0,
+        texts: Iterable[str] = (),
+        second: Array | None = None,
     ) -> pretty_midi.PrettyMIDI:
-        """Return a PrettyMIDI with one instrument.
+        """Return a PrettyMIDI with one instrument, or two.
 
+        second: the notes of the second instrument, bool [notes]; None for one instrument.
         A tick is about a millisecond, and no note is shorter than a tick. `texts` become text
         events at time 0, in order, in UTF-8; `read_midi_texts` is the inverse. Raises
         ValueError for a tempo (quarter notes per minute) at which a file cannot have such ticks.
@@ -141,10 +146,14 @@ class NoteSeq:
         columns = (first * tick, last * tick, self.pitches, self.velocities)
         rows = zip(*(column.tolist() for column in columns), strict=True)
 
-        piano = pretty_midi.Instrument(program, name="Piano")
-        piano.notes = [pretty_midi.Note(v, p, start, end) for start, end, p, v in rows]
+        notes = [pretty_midi.Note(v, p, start, end) for start, end, p, v in rows]
         midi = pretty_midi.PrettyMIDI(resolution=resolution, initial_tempo=tempo)
-        midi.instruments.append(piano)
+        is_second = np.zeros(len(self), bool) if second is None else second
+        for name, selected in (("Piano", ~is_second), ("Given notes", is_second)):
+            if second is not None or name == "Piano":
+                instrument = pretty_midi.Instrument(program, name=name)
+                instrument.notes = [notes[k] for k in np.flatnonzero(selected)]
+                midi.instruments.append(instrument)
         # pretty_midi writes latin-1: these are the UTF-8 bytes, one character each
         encoded = (text.encode("utf-8", "backslashreplace").decode("latin-1") for text in texts)
         midi.text_events = [pretty_midi.Text(text, 0.0) for text in encoded]
@@ -156,10 +165,12 @@ class NoteSeq:
         """Write a MIDI file atomically; see `to_midi`."""
         utils.atomic_write(path, self.to_midi_bytes(program, texts))
 
-    def to_midi_bytes(self, program: int = 0, texts: Iterable[str] = ()) -> bytes:
+    def to_midi_bytes(
+        self, program: int = 0, texts: Iterable[str] = (), second: Array | None = None
+    ) -> bytes:
         """Return the content of a MIDI file; see `to_midi`."""
         content = io.BytesIO()
-        self.to_midi(program, texts=texts).write(content)
+        self.to_midi(program, texts=texts, second=second).write(content)
         return content.getvalue()
 
     @staticmethod

@@ -17,6 +17,7 @@ from utils import Array, import_optional
 BLACK_KEYS = (1, 3, 6, 8, 10)  # pitch classes
 SOFT, LOUD = 16, 112  # velocities at the ends of the colors
 COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
+GIVEN_COLORS = ("#a9d8a0", "#5fb85a", "#2f8f3e", "#14602a")  # of given notes, soft to loud
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
 GRAY, LINE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
 GRID = 0.25  # seconds between two points of the density curve
@@ -50,12 +51,14 @@ def draw_piano_roll(
     requested: ControlSchedule | None = None,
     summary: Mapping[str, str] | None = None,
     command: str = "",
+    is_given: Array | None = None,
 ) -> bytes:
     """Return a PNG picture of notes: keyboard at the left, seconds below, velocity as color.
 
     requested: the control over time; it is drawn above the notes, with the generated density.
     summary: figures by name, written under the title.
     command: the shell command that generates the sample again, written at the bottom.
+    is_given: the notes that were given, bool [notes]; they have other colors.
     """
     seconds = max(5.0, notes.seconds)
     low, high = int(notes.pitches.min(initial=50)) - 3, int(notes.pitches.max(initial=70)) + 4
@@ -65,7 +68,9 @@ def draw_piano_roll(
     keys, plot = rows[-1]
     _draw_keyboard(keys, low, high)
     _draw_grid(plot, low, high)
-    patches = _draw_notes(plot, notes)
+    is_given = np.zeros(len(notes), bool) if is_given is None else is_given
+    patches = _draw_notes(plot, notes, ~is_given, COLORS)
+    _draw_notes(plot, notes, is_given, GIVEN_COLORS)
     plot.set(xlim=(0, seconds), ylim=(low - 0.5, high - 0.5))
     plot.set_xlabel("seconds", labelpad=1)
     _draw_color_bar(figure, plot, patches)
@@ -163,16 +168,17 @@ def _draw_grid(axes: Any, low: int, high: int) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_notes(axes: Any, notes: NoteSeq) -> Any:
-    """Draw one rectangle per note, and return them for the color bar."""
+def _draw_notes(axes: Any, notes: NoteSeq, is_drawn: Array, colors: tuple[str, ...]) -> Any:
+    """Draw a rectangle for each note where `is_drawn`; return them for the color bar."""
     collections = import_optional("matplotlib.collections", "a piano roll")
-    starts, ends, pitches, velocities = notes.columns
+    starts, ends, pitches, velocities = (column[is_drawn] for column in notes.columns)
     boxes = [
         [(start, y - 0.43), (end, y - 0.43), (end, y + 0.43), (start, y + 0.43)]
         for start, end, y in zip(starts, ends, pitches, strict=True)
     ]
-    colors = _make_color_map(COLORS)
-    patches = collections.PolyCollection(boxes, cmap=colors, edgecolors="white", lw=0.3, zorder=2)
+    color_map = _make_color_map(colors)
+    style = {"edgecolors": "white", "lw": 0.3, "zorder": 2}
+    patches = collections.PolyCollection(boxes, cmap=color_map, **style)
     patches.set_array(np.asarray(velocities, float))
     patches.set_clim(SOFT, LOUD)
     axes.add_collection(patches)

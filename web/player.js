@@ -25,9 +25,15 @@ function loadColors() {
     "edge", "active", "requested", "requested-ground", "generated"]) {
     colors[name] = style.getPropertyValue("--" + name).trim();
   }
+  colors.velocity = makeRamp(DATA.colors);
+  colors.given = makeRamp(DATA.given_colors);
+}
+
+// Return the color of each velocity, blended from colors for soft to loud.
+function makeRamp(hexColors) {
   const [soft, loud] = DATA.velocities;
-  const stops = DATA.colors.map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
-  colors.velocity = Array.from({length: 128}, (_, velocity) => {
+  const stops = hexColors.map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  return Array.from({length: 128}, (_, velocity) => {
     const position = clamp((velocity - soft) / (loud - soft), 0, 1) * (stops.length - 1);
     const low = Math.min(Math.floor(position), stops.length - 2), share = position - low;
     const rgb = stops[low].map((c, i) => c + (stops[low + 1][i] - c) * share);
@@ -159,7 +165,7 @@ class Sample {
     this.clock = article.querySelector(".clock");
     const [starts, ends, pitches, velocities] = data.notes;
     this.notes = starts.map((start, i) => ({start: start / 1000, end: ends[i] / 1000,
-      pitch: pitches[i], velocity: velocities[i]})).sort((a, b) => a.start - b.start);
+      pitch: pitches[i], velocity: velocities[i], given: data.given?.[i]})).sort((a, b) => a.start - b.start);
     this.seconds = maximum(ends, 0) / 1000;
     this.low = pitches.reduce((a, b) => Math.min(a, b), 50) - 3;
     this.high = maximum(pitches, 70) + 3;
@@ -410,7 +416,8 @@ class Sample {
       const sounds = active && note.start <= now && now < note.end;
       if (sounds) pressed.add(note.pitch);
       const width = Math.max(2, (note.end - note.start) * this.scale - 0.6);
-      pen.fillStyle = sounds ? colors.active : colors.velocity[note.velocity];
+      const ramp = note.given ? colors.given : colors.velocity;
+      pen.fillStyle = sounds ? colors.active : ramp[note.velocity];
       pen.beginPath();
       pen.roundRect(this.x(note.start), this.y(note.pitch) + 0.4, width, this.row - 0.8, 1.5);
       pen.fill();

@@ -16,6 +16,7 @@ import numpy as np
 from config import MIDI_SUFFIXES
 from midi.control_schedule import PITCH_NAMES, ControlSchedule
 from midi.metadata import (
+    decode_given,
     decode_metadata,
     encode_schedule,
     format_title,
@@ -23,7 +24,15 @@ from midi.metadata import (
     summarize_sample,
 )
 from midi.notes import NoteSeq, read_midi_texts
-from midi.pianoroll import BLACK_KEYS, COLORS, LOUD, SOFT, measure_density, scale_density_axis
+from midi.pianoroll import (
+    BLACK_KEYS,
+    COLORS,
+    GIVEN_COLORS,
+    LOUD,
+    SOFT,
+    measure_density,
+    scale_density_axis,
+)
 from utils import Array, atomic_write, escape, format_count, has_mark
 
 FILE_NAME = "index.html"
@@ -34,12 +43,13 @@ MARK = "performance-rnn-page"  # in each page written here: other files are not 
 class Sample:
     """A generated MIDI file as the page shows it.
 
-    midi: the content of the file; summary: figures by name; command: the shell command that
-    generates it again, or "".
+    is_given: the notes that were given, bool [notes]; midi: the content of the file; summary:
+    figures by name; command: the shell command that generates it again, or "".
     """
 
     name: str
     notes: NoteSeq
+    is_given: Array
     midi: bytes
     title: str
     requested: ControlSchedule | None
@@ -54,12 +64,22 @@ def read_sample(path: Path) -> Sample:
         notes = NoteSeq.from_midi_bytes(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    metadata, requested = decode_metadata(read_midi_texts(content))
+    texts = read_midi_texts(content)
+    metadata, requested = decode_metadata(texts)
+    is_given = decode_given(texts, len(notes))
     summary = summarize_sample(notes, requested)
     if "control" in metadata:
         summary["control"] = metadata["control"]
-    command = metadata.get("made with", "")
-    return Sample(path.stem, notes, content, format_title(metadata), requested, summary, command)
+    return Sample(
+        path.stem,
+        notes,
+        is_given,
+        content,
+        format_title(metadata),
+        requested,
+        summary,
+        metadata.get("made with", ""),
+    )
 
 
 def _natural_key(path: Path) -> list[tuple[int, str]]:
@@ -86,9 +106,12 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
         heading=heading,
         count=_summarize(samples),
         colors=COLORS,
+        given_colors=GIVEN_COLORS,
+        has_given=any(sample.is_given.any() for sample in samples),
         samples=samples,
         data={
             "colors": COLORS,
+            "given_colors": GIVEN_COLORS,
             "pitch_names": PITCH_NAMES,
             "black_keys": BLACK_KEYS,
             "velocities": (SOFT, LOUD),
@@ -109,6 +132,8 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
     starts, ends, pitches, velocities = sample.notes.columns
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
     data: dict[str, Any] = {"notes": [column.astype(int).tolist() for column in columns]}
+    if sample.is_given.any():
+        data["given"] = sample.is_given.astype(int).tolist()
     if sample.requested is not None:
         requested = limit_rows(sample.requested)
         low, high = requested.density_ranges()
