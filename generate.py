@@ -317,6 +317,8 @@ def check_combinations(options: GenerateConfig) -> None:
     tasks = [f"--{name}" for name in GIVEN_OPTIONS if getattr(options, name) is not None]
     if len(tasks) > 1:
         raise ValueError(f"argument {tasks[1]}: not together with {tasks[0]}")
+    if tasks and is_file:
+        raise ValueError(f"argument -c/--control: with {tasks[0]}, not a file, but a text")
     for names, is_wrong, reason in (
         (KEEP_OPTIONS, options.keep is None, "only with --keep"),
         (("strength",), not {"--perform", "--form"} & {*tasks}, "only with --perform or --form"),

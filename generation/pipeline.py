@@ -8,7 +8,6 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 
-from generation.beam_search import beam_search
 from generation.density import DensityTarget
 from generation.engine import (
     NO_CONTEXT,
@@ -16,6 +15,7 @@ from generation.engine import (
     ControlTable,
     Engine,
     GenerationInputs,
+    beam_search,
     draw_init,
 )
 from generation.sampling import EventConstraints, Sampler

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.beam_search import beam_search
-from generation.engine import NO_CONTROL, ControlTable, Engine
+from generation.engine import NO_CONTROL, ControlTable, Engine, beam_search
 from generation.sampling import EventConstraints, Sampler
 from model import PerformanceRNN
 from tests.generation.networks import make_inputs, make_no_constraints

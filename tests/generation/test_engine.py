@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from generation import engine as engine_module
-from generation.beam_search import beam_search
 from generation.density import DensityTarget
-from generation.engine import NO_CONTROL, ControlTable, Engine, round_weights
+from generation.engine import NO_CONTROL, ControlTable, Engine, beam_search, round_weights
 from generation.pipeline import build_density_target
 from generation.sampling import Sampler
 from model import PerformanceRNN

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from generation.beam_search import beam_search
 from generation.control import load_control
-from generation.engine import Engine
+from generation.engine import Engine, beam_search
 from generation.pipeline import (
     BeamSearch,
     Extent,
