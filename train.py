@@ -391,12 +391,13 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
     if math.isfinite(state.best) and get_best_path(path).exists():
         best = get_best_path(path)
         print_line(f"best: {best}, {state.best:.3f} nats/event")
-    print_line(f"to hear it: {format_generate_command(best, options.control_ratio)}")
+    needs_control = trainer.model.layout.is_plain and options.control_ratio == 1
+    print_line(f"to hear it: {format_generate_command(best, needs_control)}")
 
 
-def format_generate_command(session: Path, control_ratio: float) -> str:
+def format_generate_command(session: Path, needs_control: bool) -> str:
     """Format a command that generates music; with a control if nothing else was trained."""
-    control = ["-c", "C major;3"] if control_ratio == 1 else []
+    control = ["-c", "C major;3"] if needs_control else []
     return shlex.join(["python3", "generate.py", "-s", str(session), *control])
 
 

@@ -32,8 +32,9 @@ The options of the three scripts, as `--help` prints them. This page is written 
 
 - Long options may be abbreviated: `--batch 16`.
 - `--no-NAME` switches off an option that is on.
-- The exit status is 0 after success, 1 after an error, 2 for a wrong command line and 130 after
-  Ctrl-C (`train.py` saves the session then, and its status is 0). An error is one line:
+- The exit status is 0 after success, 1 after an error, 2 for a wrong command line, 130 after
+  Ctrl-C, 143 after SIGTERM and 129 after SIGHUP (in training, `train.py` saves the session after
+  each of them, and its status is 0). An error is one line:
   `train.py: error: model.sess: not a session file`.
 - More: [controls](controls.md), [training](training.md) and
   [data sets](datasets.md).

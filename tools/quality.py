@@ -55,7 +55,7 @@ from tools.samples import (
     load_notes,
     load_performances,
 )
-from utils import Number
+from utils import Number, print_line
 
 EXCERPTS = "validation excerpts"
 TRAINING_EXCERPTS = "training excerpts"  # what music without control should resemble
@@ -215,11 +215,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_args(argv)
     if options.memorization:
         music = {str(path): [load_notes(path)] for path in options.memorization}
-        print(*measure_memorization(music, load_performances(options.train)), sep="\n")
+        for line in measure_memorization(music, load_performances(options.train)):
+            print_line(line)
         return
     torch.set_num_threads(1)  # as generate.py does
     for line in measure_session(options):
-        print(line, flush=True)
+        print_line(line)
 
 
 if __name__ == "__main__":

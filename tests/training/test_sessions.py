@@ -284,7 +284,8 @@ def test_last_line_is_a_command_that_suits_the_session(
 ) -> None:
     commands = {}
     for ratio in ("1", "0.5"):
-        assert run("--max-steps", "1", "-c", ratio, "-s", f"{ratio} {name}") == 0
+        options = ("-c", ratio, "--controls", "density,histogram", "-s", f"{ratio} {name}")
+        assert run("--max-steps", "1", *options) == 0
         output = capsys.readouterr().out
         assert output.isprintable() or set(filter(lambda c: not c.isprintable(), output)) == {"\n"}
         commands[ratio] = output.splitlines()[-1].removeprefix("to hear it: ")
@@ -300,11 +301,12 @@ def test_last_line_is_a_command_that_suits_the_session(
 def test_generating_without_control_is_warned_of(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for ratio in ("1", "0.9"):
-        run("--max-steps", "1", "-c", ratio, "-s", f"{ratio}.sess")
-    capsys.readouterr()
-    for argv, is_warned in ((["-s", "1.sess"], True), (["-s", "0.9.sess"], False)):
-        assert generate.main([*argv, "-l", "9", "-b", "1", "--device", "cpu"]) == 0
+    plain = ("--controls", "density,histogram")  # other sessions learn to leave controls open
+    for ratio, name, more in (("1", "1.sess", plain), ("0.9", "0.9.sess", plain), ("1", "6", ())):
+        run("--max-steps", "1", "-c", ratio, "-s", name, *more)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("generate.py -s 6.best")
+    for name, is_warned in (("1.sess", True), ("0.9.sess", False), ("6", False)):
+        assert generate.main(["-s", name, "-l", "9", "-b", "1", "--device", "cpu"]) == 0
         warning = "warning: 1.sess has learned only music with a control: give one with -c"
         assert (warning in capsys.readouterr().out.splitlines()) == is_warned
 
