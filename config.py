@@ -16,6 +16,7 @@ FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SUBSETS = ("train", "validation", "test")
+MANIFEST_FILE = "manifest.json"  # in a folder of .data files: what preprocess.py knows about them
 SPLIT_FILE = "split.json"  # marks a folder of .data files that is split into SUBSETS
 # options of train.py that train as the original does; the defaults below learn faster
 LEGACY_RECIPE = (
@@ -116,6 +117,8 @@ class PreprocessConfig:
     legacy: bool = False  # the original's encoding
     split: str = ""  # shares such as 80,10,10; empty: no split
     report: bool = False
+    tracks: str = "auto"  # or "all", "piano", names: see midi.playback.select_instruments
+    prune: bool = False  # remove data whose MIDI file is gone
     min_seconds: float | None = None
     max_seconds: float | None = None
     min_density: float | None = None  # notes/s
@@ -156,6 +159,7 @@ class TrainConfig:
     patience: int | None = None  # validations without improvement until training ends
     init_from: str = ""  # session file
     evaluate: bool = False
+    include_training: bool = False  # in the evaluation
     export: str = ""  # session file
     seed: int = 0
     device: str = "auto"  # one of DEVICES
@@ -176,6 +180,7 @@ class GenerateConfig:
     primer: str | None = None  # MIDI file
     primer_seconds: float = 15.0
     primer_start: float = 0.0  # seconds
+    tracks: str = "auto"  # of MIDI files given with -i and -c
     continuation_only: bool = False
     keep: str | None = None  # MIDI file whose notes are kept
     keep_tracks: str = "auto"  # names of tracks, or "auto", "all", "piano"

@@ -58,6 +58,7 @@ from generation.writer import Formats, OutputFiles, write_arrangement, write_sam
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
+from midi.playback import TRACKS_HELP
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq, complete_schedule
 from utils import Number, Parser
@@ -147,6 +148,7 @@ def build_parser() -> Parser:
         metavar="SECONDS",
         help="start of the primer in the file",
     )
+    add("--tracks", metavar="auto|all|piano|NAME,..", help=f"of MIDI files: {TRACKS_HELP}")
     add("--continuation-only", action="store_true", help="write the samples without the primer")
 
     add_given_notes(parser)
@@ -401,7 +403,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = load_model(options)
     if control is None and options.control is not None:
-        control = load_control(options.control, seed, encoding, model.layout)
+        control = load_control(options.control, seed, encoding, model.layout, options.tracks)
     if control is not None:
         try:
             control = complete_schedule(control, model.layout)
@@ -410,7 +412,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
     primer = None
     if options.primer is not None:
         part = (options.primer_start, options.primer_seconds)
-        primer = load_primer(options.primer, *part, encoding, model.layout)
+        primer = load_primer(options.primer, *part, encoding, model.layout, options.tracks)
     steps, seconds = options.max_length or DEFAULT_LENGTH, options.seconds
     if control is not None and not options.max_length and not options.beam_size:
         seconds = seconds or control.length

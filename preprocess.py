@@ -13,7 +13,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,18 @@ import numpy as np
 import progress.bar
 
 import utils
-from config import FETCH_COMMAND, MIDI_SUFFIXES, PreprocessConfig, parse_split
-from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, find_pieces, hash_events
+from config import (
+    FETCH_COMMAND,
+    MANIFEST_FILE,
+    MIDI_SUFFIXES,
+    PreprocessConfig,
+    parse_split,
+)
+from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, find_pieces
 from corpus.filters import PerformanceStats, find_rejections, select_filters
-from corpus.performance import Performance
-from corpus.pool import JobFailure, Result, WorkerPool
+from corpus.manifest import DataEntry, DataSet, MidiFile, Plan, load_checked, read_stamp
+from corpus.performance import Performance, format_made_with
+from corpus.pool import Job, JobFailure, Result, WorkerPool
 from corpus.split import DataFolder, assign_subsets
 from corpus.summary import (
     CONVERTED,
@@ -38,11 +45,14 @@ from corpus.summary import (
     PREVIOUS,
     REJECTED,
     SKIPPED,
+    DataChanges,
     FileRecord,
     Summary,
+    count_reasons,
     format_summary,
 )
-from midi.notes import has_only_drums, read_midi
+from midi.notes import READER_VERSION, has_only_drums, read_midi
+from midi.playback import TRACKS_HELP, MissingTrackError
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
 from utils import Number, Parser
 from web.report import check_report_path, render_report
@@ -52,6 +62,7 @@ MAX_FILE_SIZE = 64 << 20  # bytes
 # errors that only the name of one file causes; any other error while writing ends the run
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 DATA_REMAINS = "its .data file of an earlier run remains"
+DATA_REMOVED = "its .data file is removed"
 
 
 # --------------------------------------------------------------- one file, in a worker process
@@ -64,40 +75,48 @@ class Rejected(Exception):
 def convert_file(
     record: FileRecord,
     encoding: Encoding,
+    tracks: str,
     filters: Mapping[str, float],
-    measure: bool,
+    current: Mapping[str, bool],
     fingerprint: bool,
 ) -> tuple[FileRecord, Performance | None]:
     """Encode one file; return its record, and the performance if it is new.
 
-    filters: the limit of each filter that is on; measure: compute the statistics of an unchanged
-    file too; fingerprint: compute the fingerprint.
+    tracks: see `midi.playback.select_instruments`; filters: the limit of each filter that is on;
+    current: the hashes of MIDI files whose
+    performance is in the data folder, and whether their statistics are needed; fingerprint:
+    compute the fingerprint.
     """
+    performance = None
     try:
         content = read_content(record.path)
         source = hashlib.blake2b(content, digest_size=16).hexdigest()
-        previous = load_previous(record.data_path, source, encoding)
-        if measure or not previous:
-            notes, stats = read_notes(content, encoding)
+        record = replace(record, source=source)
+        if current.get(source, True):
+            notes, stats = read_notes(content, encoding, tracks)
             for rejection in find_rejections(stats, filters):
                 raise Rejected(rejection.reason, rejection.detail)
             record = replace(record, stats=stats)
-        performance = previous or encode_notes(notes, source, encoding)
-        if fingerprint:
-            record = replace(record, fingerprint=Fingerprint.compute(performance))
+        if source not in current:
+            performance = encode_notes(notes, source, encoding, tracks)
+            if fingerprint:
+                record = replace(record, fingerprint=Fingerprint.compute(performance))
     except Rejected as error:
         return reject(record, *error.args), None
-    return record, None if previous else performance
+    return record, performance
 
 
-def load_previous(path: Path, source: str, encoding: Encoding) -> Performance | None:
-    """Load the `.data` file of an earlier run; return None if it is out of date or unreadable."""
+def describe_data(path: str, root: Path, fingerprint: bool) -> DataEntry | str:
+    """Check a `.data` file; return its entry for the manifest, or the reason why it is damaged.
+
+    path: below the data folder `root`; fingerprint: compute the sketch, too.
+    """
     try:
-        performance = Performance.load(path)
-    except (OSError, ValueError):  # missing or damaged
-        return None
-    is_unchanged = performance.source == source and performance.encoding is encoding
-    return performance if is_unchanged else None
+        performance = load_checked(root / path)
+    except (OSError, ValueError) as error:
+        return str(error).removeprefix(f"{root / path}: ")
+    words = Fingerprint.compute(performance).words if fingerprint else None
+    return DataEntry.describe(path, performance, words=words)
 
 
 def read_content(path: Path) -> bytes:
@@ -112,19 +131,34 @@ def read_content(path: Path) -> bytes:
         raise Rejected("unreadable", str(error)) from error
 
 
-def read_notes(content: bytes, encoding: Encoding) -> tuple[NoteSeq, PerformanceStats]:
-    """Return the notes, moved to start at 0, and their statistics; raise Rejected without notes."""
+def read_notes(
+    content: bytes, encoding: Encoding, tracks: str = "auto"
+) -> tuple[NoteSeq, PerformanceStats]:
+    """Return the notes, moved to start at 0, and their statistics.
+
+    Raises Rejected without notes, or if nearly all notes are of other instruments.
+    """
     try:
-        notes, midi_stats = read_midi(content, sustain=not encoding.is_legacy)
-        if not len(notes):
-            raise Rejected("only drums" if has_only_drums(content) else "no notes")
+        notes, midi_stats = read_midi(content, tracks, sustain=not encoding.is_legacy)
+        if not len(notes) and has_only_drums(content):
+            raise Rejected("only drums")
+    except MissingTrackError as error:
+        raise Rejected("no such track", str(error)) from error
     except ValueError as error:
         raise Rejected("unreadable", str(error)) from error
+    others = sum(i.notes for i in midi_stats.instruments if not (i.is_used or i.is_drum))
+    if len(notes) < MIN_NOTES and others:
+        detail = f"{len(notes)}, and {others:,} of other instruments; see --tracks"
+        raise Rejected("too few piano notes", detail)
+    if not len(notes):
+        raise Rejected("no notes")
     notes = notes.trim_start()
     return notes, PerformanceStats.measure(notes, midi_stats)
 
 
-def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance:
+def encode_notes(
+    notes: NoteSeq, source: str, encoding: Encoding, tracks: str = "auto"
+) -> Performance:
     """Encode notes that start at 0; raise Rejected if they are too few or too long.
 
     source: the hash of their MIDI file.
@@ -145,6 +179,8 @@ def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance
         onset_error_max=float(errors.max()),
         source=source,
         encoding=encoding,
+        reader=READER_VERSION,
+        tracks=tracks,
     )
 
 
@@ -154,168 +190,316 @@ def encode_notes(notes: NoteSeq, source: str, encoding: Encoding) -> Performance
 def preprocess(options: PreprocessConfig) -> Summary:
     """Convert the files that are new or have changed; with a split, move them to its subsets.
 
-    Raises OSError if SAVE_DIR cannot be written, and ValueError if it cannot be split.
+    Raises OSError if SAVE_DIR cannot be written, and ValueError if its split.json is damaged, or
+    if it is not certain which MIDI files are gone.
     """
     root, save_dir = Path(options.midi_dir), Path(options.save_dir)
-    unreadable: list[OSError] = []
-    paths = list(utils.find_files(root, MIDI_SUFFIXES, unreadable)) if root.is_dir() else []
+    errors: list[OSError] = []
+    paths = list(utils.find_files(root, MIDI_SUFFIXES, errors)) if root.is_dir() else []
+    records = [FileRecord(path.relative_to(root).as_posix(), path) for path in paths]
+    unreadable = [reject_unreadable(error) for error in errors]
     utils.check_writable(save_dir)
-    names = [path.relative_to(root).as_posix() for path in paths]
-    folder = DataFolder.open(save_dir, options.split, names)
-    records = [
-        FileRecord(name, path, folder.find_data(name))
-        for name, path in zip(names, paths, strict=True)
-    ]
-    filters = select_filters(vars(options))
-    convert = partial(
-        convert_file,
-        encoding=LEGACY if options.legacy else CURRENT,
-        filters=filters,
-        measure=options.report or bool(filters),
-        fingerprint=options.report or bool(folder.split),
-    )
-    results = run_jobs(convert, records, options)
-    records = [*map(reject_folder, unreadable), *store_results(records, results)]
-    subsets = folder.find_subsets()
-    records = [*records, *load_others(folder, subsets, records, options)]
-    return group_records(folder, subsets, records, filters)
+    folder = DataFolder.open(save_dir, options.split)
+    if not records:
+        return Summary(unreadable)
+    if options.prune and any(record.path.is_dir() for record in unreadable):
+        raise ValueError(
+            f"argument --prune: {unreadable[0].path} cannot be read, so it is not certain which "
+            "MIDI files are gone"
+        )
+    with utils.lock_file(save_dir / MANIFEST_FILE):
+        dataset = DataSet(folder, needs_words(options, folder))
+        take_over_data(dataset, options)
+        dataset.start_split()
+        sources = MidiSources(root, save_dir, paths)
+        records = convert_files(dataset, sources, records, options)
+        if all(record.outcome == REJECTED for record in records):  # keep what there is
+            dataset.end()
+            return Summary([*unreadable, *records], select_filters(vars(options)))
+        summary = update_folder(dataset, sources, records, options)
+        return replace(summary, records=[*unreadable, *summary.records])
+
+
+def needs_words(options: PreprocessConfig, folder: DataFolder) -> bool:
+    """Return whether the files are grouped by piece."""
+    return options.report or bool(folder.split)
 
 
 def reject(record: FileRecord, reason: str, detail: str = "") -> FileRecord:
     """Return the record of a file that is not used."""
-    if os.path.isfile(record.data_path):
-        detail = f"{detail}; {DATA_REMAINS}" if detail else DATA_REMAINS
     return replace(record, outcome=REJECTED, reason=reason, detail=detail, fingerprint=None)
 
 
-def reject_folder(error: OSError) -> FileRecord:
-    """Return the record of a folder that cannot be read."""
+def reject_unreadable(error: OSError) -> FileRecord:
+    """Return the record of a folder that cannot be read, or of something that is no file."""
     path, detail = Path(error.filename), str(error.strerror)
-    return FileRecord(str(path), path, path, REJECTED, "unreadable folder", detail)
+    reason = "unreadable folder" if path.is_dir() else "not a file"
+    return FileRecord(str(path), path, REJECTED, reason, detail)
+
+
+class MidiSources:
+    """The places of MIDI files, as paths from the data folder."""
+
+    def __init__(self, root: Path, save_dir: Path, paths: Iterable[Path]) -> None:
+        self._base = os.path.realpath(save_dir)
+        self._root = self._locate(root)
+        folders: dict[Path, str] = {}
+        self._paths = {}
+        for path in paths:
+            if path.parent not in folders:
+                folders[path.parent] = self._locate(path.parent)
+            place = os.path.join(folders[path.parent], path.name)
+            self._paths[path.relative_to(root).as_posix()] = place
+        self._found = set(self._paths.values())
+
+    def _locate(self, path: Path) -> str:
+        try:
+            return os.path.relpath(os.path.realpath(path), self._base)
+        except ValueError:  # on another drive of Windows
+            return os.path.realpath(path)
+
+    def get_path(self, name: str) -> str:
+        """Return the path of the MIDI file `name` from the data folder."""
+        return self._paths[name]
+
+    def is_elsewhere(self, entry: DataEntry) -> bool:
+        """Return whether the MIDI file of an entry exists, but not below MIDI_DIR."""
+        if not entry.midi or entry.midi in self._found:
+            return False
+        is_below = entry.midi.startswith(os.path.join(self._root, ""))
+        return not is_below and os.path.isfile(os.path.join(self._base, entry.midi))
 
 
 def run_jobs(
-    function: Callable[[FileRecord], Result],
+    function: Callable[[Job], Result], jobs: Sequence[Job], options: PreprocessConfig
+) -> Iterator[Result | JobFailure]:
+    """Apply a function to each job in worker processes; yield the results in order."""
+    workers = min(options.workers or os.cpu_count() or 1, len(jobs))
+    return WorkerPool(function, workers, options.time_limit).run(iter(jobs))
+
+
+def take_over_data(dataset: DataSet, options: PreprocessConfig) -> None:
+    """Open the `.data` files that the manifest does not know."""
+    describe = partial(
+        describe_data, root=dataset.root, fingerprint=needs_words(options, dataset.folder)
+    )
+    results = run_jobs(describe, dataset.unknown, options)
+    for path, result in zip(dataset.unknown, results, strict=True):
+        if isinstance(result, JobFailure):
+            result = f"{result.reason} {result.detail}".strip()
+        dataset.take_over(path, result)
+
+
+# ---------------------------------------------------------------------------- conversion
+
+
+def convert_files(
+    dataset: DataSet,
+    sources: MidiSources,
     records: Sequence[FileRecord],
     options: PreprocessConfig,
-) -> Iterator[Result | JobFailure]:
-    """Apply a function to each record in worker processes; yield the results in order."""
-    workers = min(options.workers or os.cpu_count() or 1, len(records))
-    return WorkerPool(function, workers, options.time_limit).run(iter(records))
-
-
-def store_results(
-    records: Sequence[FileRecord],
-    results: Iterable[tuple[FileRecord, Performance | None] | JobFailure],
 ) -> list[FileRecord]:
-    """Write a `.data` file for each new performance; return the records with their outcomes."""
-    suffix = "%(index)d/%(max)d  %(eta_td)s"
-    names: dict[bytes, str] = {}  # of the first file, by the hash of its events
+    """Write a `.data` file for each new performance; return the records.
+
+    The records of usable files have the digest of their events.
+    """
+    filters, folder = select_filters(vars(options)), dataset.folder
+    encoding = LEGACY if options.legacy else CURRENT
+    digests = dataset.find_sources(format_made_with(encoding, READER_VERSION, options.tracks))
+    must_measure = options.report or bool(filters)
+    current = {
+        source: must_measure and dataset.get(digest).stats is None
+        for source, digest in digests.items()
+    }
+    records = [add_source(record, dataset.manifest.files) for record in records]
+    jobs = [record for record in records if current.get(record.source, True)]
+    convert = partial(
+        convert_file,
+        encoding=encoding,
+        tracks=options.tracks,
+        filters=filters,
+        current=current,
+        fingerprint=needs_words(options, folder),
+    )
+    results = run_jobs(convert, jobs, options)
     stored = []
+    suffix = "%(index)d/%(max)d  %(eta_td)s"
     with progress.bar.Bar("preprocessing", max=len(records), suffix=suffix, file=sys.stderr) as bar:
-        for record, result in zip(records, results, strict=True):
+        for record in records:
             bar.next()
+            result = next(results) if current.get(record.source, True) else (record, None)
             if isinstance(result, JobFailure):
-                record = reject(record, result.reason, result.detail)
-            elif result[0].outcome == REJECTED:
-                record = result[0]
+                record = reject(replace(record, source=""), result.reason, result.detail)
             else:
-                record = store_result(*result, names)
+                record, performance = result
+                if record.outcome != REJECTED and performance is None:
+                    record = replace(record, digest=digests[record.source])
+                    record = keep_result(dataset, record, filters)
+                elif performance is not None:
+                    record = store_result(dataset, sources, record, performance)
             stored.append(record)
+    for _ in results:  # ends the workers
+        pass
     return stored
 
 
-def store_result(
-    record: FileRecord, performance: Performance | None, names: dict[bytes, str]
-) -> FileRecord:
-    """Write the `.data` file of a new performance that is no duplicate; return the final record.
+def add_source(record: FileRecord, files: Mapping[str, MidiFile]) -> FileRecord:
+    """Return the record with its stamp, and with its hash if the last run had the same stamp."""
+    stamp, before = read_stamp(record.path), files.get(record.name)
+    source = before.source if before is not None and before.stamp == stamp else ""
+    return replace(record, stamp=stamp, source=source)
 
-    names: of the first file, by the hash of its events; this file is added if it is new.
-    """
-    is_new = performance is not None
-    performance = performance or Performance.load(record.data_path)
-    record = record.with_performance(performance)
-    first_name = names.setdefault(hash_events(performance), record.name)
-    if first_name != record.name:
-        return replace(
-            record,
-            outcome=DUPLICATE,
-            duplicate_of=first_name,
-            detail=DATA_REMAINS if os.path.isfile(record.data_path) else "",
-            # the .data file of an unchanged duplicate stays in the split
-            fingerprint=None if is_new else record.fingerprint,
-        )
-    if not is_new:
-        return replace(record, outcome=SKIPPED)
+
+def keep_result(dataset: DataSet, record: FileRecord, filters: Mapping[str, float]) -> FileRecord:
+    """Return the record of a file whose performance the data folder has."""
+    if record.stats is not None:  # just measured
+        dataset.update(dataset.get(record.digest).path, stats=record.stats)
+    stats = dataset.get(record.digest).stats
+    if stats is not None:
+        for rejection in find_rejections(stats, filters):
+            return reject(record, rejection.reason, rejection.detail)
+    return record
+
+
+def store_result(
+    dataset: DataSet, sources: MidiSources, record: FileRecord, performance: Performance
+) -> FileRecord:
+    """Write the `.data` file of a performance unless the data folder has it; return the record."""
+    words = None if record.fingerprint is None else record.fingerprint.words
+    entry = DataEntry.describe("", performance, stats=record.stats, words=words)
+    entry = replace(entry, midi=sources.get_path(record.name))
+    record = replace(record, digest=entry.digest)
+    if dataset.has(entry.digest, entry.made_with):
+        return record
+    for other in dataset.find_name(record.name):
+        if other.digest != entry.digest and sources.is_elsewhere(other):
+            detail = f"{other.path} is that of {other.midi}; use another SAVE_DIR"
+            return reject(record, "name in use", detail)
     try:
-        record.data_path.parent.mkdir(parents=True, exist_ok=True)
-        utils.atomic_write(record.data_path, performance.to_bytes(), durable=False)
+        dataset.store(record.name, performance, entry)
     except OSError as error:
         if error.errno not in NAME_ERRORS:
             raise
         return reject(record, "cannot be written", str(error.strerror))
-    return replace(record, outcome=CONVERTED)
+    return record
 
 
-# ---------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------- the whole folder
 
 
-def load_others(
-    folder: DataFolder,
-    subsets: Iterable[Path],
-    records: Iterable[FileRecord],
+def update_folder(
+    dataset: DataSet,
+    sources: MidiSources,
+    records: Sequence[FileRecord],
     options: PreprocessConfig,
-) -> list[FileRecord]:
-    """Return records of the `.data` files in `subsets` that belong to none of `records`."""
-    known = {record.data_path for record in records if record.fingerprint}
-    others = [
-        FileRecord(folder.find_midi_name(path), path, path, PREVIOUS)
-        for path in subsets
-        if path not in known
-    ]
-    results = run_jobs(load_fingerprint, others, options)
-    return [
-        replace(record, reason=result.reason) if isinstance(result, JobFailure) else result
-        for record, result in zip(others, results, strict=True)
-    ]
+) -> Summary:
+    """Make the data folder agree with the MIDI files; return the summary of the run."""
+    filters, previous_filters = select_filters(vars(options)), dataset.previous_filters
+    usable = {record.name: record.digest for record in records if record.outcome != REJECTED}
+    rejected = {record.name: record.source for record in records if record.outcome == REJECTED}
+    plan = dataset.make_plan(usable, rejected, sources.is_elsewhere)
+    dataset.inherit_subsets(plan)
+    changes = remove_data(dataset, plan, usable, options.prune)
+    for name, entry in plan.owners.items():
+        dataset.update(entry.path, midi=sources.get_path(name))
+    records = [finish_record(record, dataset, plan) for record in records]
+    summary = group_records(dataset, plan, records, by_piece=needs_words(options, dataset.folder))
+    made_with = {entry.digest: entry.made_with for entry in dataset.entries.values()}
+    files = {
+        record.name: MidiFile(record.stamp, record.source, record.digest, made_with[record.digest])
+        for record in records
+        if record.outcome != REJECTED
+    }
+    dataset.save(is_complete=True, files=files, filters=filters)
+    changes = replace(changes, previous_filters=previous_filters)
+    return replace(summary, active_filters=filters, changes=changes)
 
 
-def load_fingerprint(record: FileRecord) -> FileRecord:
-    """Return the record of a `.data` file with its length and fingerprint."""
-    try:
-        performance = Performance.load(record.data_path)
-    except (OSError, ValueError):
-        return replace(record, reason="damaged")
-    record = record.with_performance(performance)
-    return replace(record, fingerprint=Fingerprint.compute(performance))
+def remove_data(dataset: DataSet, plan: Plan, usable: Container[str], prune: bool) -> DataChanges:
+    """Remove the `.data` files that must not stay; return what was done and found.
+
+    usable: the names of the usable MIDI files; prune: remove data without MIDI file, too.
+    """
+    damaged = [
+        (path, reason, dataset.get_name(path) in usable) for path, reason in dataset.damaged.items()
+    ]
+    gone = [dataset.get_name(entry.path) for entry in plan.gone]
+    old_names = {name: dataset.get_name(entry.path) for name, entry in plan.owners.items()}
+    pruned = [entry.path for entry in plan.gone]
+    pruned += [path for path, _, is_repaired in damaged if not is_repaired]
+    repaired = [path for path, _, is_repaired in damaged if is_repaired]
+    dataset.remove(entry.path for entry in [*plan.filtered, *plan.replaced])
+    dataset.remove([*repaired, *(copy.path for copy, _ in plan.copies)])
+    if prune:
+        dataset.remove(pruned)
+    return DataChanges(
+        renamed=[(old, name) for name, old in old_names.items() if old != name],
+        copies=[(copy.path, kept) for copy, kept in plan.copies],
+        gone=[] if prune else gone,
+        pruned=pruned if prune else [],
+        damaged=[
+            (str(dataset.root / path), reason, is_repaired)
+            for path, reason, is_repaired in damaged
+            if is_repaired or not prune
+        ],
+        split=dataset.split_count,
+        others=len(plan.others),
+    )
+
+
+def finish_record(record: FileRecord, dataset: DataSet, plan: Plan) -> FileRecord:
+    """Return the record of a MIDI file with its outcome."""
+    if record.outcome == REJECTED:
+        remark = ""
+        if record.source and record.source in {entry.source for entry in plan.filtered}:
+            remark = DATA_REMOVED
+        elif record.name in plan.remaining:
+            remark = DATA_REMAINS
+        return replace(record, detail="; ".join(filter(None, (record.detail, remark))))
+    if record.name in plan.duplicates:
+        other = plan.duplicates[record.name]
+        return replace(record, outcome=DUPLICATE, duplicate_of=other, fingerprint=None)
+    outcome = CONVERTED if record.digest in dataset.written else SKIPPED
+    return replace(record, outcome=outcome).with_entry(dataset.get(record.digest))
 
 
 def group_records(
-    folder: DataFolder,
-    subsets: Mapping[Path, str],
-    records: Sequence[FileRecord],
-    filters: Mapping[str, float],
+    dataset: DataSet, plan: Plan, records: Sequence[FileRecord], by_piece: bool
 ) -> Summary:
-    """Group the records that have a fingerprint by piece; with a split, move their files.
+    """Move each `.data` file to its place, with a split by piece; return the summary.
 
-    subsets: the subset of each `.data` file that is already in one.
+    by_piece: group the performances, which all have a fingerprint, by piece.
     """
-    files = [(record, record.fingerprint) for record in records if record.fingerprint]
-    pieces, links = find_pieces([fingerprint for _, fingerprint in files])
-    split = None
+    folder = dataset.folder
+    by_path = {plan.owners[r.name].path: r for r in records if r.name in plan.owners}
+    others = {
+        path: FileRecord(dataset.get_name(path), dataset.root / path, PREVIOUS).with_entry(entry)
+        for path, entry in dataset.entries.items()
+        if path not in by_path
+    }
+    by_path |= others
+    files = [(path, r, r.fingerprint) for path, r in by_path.items() if by_piece and r.fingerprint]
+    pieces, links = find_pieces([fingerprint for *_, fingerprint in files])
+    assignment = None
     if folder.split:
-        paths = [record.data_path for record, _ in files]
-        current = {n: subsets[path] for n, path in enumerate(paths) if path in subsets}
-        split = folder, assign_subsets(pieces, current, folder.split)
-        folder.apply_split(paths, pieces, split[1].subsets)
+        current = {n: dataset.entries[path].subset for n, (path, *_) in enumerate(files)}
+        current = {number: subset for number, subset in current.items() if subset}
+        assignment = assign_subsets(pieces, current, folder.split)
+        for piece, subset in zip(pieces, assignment.subsets, strict=True):
+            for number in piece.members:
+                dataset.update(files[number][0], piece=piece.identity.hex(), subset=subset)
+    grouped = [[files[number][1] for number in piece.members] for piece in pieces]
+    dataset.place({path: record.name for path, record in by_path.items()})
+    if assignment is not None:
+        names = [[record.name for record in group] for group in grouped]
+        folder.write_split(list(zip(assignment.subsets, names, strict=True)))
     near = [link for link in links if link.part >= NEAR_DUPLICATE_PART]
     near.sort(key=lambda link: -link.part)
     return Summary(
-        records,
-        filters,
-        pieces=[[files[n][0] for n in piece.members] for piece in pieces],
-        near_duplicates=[(files[n][0].name, files[m][0].name, part) for n, m, part in near],
-        split=split,
+        [*records, *others.values()],
+        pieces=grouped,
+        near_duplicates=[(files[n][1].name, files[m][1].name, part) for n, m, part in near],
+        split=None if assignment is None else (folder, assignment),
     )
 
 
@@ -337,6 +521,9 @@ def build_parser() -> Parser:
 
     add = parser.add_argument_group("data").add_argument
     add("--split", metavar="A,B,C", help="shares of train, validation, test, such as 80,10,10")
+    prune = "remove the data of MIDI files that are gone from midi_dir"
+    add("--prune", action="store_true", help=prune)
+    add("--tracks", metavar="auto|all|piano|NAME,..", help=TRACKS_HELP)
     add("--legacy", "--original", action="store_true", help="use the original's event encoding")
 
     filters = parser.add_argument_group("filters (files outside these limits are rejected)")
@@ -388,15 +575,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 utils.print_line(line)
             if options.report:
                 utils.print_line(f"report: {report}")
-        if not summary.performances:
-            problem = "no usable MIDI file in it" if summary.midi_files else "no MIDI file in it"
-            if not Path(options.midi_dir).is_dir():
-                problem = "not a folder"
-            message = f"{options.midi_dir}: {problem}; to download some: {FETCH_COMMAND}"
-            raise ValueError(message)
+            if all(record.outcome == REJECTED for record in summary.records):
+                files = utils.format_count(summary.midi_files, "file", "files")
+                reasons = count_reasons(summary)
+                raise ValueError(
+                    f"{options.midi_dir}: no file can be used: {reasons} of {files}; the data of "
+                    "earlier runs has not changed"
+                )
+        else:
+            problem = "no MIDI file in it" if Path(options.midi_dir).is_dir() else "not a folder"
+            raise ValueError(f"{options.midi_dir}: {problem}; to download some: {FETCH_COMMAND}")
         return 0
 
-    return utils.run_command("preprocess.py", run, "interrupted; finished files are kept")
+    return utils.run_command("preprocess.py", run, "interrupted; run it again to complete the data")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import config
 import utils
 from config import DATA_SUFFIX, DEVICES, FETCH_COMMAND, PRECISIONS, SPLIT_FILE, SUBSETS, TrainConfig
 from corpus.batches import Batch, WindowSampler
+from corpus.manifest import check_complete
 from corpus.performance import Corpus, hold_out
 from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
@@ -49,16 +50,19 @@ from training.sessions import (
     check_encoding,
     check_export_path,
     choose_precision,
+    extend_history,
     find_source,
     format_sizes,
     get_best_path,
     get_source,
     has_new_train_data,
     has_same_windows,
+    load_history,
     load_state,
     lock_sessions,
     open_session,
     print_changes,
+    print_seen,
 )
 from training.trainer import (
     ONE_PROCESS,
@@ -103,9 +107,21 @@ def prepare(
     return trainer, sampler, val_data
 
 
-def find_data_files(folder: str) -> list[Path]:
-    """Return the .data files of a folder and its subfolders; ValueError if there are none."""
-    paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if Path(folder).is_dir() else []
+def find_data_files(folder: str, instead: str = "") -> list[Path]:
+    """Return the .data files of a folder and its subfolders.
+
+    Raises ValueError if there are none, if preprocess.py has not completed the folder, or if it is
+    the parent folder of a split. `instead` says what to use in place of such a folder.
+    """
+    root = Path(folder)
+    if (root / SPLIT_FILE).exists():
+        raise ValueError(
+            f"{folder!r} is split into subsets, and all of it includes the test data: use {instead}"
+        )
+    paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if root.is_dir() else []
+    check_complete([root / "x", *paths])
+    if not paths and root.name in SUBSETS and (root.parent / SPLIT_FILE).exists():
+        raise ValueError(f"{folder!r} is empty: the split has too few pieces, or no share for it")
     if not paths:
         raise ValueError(
             f"no {DATA_SUFFIX} files in {folder!r}: preprocess.py makes them from MIDI files; "
@@ -115,26 +131,52 @@ def find_data_files(folder: str) -> list[Path]:
 
 
 def load_data(options: TrainConfig) -> tuple[Corpus, Corpus]:
-    """Return the training data and the validation data.
+    """Return the training data and the validation data, which have no performance in common.
 
-    Raises ValueError if there are no files, or if the dataset is the parent folder of a split.
+    Raises ValueError if there are no files, or if a folder is the parent folder of a split.
     """
     dataset = Path(options.dataset)
-    if (dataset / SPLIT_FILE).exists():
-        train, val = (str(dataset / subset) for subset in SUBSETS[:2])
-        raise ValueError(
-            f"{str(dataset)!r} is split into subsets, and training on all of it would include the "
-            f"test data: use -d {train} -v {val}"
-        )
-    train_paths = find_data_files(options.dataset)
+    train, val = (str(dataset / subset) for subset in SUBSETS[:2])
+    train_paths = find_data_files(options.dataset, f"-d {train} -v {val}")
     if options.validation is not None:
-        val_paths = find_data_files(options.validation)
+        instead = f"-v {Path(options.validation) / SUBSETS[1]}"
+        val_paths = find_data_files(options.validation, instead)
     else:
         train_paths, val_paths = hold_out(train_paths, dataset, options.validation_share)
     # loaded together, because Corpus.load rejects files in different encodings
     performances = Corpus.load([*train_paths, *val_paths]).performances
     count = len(train_paths)
-    return Corpus(performances[:count]), Corpus(performances[count:])
+    train_data, val_data = Corpus(performances[:count]), Corpus(performances[count:])
+    return leave_out_validation(train_data, train_paths, val_data, val_paths), val_data
+
+
+def leave_out_validation(
+    train_data: Corpus, train_paths: Sequence[Path], val_data: Corpus, val_paths: Sequence[Path]
+) -> Corpus:
+    """Return the training data without the performances that are in the validation data, too.
+
+    The same performance is the same file, or made from the same MIDI file. Raises ValueError if no
+    other performance is left.
+    """
+    val_files = {os.path.realpath(path) for path in val_paths}
+    val_sources = set(val_data.sources)
+    is_both = [
+        source in val_sources or os.path.realpath(path) in val_files
+        for path, source in zip(train_paths, train_data.sources, strict=True)
+    ]
+    if not any(is_both):
+        return train_data
+    first = train_paths[is_both.index(True)]
+    if all(is_both):
+        raise ValueError(
+            f"all training performances are validation data, too, such as {first}: use other "
+            "folders with -d and -v"
+        )
+    count = utils.format_count(sum(is_both), "performance is", "performances are")
+    print_line(
+        f"{count} both in the training and the validation data: not trained on, such as {first}"
+    )
+    return Corpus([p for p, both in zip(train_data.performances, is_both, strict=True) if not both])
 
 
 def check_data(options: TrainConfig, sampler: WindowSampler, val_data: Corpus) -> None:
@@ -196,8 +238,14 @@ def build_trainer(
         state,
         distributed,
         encoding,
-        {"train_data": train_data.fingerprint, "options": recipe, **get_source(session)},
+        {
+            "train_data": train_data.fingerprint,
+            "options": recipe,
+            **get_source(session),
+            **extend_history(session, train_data),
+        },
     )
+    print_seen(session, val_data)
     is_new_data = has_new_train_data(session, train_data)
     if is_new_data:
         print_line("the training data has changed: training goes on with new windows")
@@ -423,24 +471,55 @@ def run_training(options: TrainConfig) -> int:
 
 
 def evaluate_session(options: TrainConfig) -> int:
-    """Print the metrics of a session on all .data files of a folder."""
-    path = Path(options.session)
-    session, corpus = Session.load(path), Corpus.load(find_data_files(options.dataset))
+    """Print the metrics of a session on the .data files of a folder that it was not trained on."""
+    path, dataset = Path(options.session), options.dataset
+    instead = f"-d {Path(dataset) / SUBSETS[2]}, or another subset"
+    session, corpus = Session.load(path), Corpus.load(find_data_files(dataset, instead))
     check_encoding(path, session, corpus.encoding)
     model = session.build_model(pick_device(options.device))
     corpus = corpus.add_controls(model.layout)
     print_line(f"{path}: step {session.training.get('step', 0)} ({format_sizes(session.config)})")
-    print_line(f"{options.dataset}: {format_corpus(corpus)}")
+    print_line(f"{dataset}: {format_corpus(corpus)}")
+    corpus, mark, note = choose_held_out(session, corpus, options.include_training)
+    print_line(note)
     results = {
-        label: evaluate(model, corpus, visible=visible)
+        f"{label}{mark}": evaluate(model, corpus, visible=visible)
         for label, visible in list_visible_controls(model.layout).items()
     }
     for line in format_table(results).splitlines():
         print_line(line)
+    if mark:
+        print_line(f"{mark} {note}")
     print_line("generated to a control:")
     for line in evaluate_controls(model, corpus.encoding):
         print_line(f"  {line}")
     return 0
+
+
+def choose_held_out(
+    session: Session, corpus: Corpus, include_training: bool
+) -> tuple[Corpus, str, str]:
+    """Return the performances to evaluate, a mark for their figures, and a sentence about them.
+
+    These are the ones that the session was not trained on. If there are none, or with
+    `include_training`, it is the whole corpus. The mark is "" if none was training data.
+    """
+    history = load_history(session, corpus)
+    is_seen = [history.has(source) for source in corpus.sources]
+    seen, count = sum(is_seen), utils.format_count(len(corpus), "performance", "performances")
+    doubt = "" if history.is_complete else "; others may be: the session does not record all of it"
+    if not seen and history.is_complete:
+        return corpus, "", f"none of {count} was training data of this session"
+    if not seen:
+        return corpus, "?", f"{count} may be training data: the session does not record all of it"
+    if seen == len(corpus) or include_training:
+        return corpus, "*", f"{seen:,} of {count} were training data of this session{doubt}"
+    held_out = [p for p, seen in zip(corpus.performances, is_seen, strict=True) if not seen]
+    note = (
+        f"{seen:,} of {count} were training data of this session and are left out "
+        f"(--include-training: not){doubt}"
+    )
+    return Corpus(held_out), "" if history.is_complete else "?", note
 
 
 def export_session(options: TrainConfig) -> int:
@@ -559,6 +638,11 @@ def build_parser() -> Parser:
     add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
     add("--patience", **count, help="stop after N validations without a new best")
     add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
+    add(
+        "--include-training",
+        action="store_true",
+        help="with --evaluate: also on performances that were training data of the session",
+    )
     add("--export", **file, help="only write the network, in half precision, to FILE")
 
     add = parser.add_argument_group("other").add_argument

@@ -50,7 +50,8 @@ def find_files(
 
     suffixes: in lower case. The order is fixed: the files of a folder by name, then its folders
     by name. Links to folders are followed, but no folder is entered twice. If a folder cannot be
-    read, the OSError is appended to `errors`, or raised if that is None.
+    read, the OSError is appended to `errors`, or raised if that is None. Pipes, sockets and
+    devices are left out; with `errors`, an OSError is appended for each.
     """
 
     def handle(error: OSError) -> None:
@@ -68,7 +69,20 @@ def find_files(
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(suffixes):
-                yield Path(folder, name)
+                path = Path(folder, name)
+                if not is_special(path):
+                    yield path
+                elif errors is not None:
+                    errors.append(OSError(errno.EINVAL, "Not a regular file", str(path)))
+
+
+def is_special(path: PathLike) -> bool:
+    """Return whether a path is a pipe, a socket or a device: reading one may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # missing, or a broken link
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_writable(folder: PathLike) -> None:

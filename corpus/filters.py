@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from midi.notes import MidiStats, NoteSeq
+from midi.notes import NoteSeq
+from midi.playback import Instrument, MidiStats
 from sequence import PITCHES
-from utils import Array
+from utils import Array, format_count
 
 # Chosen between the grid scores of performances by pianists and those of rhythms on a grid
 # (docs/results.md, "Recognizing pieces").
@@ -19,6 +20,7 @@ QUANTIZED_SCORE = 0.8
 UNIFORM_VELOCITY_SHARE = 0.9  # least share of notes with the most frequent velocity
 MIN_ONSETS = 40  # onsets or notes; fewer are too few to detect a grid or a uniform velocity
 
+MAX_INSTRUMENTS = 32  # that are listed
 GRID_BIN = 0.008  # seconds
 GRID_SECONDS, GRID_NOTES = 60, 100  # the grid score uses the first ones, whichever are more
 GRID_RATES = (4, 32)  # grid lines/s; the lines of a coarser grid are also lines of one of these
@@ -31,7 +33,9 @@ class PerformanceStats:
 
     seconds: from the first onset to the last end; pitch_counts, velocity_counts: notes by MIDI
     number, int32 [128]; grid_score: see `measure_grid_score`, or the share of the onsets on the
-    file's own beat if that is higher; pedal_share: of the time, with the sustain pedal down.
+    file's own beat if that is higher; pedal_share: of the time, with the sustain pedal down;
+    instruments: of the file, described, and the number of those that are used; selection, repairs,
+    pedal_is_shared, has_stuck_pedal: as in midi.playback.MidiStats.
     """
 
     seconds: float
@@ -39,6 +43,11 @@ class PerformanceStats:
     velocity_counts: Array
     grid_score: float
     pedal_share: float
+    instruments: tuple[str, ...] = ()
+    selection: str = ""
+    repairs: Mapping[str, int] = field(default_factory=dict)
+    pedal_is_shared: bool = False
+    has_stuck_pedal: bool = False
 
     @staticmethod
     def measure(notes: NoteSeq, midi_stats: MidiStats) -> PerformanceStats:
@@ -51,6 +60,44 @@ class PerformanceStats:
             velocity_counts=np.bincount(notes.velocities, minlength=128).astype(np.int32),
             grid_score=score if len(notes) >= MIN_ONSETS else 0.0,
             pedal_share=min(1.0, pedal_share),
+            instruments=tuple(map(format_instrument, midi_stats.instruments[:MAX_INSTRUMENTS])),
+            selection=midi_stats.selection,
+            repairs=dict(midi_stats.repairs),
+            pedal_is_shared=midi_stats.pedal_is_shared,
+            has_stuck_pedal=midi_stats.has_stuck_pedal,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics as plain values."""
+        return {
+            **vars(self),
+            "pitch_counts": self.pitch_counts.tolist(),
+            "velocity_counts": self.velocity_counts.tolist(),
+            "instruments": list(self.instruments),
+            "repairs": dict(self.repairs),
+        }
+
+    @staticmethod
+    def from_json(record: Any) -> PerformanceStats:
+        """Return statistics from plain values; raise ValueError, TypeError or KeyError if wrong."""
+        pitches, velocities = (
+            np.array(record[name], np.int32) for name in ("pitch_counts", "velocity_counts")
+        )
+        if pitches.shape != (128,) or velocities.shape != (128,):
+            raise ValueError("the counts are not 128 numbers")
+        values = (float(record[name]) for name in ("seconds", "grid_score", "pedal_share"))
+        seconds, grid_score, pedal_share = values
+        return PerformanceStats(
+            seconds,
+            pitches,
+            velocities,
+            grid_score,
+            pedal_share,
+            tuple(map(str, record["instruments"])),
+            str(record["selection"]),
+            {str(kind): int(count) for kind, count in record["repairs"].items()},
+            bool(record["pedal_is_shared"]),
+            bool(record["has_stuck_pedal"]),
         )
 
     @property
@@ -83,6 +130,16 @@ class PerformanceStats:
     def has_uniform_velocity(self) -> bool:
         """Whether nearly all notes have the same velocity."""
         return self.notes >= MIN_ONSETS and self.top_velocity_share >= UNIFORM_VELOCITY_SHARE
+
+
+def format_instrument(instrument: Instrument) -> str:
+    """Return a line about an instrument: `Piano left (program 0): 120 notes, not used`."""
+    kind = "drums" if instrument.is_drum else "no program"
+    if instrument.program is not None and not instrument.is_drum:
+        kind = f"program {instrument.program}"
+    name = f"{instrument.name} ({kind})" if instrument.name else kind
+    notes = format_count(instrument.notes, "note", "notes")
+    return f"{name}: {notes}{'' if instrument.is_used else ', not used'}"
 
 
 def measure_grid_score(starts: Array) -> float:
@@ -141,10 +198,11 @@ def select_filters(options: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def format_flag(option: str) -> str:
-    """Return the flag that sets a filter to its suggested value: `--min-density 1`."""
+def format_flag(option: str, value: float | None = None) -> str:
+    """Return the flag that sets a filter, `--min-density 1`; value: None for the suggested one."""
     flag = "--" + option.replace("_", "-")
-    return flag if option == "expressive" else f"{flag} {SUGGESTED_LIMITS[option]:g}"
+    value = SUGGESTED_LIMITS[option] if value is None else value
+    return flag if option == "expressive" else f"{flag} {value:g}"
 
 
 def find_rejections(stats: PerformanceStats, limits: Mapping[str, float]) -> Iterator[Rejection]:

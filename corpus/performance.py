@@ -46,6 +46,8 @@ from utils import Array
 
 MAX_ONSET_ERROR = 10.0  # seconds, in a file; an encoded performance has a few milliseconds
 MAX_SOURCE = 128  # characters
+MAX_READER = 1_000_000  # version
+MAX_TRACKS = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Performance:
 
     notes: number of notes; milliseconds: length; onset_error_mean, onset_error_max: in seconds;
     source: hash of the MIDI file. A legacy file has no source ("") and no onset errors (0).
+    reader: version of the code that read the MIDI file, 0 if unknown; tracks: the choice of its
+    tracks (--tracks).
     """
 
     events: Array
@@ -64,6 +68,13 @@ class Performance:
     onset_error_max: float
     source: str
     encoding: Encoding = CURRENT
+    reader: int = 0
+    tracks: str = "auto"
+
+    @property
+    def made_with(self) -> str:
+        """What decides which events a MIDI file gives: encoding, reader and choice of tracks."""
+        return format_made_with(self.encoding, self.reader, self.tracks)
 
     def to_bytes(self) -> bytes:
         """Return the content of a `.data` file; equal performances give equal bytes."""
@@ -121,6 +132,11 @@ class Performance:
         return {name: get_control_kind(name).unpack(parts[name], encoding) for name in parts}
 
 
+def format_made_with(encoding: Encoding, reader: int, tracks: str) -> str:
+    """Return a text for the things that decide which events a MIDI file gives."""
+    return f"encoding {encoding.version}, reader {reader}, tracks {tracks}"
+
+
 def _parse(record: Any) -> Performance:
     """Return the performance in a `.data` file; raise ValueError for missing or wrong entries."""
     if not isinstance(record, dict) or "encoding" not in record:
@@ -156,7 +172,13 @@ def _parse_facts(record: dict[Any, Any], events: int, encoding: Encoding) -> dic
     source = record.get("source")
     if not isinstance(source, str) or not source.isascii() or len(source) > MAX_SOURCE:
         raise ValueError(f"'source' is {tensorfile.format_value(source)}, not a hash")
-    return {name: record[name] for name in (*ranges, "source")}
+    # older files lack these
+    reader, tracks = record.get("reader", 0), record.get("tracks", "auto")
+    tensorfile.check_number("'reader'", reader, int, 0, MAX_READER)
+    if not isinstance(tracks, str) or len(tracks) > MAX_TRACKS:
+        raise ValueError(f"'tracks' is {tensorfile.format_value(tracks)}, not a choice of tracks")
+    facts = {name: record[name] for name in (*ranges, "source")}
+    return {**facts, "reader": reader, "tracks": tracks}
 
 
 def _parse_legacy(record: tuple[Any, ...]) -> Performance:
@@ -278,9 +300,13 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the sources of the performances; of the events if a source is unknown."""
-        sources = [p.source or _hash(p.events) for p in self.performances]
-        return _hash("\n".join(sources).encode())
+        """A hash of the sources of the performances."""
+        return _hash("\n".join(self.sources).encode())
+
+    @property
+    def sources(self) -> list[str]:
+        """The hash of the MIDI file of each performance; of its events if that is unknown."""
+        return [p.source or _hash(p.events) for p in self.performances]
 
     @property
     def events(self) -> int:

@@ -1,7 +1,7 @@
-"""A folder of `.data` files, split by piece into folders for train, validation and test.
+"""A folder of `.data` files, flat or split by piece into folders for train, validation and test.
 
 `split.json` marks a split folder; it holds the shares and, for the user, the pieces. The subset of
-a file is the folder that it is in. A new file is in `.waiting` until its piece has a subset.
+a file is the folder that it is in. A new file is in `.waiting` until its place is known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class DataFolder:
     """A folder of `.data` files, split or flat.
 
     split: the shares, such as "80,10,10"; empty for a flat folder. previous_split: the shares of
-    the run before.
+    the run before. Paths of `.data` files are text, below the folder.
     """
 
     root: Path
@@ -36,80 +36,92 @@ class DataFolder:
     previous_split: str = ""
 
     @staticmethod
-    def open(root: Path, split: str, names: Iterable[str]) -> DataFolder:
-        """Return the folder, prepared for `split`; without one it stays as it is.
+    def open(root: Path, split: str = "") -> DataFolder:
+        """Return the folder, to be split with the shares `split`; "" leaves it as it is.
 
-        names: the MIDI files; if the folder was flat, their `.data` files move to `.waiting`.
-        Raises ValueError for a damaged split.json, and for other `.data` files in folders that are
-        named like subsets.
+        Raises ValueError for a damaged split.json.
         """
         previous_split = _read_split(root / SPLIT_FILE)
-        folder = DataFolder(root, split or previous_split, previous_split)
-        if split and not previous_split:
-            flat = {name: DataFolder(root).find_data(name) for name in names}
-            known = set(flat.values())
-            for path, subset in folder.find_subsets().items():
-                if path not in known:
-                    raise ValueError(
-                        f"{path}: written without --split, but it is in a folder named like a "
-                        f"subset; use another SAVE_DIR, or move {str(root / subset)!r}"
-                    )
-            for name, path in flat.items():
-                if os.path.isfile(path):
-                    folder._move(path, folder.find_data(name))
-            folder.apply_split([], [], [])
-        return folder
+        return DataFolder(root, split or previous_split, previous_split)
 
     @property
     def split_file(self) -> Path:
         """The path of split.json."""
         return self.root / SPLIT_FILE
 
-    def find_data(self, name: str) -> Path:
-        """Return the path of the `.data` file of a MIDI file, whether it exists or not."""
+    @property
+    def is_new_split(self) -> bool:
+        """Whether the folder was flat before this run, and will be split."""
+        return bool(self.split and not self.previous_split)
+
+    def locate(self, name: str, subset: str = "") -> str:
+        """Return the path of the `.data` file of a MIDI file; subset: "" if it is not known yet."""
         if not self.split:
-            return self.root / (name + DATA_SUFFIX)
-        paths = [self.root / subset / (name + DATA_SUFFIX) for subset in SUBSETS]
-        existing = [path for path in paths if os.path.exists(path)]  # False if it cannot be checked
-        return existing[0] if existing else self.root / WAITING / (name + DATA_SUFFIX)
+            return name + DATA_SUFFIX
+        return f"{subset or WAITING}/{name}{DATA_SUFFIX}"
 
-    def find_subsets(self) -> dict[Path, str]:
-        """Return the subset of each `.data` file that is in one."""
-        return {
-            path: subset
-            for subset in SUBSETS
-            if self.split and (self.root / subset).is_dir()
-            for path in utils.find_files(self.root / subset, (DATA_SUFFIX,))
-        }
+    def parse(self, path: str, is_split: bool) -> tuple[str, str]:
+        """Return the subset ("" for none) and the name of the MIDI file of a `.data` file.
 
-    def find_midi_name(self, path: Path) -> str:
-        """Return the name of the MIDI file of a `.data` file in a subset or in `.waiting`."""
-        return Path(*path.relative_to(self.root).parts[1:]).as_posix()[: -len(DATA_SUFFIX)]
+        is_split: the folder has subsets; in a flat one, "train" is a folder like any other.
+        """
+        first, _, rest = path.partition("/")
+        name = path[: -len(DATA_SUFFIX)]
+        if first == WAITING and rest:
+            return "", rest[: -len(DATA_SUFFIX)]
+        if is_split and first in SUBSETS and rest:
+            return first, rest[: -len(DATA_SUFFIX)]
+        return "", name
 
-    def apply_split(
-        self, paths: Sequence[Path], pieces: Sequence[Piece], subsets: Sequence[str]
-    ) -> None:
-        """Write split.json and move each file to the subset of its piece."""
-        lines: list[str] = []
-        targets: list[tuple[Path, Path]] = []
-        for piece, subset in zip(pieces, subsets, strict=True):
-            names = [self.find_midi_name(paths[number]) for number in piece.members]
+    def find_data(self) -> list[str]:
+        """Return the paths of all `.data` files, without those of split folders below this one."""
+        found = utils.find_files(self.root, (DATA_SUFFIX,))
+        paths = [path.relative_to(self.root) for path in found]
+        parents = {parent for path in paths for parent in path.parents if parent.name}
+        foreign = {parent for parent in parents if (self.root / parent / SPLIT_FILE).exists()}
+        return [path.as_posix() for path in paths if foreign.isdisjoint(path.parents)]
+
+    def write_split(self, pieces: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Write split.json; pieces: the subset of each, and the names of its performances."""
+        text = ",\n".join(
             # "side" is the subset: the word is part of the file format
-            lines.append("  " + json.dumps({"side": subset, "performances": names}))
-            for number, name in zip(piece.members, names, strict=True):
-                targets.append((paths[number], self.root / subset / (name + DATA_SUFFIX)))
-        text = ",\n".join(lines)
+            "  " + json.dumps({"side": subset, "performances": list(names)})
+            for subset, names in pieces
+        )
         text = f'{{"version": 1, "split": {json.dumps(self.split)}, "pieces": [\n{text}\n]}}\n'
         utils.atomic_write(self.split_file, text.encode())
-        for path, target in targets:
-            if path != target:
-                self._move(path, target)
 
-    def _move(self, source: Path, target: Path) -> None:
+    def move(self, targets: Mapping[str, str]) -> None:
+        """Move files, which may exchange their places; no two may have the same target.
+
+        A kill leaves each file in its old place, in its new one, or in `.waiting`.
+        """
+        moves = {path: target for path, target in targets.items() if path != target}
+        blocking = set(moves) & set(moves.values())
+        for path in blocking:  # another file gets this place
+            target = moves.pop(path)
+            middle = f"{WAITING}/{self.parse(target, bool(self.split))[1]}{DATA_SUFFIX}"
+            while os.path.lexists(self.root / middle):
+                middle = f"{middle.removesuffix(DATA_SUFFIX)}+{DATA_SUFFIX}"
+            self._move(path, middle)
+            moves[middle] = target
+        for path, target in moves.items():
+            self._move(path, target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and the folders that this leaves empty."""
+        (self.root / path).unlink(missing_ok=True)
+        self._remove_empty(path)
+
+    def _move(self, path: str, target: str) -> None:
         """Move a file, and remove the folders that this leaves empty."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)
-        for folder in source.relative_to(self.root).parents[:-1]:
+        (self.root / target).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.root / path, self.root / target)
+        self._remove_empty(path)
+
+    def _remove_empty(self, path: str) -> None:
+        """Remove the folders of a file, as far as they are empty."""
+        for folder in Path(path).parents[:-1]:
             with contextlib.suppress(OSError):  # it is not empty
                 (self.root / folder).rmdir()
 

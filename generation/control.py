@@ -63,13 +63,18 @@ EXAMPLES = """\
 
 
 def load_control(
-    path: str, seed: int, encoding: Encoding = CURRENT, layout: ControlLayout = PLAIN_LAYOUT
+    path: str,
+    seed: int,
+    encoding: Encoding = CURRENT,
+    layout: ControlLayout = PLAIN_LAYOUT,
+    tracks: str = "auto",
 ) -> ControlSchedule:
     """Return the controls of a MIDI or .data file as a schedule with a row for each event.
 
     path: a file, or a folder, where `seed` chooses one of the .data files;
-    encoding, layout: those of the session, whose controls the schedule has. Raises ValueError
-    with the path for a file that cannot be read or has no notes.
+    encoding, layout: those of the session, whose controls the schedule has; tracks: of a MIDI
+    file, see `NoteSeq.from_midi_file`. Raises ValueError with the path for a file that cannot be
+    read or has no notes.
     """
     file = Path(path)
     if file.is_dir():
@@ -80,7 +85,7 @@ def load_control(
     if not file.is_file():
         raise ValueError(f"{file}: not a file")
     if file.name.lower().endswith(MIDI_SUFFIXES):
-        notes = NoteSeq.from_midi_file(file, sustain=not encoding.is_legacy)
+        notes = NoteSeq.from_midi_file(file, sustain=not encoding.is_legacy, tracks=tracks)
         events = EventSeq.from_note_seq(notes.trim_start(), encoding)
         values = ControlSeq.from_event_seq(events).values
     else:

@@ -71,14 +71,15 @@ def load_primer(
     seconds: float,
     encoding: Encoding,
     layout: ControlLayout = PLAIN_LAYOUT,
+    tracks: str = "auto",
 ) -> Primer:
     """Load the part of a MIDI file from second `start` on that is about `seconds` long.
 
-    layout: the control of the network.
+    layout: the control of the network; tracks: see `NoteSeq.from_midi_file`.
     It begins with a note and ends just before one. Notes that sound at its end go on in the
     generated music. Raises ValueError if there is no note.
     """
-    notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy)
+    notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy, tracks=tracks)
     is_later = notes.starts >= start
     on_piano = np.isin(notes.pitches, PITCHES)
     selected = NoteSeq(*(column[is_later & on_piano] for column in notes.columns))

@@ -26,6 +26,9 @@ MAX_HOLD = 20.0  # seconds that a pedal holds a note after its key was released
 STUCK_PEDAL = 30.0  # seconds that the pedal is down while notes are played
 MIN_TICKS_PER_TWELFTH = 6  # of a quarter note; with coarser ticks, any notes are near the beat
 
+TRACKS_HELP = (  # of an option
+    "tracks to read: auto, the piano if there is one, else all; all; piano; or names of tracks"
+)
 # kinds of repair
 NO_NOTE_OFF = "notes without a note off"
 ENDED_BY_CONTROL = "notes ended by all notes off"
@@ -51,6 +54,10 @@ OTHER_NAME = re.compile(
     r"|vibraphone|xylophone|celesta|geige|bratsche|fl[öo]te|trompete|posaune|orgel|gitarre",
     re.IGNORECASE,
 )
+
+
+class MissingTrackError(ValueError):
+    """No track of a file has the requested name."""
 
 
 @dataclass(frozen=True)
@@ -566,7 +573,7 @@ def select_instruments(
 
     tracks: "auto": the piano if there is one, else all; "piano": the piano; "all"; or names of
     tracks, separated by commas: whole names, or parts of names, in upper or lower case.
-    Raises ValueError if no track has such a name.
+    Raises MissingTrackError if no track has such a name.
     """
     is_pitched = [not instrument.is_drum for instrument in instruments]
     is_piano = [instrument.is_piano for instrument in instruments]
@@ -595,7 +602,7 @@ def _find_names(names: Sequence[str], requested: str) -> list[bool]:
         found = [test(name, part) for name in lower]
         if not any(found):
             existing = ", ".join(sorted({name for name in names if name})) or "none has a name"
-            raise ValueError(f"no track is named {part!r} (tracks: {existing[:200]})")
+            raise MissingTrackError(f"no track is named {part!r} (tracks: {existing[:200]})")
         result = list(map(operator.or_, result, found))
     return result
 

@@ -48,10 +48,11 @@ def convert(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> C
 
 
 def hash_files(folder: Path) -> dict[str, str]:
+    """Return the hashes of all files but the manifest, which has times of files."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path != folder / "manifest.json"
     }
 
 
@@ -111,13 +112,14 @@ def test_duplicates_are_converted_once(midi: Path, data: Path, convert: Convert)
     assert "a/two.mid.data" not in hash_files(data)
 
 
-def test_duplicate_with_data_is_reported(midi: Path, convert: Convert) -> None:
+def test_duplicate_that_comes_later_gets_no_data(midi: Path, data: Path, convert: Convert) -> None:
     convert("1")
+    before = hash_files(data)
     shutil.copy(midi / "a" / "one.mid", midi / "0.mid")
-    assert (
-        "duplicate: a/one.mid has the same notes as 0.mid "
-        "(its .data file of an earlier run remains)"
-    ) in convert("1")
+    output = convert("1")
+    assert "duplicate: 0.mid has the same notes as a/one.mid\n" in output
+    assert "0 converted, 4 skipped (unchanged), 1 duplicate" in output
+    assert hash_files(data) == before
 
 
 # --------------------------------------------------------------------------- rejected files
@@ -150,7 +152,7 @@ def test_unreadable_folder_is_rejected(
     scandir = os.scandir
 
     def deny(path: str) -> object:
-        if str(path).endswith("a"):
+        if str(path) == str(midi / "a"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
@@ -218,7 +220,7 @@ def test_unwritable_save_dir_is_an_error(midi: Path, tmp_path: Path, convert: Co
 # ---------------------------------------------------------------------------------- filters
 
 
-def test_filter_applies_to_unchanged_files_too(
+def test_changed_filter_applies_to_unchanged_files(
     tmp_path: Path, data: Path, convert: Convert
 ) -> None:
     write_midi(tmp_path / "midi" / "long.mid", 200, seed=1)
@@ -234,5 +236,22 @@ def test_filter_applies_to_unchanged_files_too(
 
     output = convert("1", "--min-seconds", "10")
     assert "rejected: short.mid: too short (" in output
-    assert "; its .data file of an earlier run remains)" in output
+    assert "; its .data file is removed)" in output
     assert "0 converted, 1 skipped" in output
+    assert "filters: --min-seconds 10; in the run before: none" in output
+    assert list(hash_files(data)) == ["long.mid.data"]
+
+    output = convert("1", "--min-seconds", "5")
+    assert "0 converted, 1 skipped" in output
+    assert "1 converted, 1 skipped" in convert("1")
+
+
+def test_filters_that_reject_every_file_change_nothing(
+    midi: Path, data: Path, convert: Convert
+) -> None:
+    convert("1")
+    before = hash_files(data)
+    output = convert("1", "--min-seconds", "1000", code=1)
+    assert f"error: {midi}: no file can be used: 4 too short of 4 files; " in output
+    assert hash_files(data) == before
+    assert "4 skipped" in convert("1")

@@ -44,7 +44,7 @@ from config import MIDI_SUFFIXES
 from corpus.performance import Corpus, Performance, check_encoded
 from model import PerformanceRNN, Session
 from sequence import ENCODINGS
-from tools import hostile_files, hostile_tensors
+from tools import data_faults, hostile_files, hostile_tensors
 from tools.synthetic_data import TINY_MODEL, TINY_SIZES, write_data, write_midi
 from training.sessions import load_state, print_changes
 from training.trainer import Schedule, StepOptions, Trainer
@@ -316,6 +316,23 @@ def week(count: int) -> str:
     )
 
 
+def data(count: int) -> str:
+    """Kills of preprocess.py in each of its phases."""
+    results = []
+    for number, phase in enumerate(data_faults.PHASES):
+        folder = Path(str(number))
+        folder.mkdir()
+        try:
+            kills, changes = data_faults.kill_in_phase(phase, folder, count)
+        except AssertionError as error:
+            raise Failure(str(error)) from error
+        results.append(f"{phase}: {kills} at {changes} changes of files")
+    return (
+        f"{'; '.join(results)}. train.py accepts no incomplete folder, and the next run gives the "
+        "files of an uninterrupted one, without any other file"
+    )
+
+
 # -------------------------------------------------------------------------- hostile files
 
 
@@ -571,7 +588,7 @@ def run_on_platform(name: str, folder: Path) -> None:
     generate_argv = ["-s", "m.sess", "-b", "1", "-l", "20", "-o", "music", "-c", ";3", "--png"]
     for command in (
         ["preprocess.py", "midi", "data", "2"],
-        ["train.py", *train_argv(Path("data"), "--max-steps", "3", "-v", "data")],
+        ["train.py", *train_argv(Path("data"), "--max-steps", "3")],
         ["generate.py", *generate_argv],
     ):
         result = subprocess.run(
@@ -593,6 +610,7 @@ def run_on_platform(name: str, folder: Path) -> None:
 # the function of each fault, and its full size: kills, steps, files, notes or platforms
 FAULTS: dict[str, tuple[Callable[[int], str], int]] = {
     "kills": (kills, 200),
+    "data": (data, 25),
     "full_disk": (full_disk, 1),
     "week": (week, 100_000),
     "midi": (midi, 20_000),

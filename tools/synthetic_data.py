@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 import mido
@@ -117,7 +118,8 @@ def write_data(folder: Path, count: int = 3, notes: int = 120) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
         content = write_midi(folder / "midi.tmp", notes, seed).read_bytes()
-        performance = encode_notes(read_notes(content, CURRENT)[0], str(seed), CURRENT)
+        source = hashlib.blake2b(content, digest_size=16).hexdigest()
+        performance = encode_notes(read_notes(content, CURRENT)[0], source, CURRENT)
         (folder / f"{seed}.mid.data").write_bytes(performance.to_bytes())
     (folder / "midi.tmp").unlink()
     return folder

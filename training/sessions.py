@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from training.trainer import DTYPES, TrainState, pick_precision
 
 # with the same values of these options, the windows of a resumed run continue the last ones
 WINDOW_OPTIONS = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
+SOURCE_DIGITS = 12  # hexadecimal digits of a performance in the record of the training data
 
 
 def get_best_path(path: Path) -> Path:
@@ -164,8 +165,12 @@ def _create_session(
         source = _load_checked(Path(init_from), encoding, model_params, controls)
         sizes = config.parse_model_params(model_params, source.config)
         state = source.build_model(torch.device("cpu")).state_dict()
-        training = {"init_from": Path(init_from).name}
-        names = source.controls
+        history, names = load_history(source), source.controls
+        training = {
+            "init_from": Path(init_from).name,
+            "seen": "".join(sorted(history.seen)),
+            "seen_is_complete": history.is_complete,
+        }
         return Session(sizes, state, encoding.version, training=training, controls=names)
     layout = _choose_layout(encoding, controls)
     sizes = config.parse_model_params(model_params, ModelConfig(control_dim=layout.dim))
@@ -175,7 +180,8 @@ def _create_session(
             f"controls {','.join(layout.names)}, which need {layout.dim}: leave it out"
         )
     torch.manual_seed(seed)
-    state, training = PerformanceRNN(sizes).init_weights().state_dict(), {"init_from": ""}
+    state = PerformanceRNN(sizes).init_weights().state_dict()
+    training = {"init_from": "", "seen": "", "seen_is_complete": True}
     return Session(sizes, state, encoding.version, training=training, controls=layout.names)
 
 
@@ -293,3 +299,55 @@ def choose_precision(
     names = list(DTYPES)
     (number,) = distributed.broadcast([names.index(precision)])
     return names[int(number)]
+
+
+# -------------------------------------------------------------------------- training history
+
+
+@dataclass(frozen=True)
+class History:
+    """The performances that a session was trained on.
+
+    seen: the first SOURCE_DIGITS digits of their hashes; is_complete: False if there may be more.
+    """
+
+    seen: frozenset[str]
+    is_complete: bool
+
+    def has(self, source: str) -> bool:
+        """Return whether the session was trained on a performance; source: see Corpus.sources."""
+        return source[:SOURCE_DIGITS] in self.seen
+
+
+def load_history(session: Session, corpus: Corpus | None = None) -> History:
+    """Return what a session records about its training data.
+
+    Sessions before this record have only a fingerprint of all data. So they know at least whether
+    it was all of `corpus`.
+    """
+    digits = str(session.training.get("seen", ""))
+    starts = range(0, len(digits), SOURCE_DIGITS)
+    seen = frozenset(digits[start : start + SOURCE_DIGITS] for start in starts)
+    is_complete = bool(session.training.get("seen_is_complete", False))
+    fingerprint = session.training.get("train_data", "")
+    if not seen and corpus is not None and fingerprint == corpus.fingerprint:
+        seen = frozenset(source[:SOURCE_DIGITS] for source in corpus.sources)
+    return History(seen, is_complete)
+
+
+def extend_history(session: Session, train_data: Corpus) -> dict[str, Any]:
+    """Return the entries of `training` for a session that is trained on `train_data`, too."""
+    history = load_history(session)
+    seen = history.seen | {source[:SOURCE_DIGITS] for source in train_data.sources}
+    return {"seen": "".join(sorted(seen)), "seen_is_complete": history.is_complete}
+
+
+def print_seen(session: Session, val_data: Corpus) -> None:
+    """Print how much of the validation data was training data of the session before."""
+    history = load_history(session)
+    count = sum(history.has(source) for source in val_data.sources)
+    if count:
+        utils.print_line(
+            f"{count:,} of {utils.format_count(len(val_data), 'file', 'files')} for validation "
+            "were training data of this session before: the validation loss is too low"
+        )

@@ -21,6 +21,7 @@ from corpus.summary import (
     FileRecord,
     Summary,
     count_reasons,
+    count_repairs,
     format_filter_matches,
 )
 from midi.control_schedule import PITCH_NAMES
@@ -135,6 +136,11 @@ def _find_problems(summary: Summary) -> Iterator[str]:
         yield f"Not in the data: {notes} outside the 88 keys or repeating a pitch at the same time."
     if summary.measured and not any(stats.pedal_share for _, stats in summary.measured):
         yield "No performance uses the sustain pedal."
+    if repairs := count_repairs(summary):
+        yield f"Repaired: {', '.join(f'{count:,} {kind}' for kind, count, _ in repairs)}."
+    if stuck := sum(stats.has_stuck_pedal for _, stats in summary.measured):
+        files = format_count(stuck, "file", "files")
+        yield f"The sustain pedal is stuck, or never released: {files}."
     if summary.near_duplicates:
         pairs = format_count(len(summary.near_duplicates), "pair", "pairs")
         yield f"Performances with nearly the same notes: {pairs}."
@@ -291,6 +297,9 @@ def _make_tables(summary: Summary) -> list[Table]:
     performances = sorted(
         summary.measured, key=lambda pair: (-pair[0].onset_error_mean, pair[0].name)
     )
+    readings = sorted(
+        summary.measured, key=lambda pair: (-sum(pair[1].repairs.values()), pair[0].name)
+    )
     return [
         Table(
             "Rejected files",
@@ -319,11 +328,29 @@ def _make_tables(summary: Summary) -> list[Table]:
             [(str(len(group)), ", ".join(record.name for record in group)) for group in pieces],
         ),
         Table(
+            "Instruments and repairs",
+            "file, instruments, tracks used, repairs, pedal",
+            [_make_reading_row(record, stats) for record, stats in readings],
+        ),
+        Table(
             "Performances, the largest onset error first",
             "file, length, notes/s, pedal, notes, missing, mean error, max error",
             [_make_row(record, stats) for record, stats in performances],
         ),
     ]
+
+
+def _make_reading_row(record: FileRecord, stats: PerformanceStats) -> tuple[str, ...]:
+    """Return the row of a performance in the table of instruments and repairs."""
+    pedal = ["one for all channels"] * stats.pedal_is_shared
+    pedal += ["stuck, or never released"] * stats.has_stuck_pedal
+    return (
+        record.name,
+        "; ".join(stats.instruments),
+        stats.selection,
+        ", ".join(f"{count:,} {kind}" for kind, count in stats.repairs.items()),
+        ", ".join(pedal),
+    )
 
 
 def _make_row(record: FileRecord, stats: PerformanceStats) -> tuple[str, ...]:

@@ -207,12 +207,25 @@ def test_old_data_keeps_its_piece_in_a_subset(midi: Path, data: Path, convert: C
     assert set(find_subsets(data).values()) == {"test"}
 
 
-def test_damaged_data_is_not_moved(midi: Path, data: Path, convert: Convert) -> None:
+def test_damaged_data_without_midi_file_is_named(midi: Path, data: Path, convert: Convert) -> None:
     damaged = data / "test" / "old.mid.data"
     convert("50,25,25")
     damaged.write_bytes(b"damaged")
-    assert f"not in the split: {damaged}: damaged" in convert()
+    assert f"damaged: {damaged} (" in convert()
     assert damaged.exists()
+
+
+def test_damaged_data_is_made_again_in_its_subset(midi: Path, data: Path, convert: Convert) -> None:
+    convert("50,25,25")
+    before = find_subsets(data)
+    damaged = data / "test" / next(name for name, s in before.items() if s == "test")
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"data/0") + 100] ^= 1
+    damaged.write_bytes(content)
+    output = convert()
+    assert f"damaged: {damaged} (damaged (a checksum is wrong)): made again" in output
+    assert "1 converted, 15 skipped" in output
+    assert find_subsets(data) == before
 
 
 def test_too_long_name_rejects_one_file(midi: Path, data: Path, convert: Convert) -> None:
@@ -232,12 +245,17 @@ def test_merged_pieces_move_to_train(tmp_path: Path, data: Path, convert: Conver
     assert set(find_subsets(data).values()) == {"train"}
 
 
-def test_unknown_data_in_train_folder_is_an_error(midi: Path, data: Path, convert: Convert) -> None:
+def test_data_in_a_folder_named_like_a_subset_is_split(
+    midi: Path, data: Path, convert: Convert
+) -> None:
     write_performance(midi / "train" / "x.mid", compose(99))
     convert()
     (midi / "train" / "x.mid").unlink()
-    assert "use another SAVE_DIR" in convert("80,10,10", code=1)
-    assert (data / "train" / "x.mid.data").exists()
+    output = convert("0,0,100")
+    assert "split: 17 files of earlier runs moved from" in output
+    assert "MIDI file is gone: train/x.mid" in output
+    assert (data / "test" / "train" / "x.mid.data").exists()
+    assert not (data / "train").exists()
 
 
 BAD_SPLITS = ("3", '"a"', '"1e999,1,1"', '"nan,1,1"', '"-1,1,1"', "null", "9" * 5000, "true")

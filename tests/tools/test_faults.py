@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("kills", 2), ("midi", 60), ("floods", 30_000), ("tensors", 100)]
+    ("name", "count"),
+    [("kills", 2), ("data", 4), ("midi", 60), ("floods", 30_000), ("tensors", 100)],
 )
 def test_fault_is_withstood(name: str, count: int) -> None:
     assert run_fault(name, count)

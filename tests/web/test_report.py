@@ -35,7 +35,7 @@ def make_record(name: str, minutes: float = 1.0, **fields: Any) -> FileRecord:
     pitch_counts, velocity_counts = np.zeros((2, 128), np.int32)
     pitch_counts[40:60], velocity_counts[20:40] = 5, 5
     record = FileRecord(
-        *(name, Path(name), Path(f"{name}.data"), CONVERTED),
+        *(name, Path(name), CONVERTED),
         notes=100,
         milliseconds=round(60_000 * minutes),
         onset_error_mean=0.003,
