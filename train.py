@@ -103,7 +103,7 @@ def prepare(
     trainer = build_trainer(options, train_data, val_data, distributed)
     layout = trainer.model.layout
     train_data, val_data = train_data.add_controls(layout), val_data.add_controls(layout)
-    sampler = WindowSampler(train_data, *window, *processes, options.stretch, layout)
+    sampler = WindowSampler(train_data, *window, *processes, options.stretch)
     return trainer, sampler, val_data
 
 

@@ -104,17 +104,15 @@ class WindowSampler:
         rank: int = 0,
         world_size: int = 1,
         stretch: float = 0.0,
-        layout: ControlLayout = PLAIN_LAYOUT,
     ) -> None:
         """Prepare windows of `steps` events that start every `stride` events.
 
         rank, world_size: `world_size` processes share each batch; this one gets part `rank` of
         the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
-        for the current encoding only. layout: the control of the network; the corpus must have
-        these controls.
+        for the current encoding only.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
-        self.rank, self.world_size, self.stretch, self.layout = rank, world_size, stretch, layout
+        self.rank, self.world_size, self.stretch = rank, world_size, stretch
         # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
@@ -140,7 +138,7 @@ class WindowSampler:
         windows = []
         for (events, controls), window in zip(contents, segments.windows, strict=True):
             rows = slice(window * self.steps, (window + 1) * self.steps + 1)
-            windows.append((events[rows], controls[rows, : self.layout.packed_dim]))
+            windows.append((events[rows], controls[rows, : self.corpus.layout.packed_dim]))
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
         check_encoded(events, controls)
         if transposition:
@@ -189,7 +187,7 @@ class WindowSampler:
 
         Each segment has its own rate, uniform in [0, 1), at which its controls are open.
         """
-        count = len(self.layout.flags)
+        count = len(self.corpus.layout.flags)
         draws = _draw_numbers(turn, 1 + count, seed, attempt, HIDING)
         return np.asarray(draws[:, 1:] < draws[:, :1])
 

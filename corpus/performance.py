@@ -266,9 +266,13 @@ def _encode_bytes(kind: ControlKind, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Performances of one encoding, memory-mapped."""
+    """Performances of one encoding, memory-mapped.
+
+    layout: the control of the network that they are for; all of them have its controls.
+    """
 
     performances: Sequence[Performance]
+    layout: ControlLayout = PLAIN_LAYOUT
 
     def __len__(self) -> int:
         return len(self.performances)
@@ -291,7 +295,8 @@ class Corpus:
 
     def add_controls(self, layout: ControlLayout) -> Corpus:
         """Return the corpus with the controls of a network; see `Performance.add_controls`."""
-        return Corpus([performance.add_controls(layout) for performance in self.performances])
+        performances = [performance.add_controls(layout) for performance in self.performances]
+        return Corpus(performances, layout)
 
     @property
     def encoding(self) -> Encoding:

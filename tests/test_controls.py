@@ -291,7 +291,7 @@ def test_older_data_gets_its_controls_when_loaded(tmp_path: Path) -> None:
 
 def make_sampler(folder: Path, carry: int = 4, layout: ControlLayout = LAYOUT) -> WindowSampler:
     corpus = Corpus.load(sorted(write_data(folder, 4, notes=200).iterdir()))
-    return WindowSampler(corpus, 10, 3, carry, layout=layout)
+    return WindowSampler(corpus.add_controls(layout), 10, 3, carry)
 
 
 def test_each_control_is_hidden_at_a_rate_of_its_segment(tmp_path: Path) -> None:
