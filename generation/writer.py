@@ -88,6 +88,8 @@ def write_sample(
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
     is_given = np.zeros(len(notes), bool)
+    if job.primer is not None and not job.extent.continuation_only:
+        is_given = notes.starts < job.primer.seconds - 1e-6  # rounding errors
     path = _write_files(write, notes, is_given, requested, metadata, formats)
     yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
     if job.control is not None:
@@ -139,7 +141,7 @@ def _write_files(
     path = write(notes.to_midi_bytes(texts=texts, second=second))
     if formats.png:
         title = f"{path.stem}   {format_title(metadata)}"
-        summary, command = summarize_sample(notes, requested), metadata["made with"]
+        summary, command = summarize_sample(notes, requested, is_given), metadata["made with"]
         picture = draw_piano_roll(notes, title, requested, summary, command, is_given)
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if formats.wav:

@@ -157,12 +157,25 @@ def format_title(metadata: Mapping[str, str]) -> str:
     return ", ".join(parts)
 
 
-def summarize_sample(notes: NoteSeq, requested: ControlSchedule | None = None) -> dict[str, str]:
-    """Return figures of a sample as texts, by name, compared with the requested control."""
-    summary = {"notes": f"{len(notes):,}", "length": f"{notes.seconds:.1f} s"}
+def summarize_sample(
+    notes: NoteSeq, requested: ControlSchedule | None = None, is_given: Array | None = None
+) -> dict[str, str]:
+    """Return figures of a sample as texts, by name, compared with the requested control.
+
+    is_given: whether each note was given, bool [notes]. Given notes are not counted; the density
+    is that of all notes from the first new one on.
+    """
+    summary = {"length": f"{notes.seconds:.1f} s"}
+    starts, origin = notes.starts, 0.0
+    if is_given is not None and is_given.any():
+        summary["given notes"] = f"{is_given.sum():,}"
+        starts = starts[is_given.argmin() :]
+        origin = float(starts[0])
+        notes = NoteSeq(*(column[~is_given] for column in notes.columns))
+    summary = {"notes": f"{len(notes):,}", **summary}
     if not len(notes):
         return summary
-    _, density = measure_density(notes.starts, float(notes.starts[-1]))
+    _, density = measure_density(starts - origin, float(starts[-1]) - origin)
     low, high = (int(edge) for edge in (notes.velocities.min(), notes.velocities.max()))
     summary |= {"notes per 2 s": f"{density.mean():.1f}", "velocity": f"{low}-{high}"}
     if requested is None:

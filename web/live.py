@@ -28,11 +28,10 @@ from midi.control_schedule import (
     format_density,
 )
 from midi.harmony import CHORDS, SCALES, parse_scale_or_chord
-from midi.pianoroll import COLORS, LOUD, SOFT
 from model import PerformanceRNN
 from sequence import ControlSeq, Encoding, EventSeq
 from utils import Array, atomic_write
-from web.page import FOLDER, bundle_script, check_page_path, hash_script, render_page
+from web.page import FOLDER, PALETTE, bundle_script, check_page_path, hash_script, render_page
 
 MARK = "performance-rnn-live"  # in each page written here: other files are not overwritten
 ALIGNMENT = 16  # bytes
@@ -93,7 +92,7 @@ def render_live(model: PerformanceRNN, encoding: Encoding, live: LiveSettings) -
             "scales": _list_weights(SCALES),
             "chords": _list_weights(CHORDS),
             "pitch_names": PITCH_NAMES,
-            "palette": {"colors": COLORS, "velocities": (SOFT, LOUD)},
+            "palette": PALETTE,
         },
         weights=zlib.compress(content, 9),
         kernel=(FOLDER / "js" / "kernel.wasm").read_bytes(),

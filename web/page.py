@@ -10,6 +10,11 @@ from typing import Any
 
 import jinja2
 
+from midi.pianoroll import COLORS, GIVEN_COLORS, LOUD, SOFT
+from utils import escape, has_mark
+
+# colors of notes and of given notes, soft to loud, and the velocities of the first and the last
+PALETTE = {"colors": COLORS, "given": GIVEN_COLORS, "velocities": (SOFT, LOUD)}
 FOLDER = Path(__file__).parent
 IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([a-z]+)\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) )", re.MULTILINE)
@@ -67,6 +72,7 @@ def render_page(template: str, script: str, **values: Any) -> bytes:
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["printable"] = escape
     environment.filters["time"] = format_time
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     page = environment.get_template(template).render(
@@ -77,10 +83,8 @@ def render_page(template: str, script: str, **values: Any) -> bytes:
 
 def check_page_path(path: Path, mark: str) -> None:
     """Raise ValueError if a file exists that generate.py did not write as a page with this mark."""
-    if path.exists():
-        with path.open("rb") as file:
-            if f'content="{mark}"'.encode() not in file.read(1000):
-                raise ValueError(f"{path}: not written by generate.py; --force replaces the file")
+    if path.exists() and not has_mark(path, f'content="{mark}"'):
+        raise ValueError(f"{path}: not written by generate.py; --force replaces the file")
 
 
 def format_time(seconds: float) -> str:

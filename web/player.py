@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from config import MIDI_SUFFIXES
@@ -24,16 +21,9 @@ from midi.metadata import (
     summarize_sample,
 )
 from midi.notes import NoteSeq, read_midi_texts
-from midi.pianoroll import (
-    BLACK_KEYS,
-    COLORS,
-    GIVEN_COLORS,
-    LOUD,
-    SOFT,
-    measure_density,
-    scale_density_axis,
-)
-from utils import Array, atomic_write, escape, format_count, has_mark
+from midi.pianoroll import measure_density, scale_density_axis
+from utils import Array, atomic_write, format_count
+from web.page import PALETTE, bundle_script, check_page_path, format_time, render_page
 
 FILE_NAME = "index.html"
 MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
@@ -67,7 +57,7 @@ def read_sample(path: Path) -> Sample:
     texts = read_midi_texts(content)
     metadata, requested = decode_metadata(texts)
     is_given = decode_given(texts, len(notes))
-    summary = summarize_sample(notes, requested)
+    summary = summarize_sample(notes, requested, is_given)
     if "control" in metadata:
         summary["control"] = metadata["control"]
     return Sample(
@@ -94,33 +84,20 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
     Names and texts come from files and may hold anything: the template escapes them, and the
     content security policy of the page allows only its own script.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["printable"] = escape
-    environment.filters["time"] = _format_time
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    script = Path(__file__).with_name("player.js").read_text(encoding="utf-8")
-    page = environment.get_template("player.html").render(
+    return render_page(
+        "player.html",
+        bundle_script("player"),
         mark=MARK,
         heading=heading,
         count=_summarize(samples),
-        colors=COLORS,
-        given_colors=GIVEN_COLORS,
         has_given=any(sample.is_given.any() for sample in samples),
         samples=samples,
         data={
-            "colors": COLORS,
-            "given_colors": GIVEN_COLORS,
+            "palette": PALETTE,
             "pitch_names": PITCH_NAMES,
-            "black_keys": BLACK_KEYS,
-            "velocities": (SOFT, LOUD),
             "samples": [_encode_sample(sample) for sample in samples],
         },
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    return page.encode("utf-8", "backslashreplace")
 
 
 def _encode_sample(sample: Sample) -> dict[str, Any]:
@@ -174,17 +151,10 @@ def write_player(folder: Path) -> Iterator[str]:
 
 def check_player_path(folder: Path) -> None:
     """Raise ValueError if a folder has an index.html that generate.py did not write."""
-    target = folder / FILE_NAME
-    if target.exists() and not has_mark(target, f'content="{MARK}"'):
-        raise ValueError(f"{target}: not written by generate.py; --force replaces the file")
+    check_page_path(folder / FILE_NAME, MARK)
 
 
 def _summarize(samples: Sequence[Sample]) -> str:
     """Format the number of samples and their length: "4 samples, 3:20 of music"."""
     count = format_count(len(samples), "sample", "samples")
-    return f"{count}, {_format_time(sum(sample.notes.seconds for sample in samples))} of music"
-
-
-def _format_time(seconds: float) -> str:
-    """Format seconds as minutes and seconds: "1:05"."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return f"{count}, {format_time(sum(sample.notes.seconds for sample in samples))} of music"

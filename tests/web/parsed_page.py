@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID_TAGS = ("meta", "link", "img")
+VOID_TAGS = ("meta", "link", "img", "input")
 
 
 class ParsedPage(HTMLParser):

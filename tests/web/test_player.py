@@ -88,6 +88,18 @@ def test_page_holds_notes_and_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(notes, milliseconds, atol=0.6)
 
 
+def test_given_notes_are_marked_and_not_counted(tmp_path: Path) -> None:
+    notes = NoteSeq([0, 1, 2, 3, 4], [1, 2, 3, 4, 5], [60, 61, 62, 63, 64], [9, 9, 64, 64, 64])
+    is_given = np.array([True, True, False, False, False])
+    notes.to_midi_file(tmp_path / "a.mid", texts=encode_metadata(METADATA, None, is_given))
+    page = write_and_parse(tmp_path)
+    assert read_data(page)[0]["given"] == [1, 1, 0, 0, 0]
+    summary = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
+    assert (summary["notes"], summary["given notes"]) == ("3", "2")
+    assert (summary["length"], summary["velocity"]) == ("5.0 s", "64-64")
+    assert "given notes, soft to loud" in page.texts["span"]
+
+
 def test_messages_name_unreadable_files(tmp_path: Path) -> None:
     write_sample(tmp_path / "output-000.mid")
     (tmp_path / "output-001.mid").touch()  # empty, as while another run generates it
@@ -241,6 +253,54 @@ def test_click_and_keys_seek(browser: Browser) -> None:
     assert read_position(browser) == paused
     browser.click(".stop")
     assert read_position(browser) == 0
+
+
+@needs_browser
+@pytest.mark.slow
+def test_keys_work_after_a_click_and_do_not_scroll(browser: Browser) -> None:
+    browser.click(".play")
+    browser.wait_for(lambda: read_position(browser) > 0.1)
+    scroll = browser.evaluate("scrollTo(0, 30), scrollY")
+    browser.press("ArrowRight")
+    browser.wait_for(lambda: read_position(browser) > 5)
+    browser.press("ArrowLeft")
+    browser.wait_for(lambda: read_position(browser) < 5)
+    browser.evaluate("document.activeElement.blur()")
+    browser.press(" ")
+    browser.wait_for(lambda: read_labels(browser)[0] == "Play")
+    browser.press("End")
+    end = float(browser.evaluate("document.querySelector('.roll').ariaValueMax"))
+    browser.wait_for(lambda: read_position(browser) == end)
+    browser.press("Escape")
+    browser.wait_for(lambda: read_position(browser) == 0)
+    assert browser.evaluate("scrollY") == scroll
+
+
+@needs_browser
+@pytest.mark.slow
+def test_play_all_goes_on_with_the_next_sample_and_loop_repeats(browser: Browser) -> None:
+    browser.click("#all")
+    browser.wait_for(lambda: read_position(browser) > 0.1)
+    browser.press("End")
+    browser.wait_for(lambda: read_labels(browser) == ["Play", "Pause"])
+    browser.click("#loop")
+    browser.press("End")
+    browser.wait_for(lambda: read_labels(browser) == ["Pause", "Play"])  # from the start again
+    browser.click("#all")
+    browser.press("End")
+    browser.wait_for(lambda: 0.1 < read_position(browser) < 3)
+    assert read_labels(browser) == ["Pause", "Play"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_speed_changes_the_time(browser: Browser) -> None:
+    browser.evaluate("(speed.value = '2', speed.dispatchEvent(new Event('change')), speed.value)")
+    browser.click(".play")
+    browser.wait_for(lambda: read_position(browser) > 0.2)
+    position, start = read_position(browser), time.monotonic()
+    browser.wait_for(lambda: read_position(browser) > position + 4)
+    assert 1 < time.monotonic() - start < 3.5
 
 
 @needs_browser
