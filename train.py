@@ -33,6 +33,7 @@ import numpy as np
 
 import config
 import utils
+from analysis.profile import TrainProfile
 from config import DATA_SUFFIX, DEVICES, FETCH_COMMAND, PRECISIONS, SPLIT_FILE, SUBSETS, TrainConfig
 from corpus.batches import Batch, WindowSampler
 from corpus.manifest import check_complete
@@ -426,6 +427,8 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
             "or --patience"
         )
         return
+    if distributed.is_main:
+        update_profile(trainer, sampler.corpus, val_data)
     logs = get_log_dir(path) if options.enable_logging else None
     with (
         open_batches(trainer, sampler, options) as batches,
@@ -441,6 +444,20 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
         print_line(f"best: {best}, {state.best:.3f} nats/event")
     needs_control = trainer.model.layout.is_plain and options.control_ratio == 1
     print_line(f"to hear it: {format_generate_command(best, needs_control)}")
+
+
+def update_profile(trainer: Trainer, train_data: Corpus, val_data: Corpus) -> None:
+    """Give the session a profile of the training data, if it has none of this data yet.
+
+    The profile of a session that was trained on other data before knows that data, too.
+    """
+    earlier = TrainProfile.from_record(trainer.train_profile)
+    if earlier is not None and earlier.fingerprint == train_data.fingerprint:
+        return
+    profile = TrainProfile.build(train_data, val_data)
+    if profile is not None:
+        profile = profile if earlier is None else profile.add(earlier)
+        trainer.train_profile = profile.to_record()
 
 
 def format_generate_command(session: Path, needs_control: bool) -> str:
@@ -538,6 +555,7 @@ def export_session(options: TrainConfig) -> int:
             session.encoding,
             training=session.training,
             controls=session.controls,
+            train_profile=session.train_profile,
         )
         exported.save(options.export)
     print_line(f"{options.export}: the network of {options.session} in half precision")

@@ -11,6 +11,7 @@ words in a row the one with the lowest hash is kept (winnowing: Schleimer, Wilke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ ENTRY_BYTES = 6  # 3 for the hash, 3 for the position
 NO_WORD = 2**24 - 1  # instead of the hash of a word with too few distinct steps
 MAX_MATCHES = 64  # of a word; more occurrences are not looked at
 MAX_NOTES = 2**24  # of the training data
+RARE = 8  # one of 3,000 distances between words chosen at random is over 8 mean distances
+SPREAD = 0x9E3779  # an odd number, to choose hashes evenly
 TIME_STEP = 128  # notes from one known time to the next
 
 
@@ -180,6 +183,30 @@ class TrainIndex:
             tuple(names),
             np.array(starts),
             np.concatenate([*times, NONE]).astype(np.float32),
+        )
+
+    def add(self, other: TrainIndex, max_bytes: int = INDEX_BYTES) -> TrainIndex:
+        """Return the index of both training data.
+
+        If it is too large, only words whose hash, multiplied by an odd number, is low are kept:
+        the same words of all performances. The window then grows to RARE mean distances.
+        """
+        if self.starts[-1] + other.starts[-1] > MAX_NOTES:
+            return self
+        names, times = self.names + other.names, np.concatenate([self.times, other.times])
+        hashes = np.concatenate([self.hashes, other.hashes])
+        positions = np.concatenate([self.positions, other.positions + self.starts[-1]])
+        size = 4 * len(times) + sum(len(name) + 5 for name in names)
+        share = max(1, (max_bytes - size) // ENTRY_BYTES) / max(1, len(hashes))
+        if share < 1:
+            is_kept = hashes * SPREAD % NO_WORD < share * NO_WORD
+            hashes, positions = hashes[is_kept], positions[is_kept]
+        return TrainIndex(
+            *_sort_entries(hashes, positions),
+            math.ceil(max(self.window, other.window) * (RARE / share if share < 1 else 1)),
+            names,
+            np.concatenate([self.starts, other.starts[1:] + self.starts[-1]]),
+            times,
         )
 
     def find_longest(self, notes: NoteSeq) -> Passage | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from analysis.memorization import Passage, TrainIndex
 from analysis.ranking import EXCERPT, STATISTICS, Reference
-from corpus.performance import Performance
+from corpus.performance import Corpus
 from sequence import EventSeq, NoteSeq
 
 MAX_EXCERPTS = 256  # of the training data, for the statistics
@@ -24,18 +24,18 @@ class TrainProfile:
     """What a session keeps of its training data, at most about 2 MB.
 
     index: finds passages of the training data; reference: statistics of excerpts of it;
-    copy_limit: notes of the longest passage that a validation performance shares with it.
+    copy_limit: notes of the longest passage that a validation performance shares with it;
+    fingerprint: of the training data.
     """
 
     index: TrainIndex
     reference: Reference
     copy_limit: int
+    fingerprint: str
 
     @staticmethod
-    def build(
-        train: Iterable[tuple[str, Performance]], validation: Iterable[tuple[str, Performance]]
-    ) -> TrainProfile | None:
-        """Return the profile of named performances; None if they have no notes."""
+    def build(train: Corpus, validation: Corpus) -> TrainProfile | None:
+        """Return the profile of training data; None if it has no notes."""
         music = [(name, notes) for name, notes in _decode(train) if len(notes)]
         if not music:
             return None
@@ -44,7 +44,11 @@ class TrainProfile:
         lengths = [passage.notes for passage in passages if passage is not None]
         excerpts = _cut_excerpts([notes for _, notes in music])
         limit = max(lengths, default=DEFAULT_COPY_LIMIT)
-        return TrainProfile(index, Reference.measure(excerpts), limit)
+        return TrainProfile(index, Reference.measure(excerpts), limit, train.fingerprint)
+
+    def add(self, earlier: TrainProfile) -> TrainProfile:
+        """Return the profile with the passages of earlier training data, too."""
+        return replace(self, index=self.index.add(earlier.index))
 
     def to_record(self) -> dict[str, Any]:
         """Return the profile for a session file; `from_record` is the inverse."""
@@ -54,7 +58,8 @@ class TrainProfile:
         }
         rows = np.stack([self.reference.median, self.reference.scale])
         statistics = {"statistics": torch.from_numpy(rows.ravel())}
-        return index | statistics | {"copy_limit": self.copy_limit}
+        facts = {"copy_limit": self.copy_limit, "fingerprint": self.fingerprint}
+        return index | statistics | facts
 
     @staticmethod
     def from_record(record: dict[str, Any] | None) -> TrainProfile | None:
@@ -69,17 +74,18 @@ class TrainProfile:
             for name, value in record.items()
         }
         index, limit = TrainIndex.from_arrays(arrays), arrays.get("copy_limit")
-        rows = np.asarray(arrays.get("statistics", ()))
+        rows, fingerprint = np.asarray(arrays.get("statistics", ())), arrays.get("fingerprint")
         if (
             type(limit) is not int
             or not 0 < limit < 2**31
+            or not isinstance(fingerprint, str)
             or rows.dtype != np.float64
             or rows.shape != (2 * len(STATISTICS),)
             or not np.isfinite(rows).all()
             or not (rows[len(STATISTICS) :] > 0).all()
         ):
             raise ValueError("invalid profile of the training data")
-        return TrainProfile(index, Reference(*np.split(rows, 2)), limit)
+        return TrainProfile(index, Reference(*np.split(rows, 2)), limit, fingerprint)
 
     def format_passage(self, passage: Passage | None) -> str:
         """Format the longest passage that music shares with the training data, with a warning."""
@@ -93,10 +99,11 @@ class TrainProfile:
         )
 
 
-def _decode(performances: Iterable[tuple[str, Performance]]) -> Iterator[tuple[str, NoteSeq]]:
-    for name, performance in performances:
+def _decode(corpus: Corpus) -> Iterator[tuple[str, NoteSeq]]:
+    """Yield the name and the notes of each performance."""
+    for performance in corpus.performances:
         events = EventSeq.from_array(performance.events, performance.encoding)
-        yield name, events.to_note_seq()
+        yield performance.name, events.to_note_seq()
 
 
 def _cut_excerpts(music: list[NoteSeq]) -> list[NoteSeq]:

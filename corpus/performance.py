@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from config import DATA_SUFFIX
 from corpus import tensorfile
 from midi.control_schedule import DENSITY_LEVELS, PITCH_CLASSES
 from sequence import (
@@ -57,7 +58,7 @@ class Performance:
     notes: number of notes; milliseconds: length; onset_error_mean, onset_error_max: in seconds;
     source: hash of the MIDI file. A legacy file has no source ("") and no onset errors (0).
     reader: version of the code that read the MIDI file, 0 if unknown; tracks: the choice of its
-    tracks (--tracks).
+    tracks (--tracks); name: of its file and the folder of that, not stored.
     """
 
     events: Array
@@ -70,6 +71,7 @@ class Performance:
     encoding: Encoding = CURRENT
     reader: int = 0
     tracks: str = "auto"
+    name: str = ""
 
     @property
     def made_with(self) -> str:
@@ -79,6 +81,7 @@ class Performance:
     def to_bytes(self) -> bytes:
         """Return the content of a `.data` file; equal performances give equal bytes."""
         record = vars(self) | {"encoding": self.encoding.version}
+        del record["name"]
         record["events"] = torch.from_numpy(np.array(self.events))
         record["controls"] = torch.from_numpy(np.array(self.controls))
         content = io.BytesIO()
@@ -90,9 +93,11 @@ class Performance:
         """Memory-map a `.data` file; raise ValueError, naming the path, for any other file."""
         record = tensorfile.load(path, memory_map=True)
         try:
-            return _parse_legacy(record) if isinstance(record, tuple) else _parse(record)
+            performance = _parse_legacy(record) if isinstance(record, tuple) else _parse(record)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        name = "/".join(Path(path).parts[-2:]).removesuffix(DATA_SUFFIX)
+        return replace(performance, name=name)
 
     def __len__(self) -> int:
         return len(self.events)

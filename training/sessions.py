@@ -171,7 +171,14 @@ def _create_session(
             "seen": "".join(sorted(history.seen)),
             "seen_is_complete": history.is_complete,
         }
-        return Session(sizes, state, encoding.version, training=training, controls=names)
+        return Session(
+            sizes,
+            state,
+            encoding.version,
+            training=training,
+            controls=names,
+            train_profile=source.train_profile,
+        )
     layout = _choose_layout(encoding, controls)
     sizes = config.parse_model_params(model_params, ModelConfig(control_dim=layout.dim))
     if sizes.control_dim != layout.dim:

@@ -159,7 +159,8 @@ class Trainer:
 
     state: the TrainState, which only the trainer changes;
     ema: the network with the exponential moving average of the weights, for evaluation and
-    generation; hidden: hidden state [layers, batch, hidden] after the last batch, or None.
+    generation; hidden: hidden state [layers, batch, hidden] after the last batch, or None;
+    train_profile: see Session.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class Trainer:
         self.validated_step = self.state.step  # a validation needs at least one new step
         self.ema = copy.deepcopy(model).requires_grad_(False)
         self.hidden: Tensor | None = None
+        self.train_profile: dict[str, Any] | None = None
         self.weights = list(model.parameters())
         kind = model.device.type
         self.optimizer = torch.optim.AdamW(
@@ -327,7 +329,14 @@ class Trainer:
             training["scaler"] = self.scaler.state_dict()
         names = model.layout.names
         state, version = model.state_dict(), self.encoding.version
-        return Session(model.config, state, version, training=training, controls=names)
+        return Session(
+            model.config,
+            state,
+            version,
+            training=training,
+            controls=names,
+            train_profile=self.train_profile,
+        )
 
     def restore(
         self, path: Path, session: Session, with_hidden: bool, with_optimizer: bool
@@ -337,6 +346,7 @@ class Trainer:
         path: the session file, for messages. with_hidden, with_optimizer: restore these states.
         Raises ValueError if the state of the optimizer does not fit the network.
         """
+        self.train_profile = session.train_profile
         if session.ema_state:
             self.ema.load_state_dict(session.ema_state)
         if with_hidden and session.hidden_state is not None:

@@ -106,3 +106,14 @@ def test_scales_and_repeated_notes_are_no_passages() -> None:
     starts = np.arange(200) * 0.2
     notes = NoteSeq(starts, starts + 0.1, 40 + np.arange(200) % 12, np.full(200, 64))
     assert TrainIndex.build([("scale", notes)]).find_longest(notes) is None
+
+
+def test_two_indexes_fit_into_one(corpus: list[tuple[str, NoteSeq]]) -> None:
+    first, second = TrainIndex.build(corpus[:3]), TrainIndex.build(corpus[3:])
+    both = second.add(first, max_bytes=6000)
+    assert len(both.hashes) < 1000 < len(first.hashes) + len(second.hashes)
+    for name, notes in corpus:
+        passage = both.find_longest(notes)
+        assert passage is not None
+        assert passage.name == name
+        assert passage.notes > 0.9 * len(notes)

@@ -1,5 +1,6 @@
 """The profile of the training data, and how it comes back from a session file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,38 +8,39 @@ import pytest
 import torch
 
 from analysis.profile import TrainProfile
-from corpus.performance import Performance
+from corpus.performance import Corpus, Performance
 from model import PerformanceRNN, Session
 from sequence import EventSeq
 from tools.synthetic_data import TINY_SIZES, make_performance
 
 
 @pytest.fixture(scope="module")
-def performances() -> list[tuple[str, Performance]]:
+def performances() -> list[Performance]:
     rng = np.random.default_rng(0)
-    return [(f"{k}.data", make_performance(rng.integers(0, 240, 3000))) for k in range(4)]
+    pieces = [make_performance(rng.integers(0, 240, 3000)) for _ in range(5)]
+    return [replace(piece, name=f"{k}.data", source=str(k)) for k, piece in enumerate(pieces)]
 
 
 @pytest.fixture(scope="module")
-def profile(performances: list[tuple[str, Performance]]) -> TrainProfile:
-    profile = TrainProfile.build(performances[:3], performances[3:])
+def profile(performances: list[Performance]) -> TrainProfile:
+    profile = TrainProfile.build(Corpus(performances[:3]), Corpus(performances[3:4]))
     assert profile is not None
     return profile
 
 
 def test_a_training_performance_is_named(
-    profile: TrainProfile, performances: list[tuple[str, Performance]]
+    profile: TrainProfile, performances: list[Performance]
 ) -> None:
-    notes = EventSeq(performances[1][1].events).to_note_seq()
+    notes = EventSeq(performances[1].events).to_note_seq()
     message = profile.format_passage(profile.index.find_longest(notes))
     assert message.startswith("warning: ")
     assert "1.data at 0:00" in message
 
 
 def test_other_music_gives_no_warning(
-    profile: TrainProfile, performances: list[tuple[str, Performance]]
+    profile: TrainProfile, performances: list[Performance]
 ) -> None:
-    notes = EventSeq(performances[3][1].events).to_note_seq()
+    notes = EventSeq(performances[3].events).to_note_seq()
     message = profile.format_passage(profile.index.find_longest(notes))
     assert message.endswith(f"(other music: up to {profile.copy_limit})")
 
@@ -71,4 +73,19 @@ def test_a_session_with_another_profile_is_rejected(tmp_path: Path) -> None:
 
 
 def test_no_notes_no_profile() -> None:
-    assert TrainProfile.build([("a", make_performance(np.full(50, 220)))], []) is None
+    assert TrainProfile.build(Corpus([make_performance(np.full(50, 220))]), Corpus([])) is None
+
+
+def test_later_training_data_is_added(
+    profile: TrainProfile, performances: list[Performance]
+) -> None:
+    later = TrainProfile.build(Corpus(performances[4:]), Corpus([]))
+    assert later is not None
+    both = later.add(profile)
+    for number in (1, 4):
+        notes = EventSeq(performances[number].events).to_note_seq()
+        passage = both.index.find_longest(notes)
+        assert passage is not None
+        assert passage.name == f"{number}.data"
+        assert passage.there == pytest.approx(passage.start, abs=1)
+    assert both.fingerprint == later.fingerprint
