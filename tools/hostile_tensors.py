@@ -300,6 +300,11 @@ def dishonest_storages() -> Iterator[tuple[str, bytes]]:
         entry = text("a") + tensor(HUGE, (HUGE,), (1,), view) + b"s"
         yield f"hidden in a dict with attributes, {name}", write(hidden + entry)
         yield f"beyond its storage, {name}", write(record(a=tensor(4, (2,), (1,), view, offset=3)))
+        for at, shape, strides in ((15, (2,), (1,)), (0, (4, 4), (5, 1)), (0, (17,), (0,))):
+            part = tensor(16, shape, strides, view, kind="torch.ByteStorage", offset=at)
+            content = record(a=part)
+            old = write_old(content, 0, [("0", 16, bytes(16))])
+            yield f"bytes beyond, {at} {shape}, {name}", old if view else write_zip(content)
         text_sizes = tensor(4, (4,), (1,), view).replace(row(number(4)), row(text("4")))
         yield f"text for a size, {name}", write(record(a=text_sizes))
         many = (tensor(10**6, (10**6,), (1,), view, str(key)) for key in range(1000))
