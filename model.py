@@ -429,7 +429,7 @@ def _parse_session(record: Any) -> Session:
     optimizer_state = record.get("model_optimizer_state", record.get("optimizer_state"))
     if not isinstance(optimizer_state, dict | None):
         raise ValueError("model_optimizer_state is not a dict")
-    if optimizer_state is not None and not optimizer_state.get("state"):
+    if isinstance(optimizer_state, dict) and _is_empty(optimizer_state.get("state")):
         optimizer_state = None  # no optimizer step was made
     training = _parse_training(record.get("training", {}))
     return Session(
@@ -514,6 +514,10 @@ def _parse_value(name: str, value: Any) -> int | float | str:
     if name in TRAINING_TEXTS or not is_number:
         raise ValueError(f"{shown} is {tensorfile.format_value(value)}, neither a number nor text")
     return value
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, dict | list) and not value)
 
 
 def _unused_optimizer(config: ModelConfig) -> dict[str, Any]:

@@ -418,7 +418,12 @@ def invalid_optimizer_states(record: dict[str, Any]) -> Iterator[dict[str, Any]]
     yield {"state": state, "param_groups": []}
     yield {"state": state, "param_groups": [{"params": group["params"][:-1]}]}
     yield {"state": list(state.values()), "param_groups": [group]}
-    for entry in (None, 3, [], {}, {"step": 1}):
+    yield {"state": torch.ones(2), "param_groups": [group]}
+    yield {"state": state, "param_groups": torch.ones(2)}
+    yield {"state": state, "param_groups": [torch.ones(2)]}
+    yield {"state": state, "param_groups": [{"params": torch.ones(2)}]}
+    yield {"state": state, "param_groups": [{"params": 3}]}
+    for entry in (None, 3, [], {}, {"step": 1}, torch.ones(2)):
         yield {"state": {**state, 4: entry}, "param_groups": [group]}
     for name in ("step", "exp_avg"):
         for value in ("x", None, math.nan, 10**400, torch.ones(5)):

@@ -372,8 +372,10 @@ class Trainer:
         Its other settings stay as they are, because files of old torch versions lack some.
         """
         (group,) = saved["param_groups"]
-        if not isinstance(saved["state"], dict):
+        if not isinstance(saved["state"], dict) or not isinstance(group, dict):
             raise TypeError("it is not a dict")
+        if not isinstance(group["params"], list):
+            raise TypeError("its params are not a list")
         moments: dict[int, dict[str, Any]] = {}
         for number, (weight, key) in enumerate(zip(self.weights, group["params"], strict=True)):
             if key in saved["state"]:  # otherwise the weight was never updated
@@ -381,8 +383,10 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
-def _parse_moments(number: int, weight: Tensor, saved: dict[str, Any]) -> dict[str, Tensor]:
+def _parse_moments(number: int, weight: Tensor, saved: Any) -> dict[str, Tensor]:
     """Check and return what Adam stores for a weight."""
+    if not isinstance(saved, dict):
+        raise TypeError(f"the moments of weight {number} are not in a dict")
     step = float(saved["step"])
     if not 0 <= step <= 2**53:
         raise ValueError(f"step {step:g} of weight {number} is not in 0-2**53")
