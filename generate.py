@@ -390,7 +390,7 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
             "was not, or does not record it"
         )
     has_learned_none = not layout.is_plain or session.control_ratio != 1
-    if options.control is None and not (has_learned_none or options.surprise):
+    if options.control is None and not (has_learned_none or options.surprise or options.live):
         utils.print_line(
             f"warning: {options.session} has learned only music with a control: give one with -c"
         )

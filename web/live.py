@@ -6,6 +6,7 @@ modules of the page are in web/js.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from generation.density import GAIN, MAX_CORRECTION, TIME_CONSTANT
 from generation.engine import INPUT_SCALE, INPUT_ZERO, quantize_rows, split_weight
 from generation.pipeline import MAX_NOTE_SECONDS, build_density_target
 from midi.control_schedule import (
-    CONTROL_DIM,
     DEFAULT_DENSITY,
     DENSITY_LEVELS,
     PITCH_NAMES,
@@ -29,7 +29,7 @@ from midi.control_schedule import (
 )
 from midi.harmony import CHORDS, SCALES, parse_scale_or_chord
 from model import PerformanceRNN
-from sequence import ControlSeq, Encoding, EventSeq
+from sequence import ControlKind, ControlLayout, Encoding, EventSeq, check_controls
 from utils import Array, atomic_write
 from web.page import FOLDER, PALETTE, bundle_script, check_page_path, hash_script, render_page
 
@@ -71,7 +71,12 @@ def check_live_path(path: Path) -> None:
 
 
 def render_live(model: PerformanceRNN, encoding: Encoding, live: LiveSettings) -> bytes:
-    """Return the page."""
+    """Return the page; raise ValueError if the control is longer than an hour.
+
+    Raises ValueError, too, if it requests a control that the session lacks.
+    """
+    if live.control is not None:
+        check_controls(live.control, model.layout)
     entries, content = pack_arrays(export_weights(model.cpu()))
     worker = bundle_script("worker")
     return render_page(
@@ -86,9 +91,9 @@ def render_live(model: PerformanceRNN, encoding: Encoding, live: LiveSettings) -
             "seed": live.seed,
             "entries": entries,
             "network": describe_network(model),
-            "model": describe_music(encoding, live),
-            "start": describe_start(live),
-            "faders": describe_faders(live),
+            "model": describe_music(model.layout, encoding, live),
+            "start": describe_start(model.layout, live),
+            "faders": describe_faders(model.layout, live),
             "scales": _list_weights(SCALES),
             "chords": _list_weights(CHORDS),
             "pitch_names": PITCH_NAMES,
@@ -104,7 +109,7 @@ def render_live(model: PerformanceRNN, encoding: Encoding, live: LiveSettings) -
 # ------------------------------------------------------------------------------ description
 
 
-def describe_music(encoding: Encoding, live: LiveSettings) -> dict[str, Any]:
+def describe_music(layout: ControlLayout, encoding: Encoding, live: LiveSettings) -> dict[str, Any]:
     """Return what web/js/performer.js needs besides the network: events, limits, controls."""
     rates = [float(rate) for rate in build_density_target(encoding).rates]
     return {
@@ -113,7 +118,7 @@ def describe_music(encoding: Encoding, live: LiveSettings) -> dict[str, Any]:
         "velocity_edges": np.asarray(encoding.velocity_edges).tolist(),
         "limits": {"repeats": live.repeats, "silence": 1000 * live.silence},
         "max_note_ms": 1000 * MAX_NOTE_SECONDS,
-        "layout": describe_layout(live),
+        "layout": describe_layout(layout, live),
         "feedback": {
             "gain": GAIN,
             "timeConstant": TIME_CONSTANT,
@@ -124,72 +129,106 @@ def describe_music(encoding: Encoding, live: LiveSettings) -> dict[str, Any]:
     }
 
 
-def describe_layout(live: LiveSettings) -> dict[str, Any]:
+def describe_layout(layout: ControlLayout, live: LiveSettings) -> dict[str, Any]:
     """Return the columns of a control vector; a flag of None: the control has no flag "open"."""
-    names = {"note_density": "density", "pitch_histogram": "histogram"}
+    flags = layout.flags or [None] * len(layout.kinds)
     controls = [
-        {"name": names[name], "start": columns.start, "count": len(columns), "flag": None}
-        for name, columns in ControlSeq.feat_ranges().items()
+        {
+            "name": kind.name,
+            "start": layout.ranges[kind.name].start,
+            "count": kind.width,
+            "low": kind.low,
+            "high": kind.high,
+            "isLog": kind.is_log,
+            "flag": flag,
+        }
+        for kind, flag in zip(layout.kinds, flags, strict=True)
     ]
     return {
-        "width": CONTROL_DIM,
+        "width": layout.dim,
         "levels": DENSITY_LEVELS,
         "controls": controls,
-        "canBeNone": live.can_omit_control,
+        "canBeNone": layout.is_plain and live.can_omit_control,
     }
 
 
-def describe_faders(live: LiveSettings) -> list[dict[str, Any]]:
+def describe_faders(layout: ControlLayout, live: LiveSettings) -> list[dict[str, Any]]:
     """Return the faders of the page besides the pitch classes."""
-    texts = [f"{format_density(level)} notes in 2 s" for level in range(DENSITY_LEVELS)]
+    faders = [_describe_fader(kind) for kind in layout.kinds if not kind.value_shape]
     low, high = TEMPERATURES
-    return [
-        {
-            "name": "density",
-            "label": "Density",
-            "min": 0,
-            "max": DENSITY_LEVELS - 1,
-            "step": 1,
-            "value": DEFAULT_DENSITY,
-            "texts": texts,
-        },
-        {
-            "name": "temperature",
-            "label": "Temperature",
-            "min": low,
-            "max": high,
-            "step": 0.05,
-            "value": min(max(live.temperature, low), high),
-            "unit": "",
-        },
-    ]
+    temperature = {
+        "name": "temperature",
+        "label": "Temperature",
+        "meaning": "below 1 is safer, above wilder",
+        "low": low,
+        "high": high,
+        "step": 0.05,
+        "value": min(max(live.temperature, low), high),
+        "unit": "",
+    }
+    return [*faders, temperature]
 
 
-def describe_start(live: LiveSettings) -> dict[str, Any]:
-    """Return the controls at the start: density level, and a scale or weights from C."""
+def _describe_fader(kind: ControlKind) -> dict[str, Any]:
+    fader: dict[str, Any] = {
+        "name": kind.name,
+        "label": kind.name.capitalize(),
+        "meaning": kind.meaning,
+        "low": kind.low,
+        "high": kind.high,
+        "isLog": kind.is_log,
+        "unit": f" {kind.unit}",
+        "step": (math.log(kind.high / kind.low) if kind.is_log else kind.high - kind.low) / 100,
+        "value": float(kind.find_values(kind.find_positions(kind.high) / 2)),
+        "words": {word: value for word, value in kind.words.items() if "b" not in word},
+    }
+    if kind.name == "density":
+        texts = [f"{format_density(level)} notes in 2 s" for level in range(DENSITY_LEVELS)]
+        fader |= {"step": 1, "value": DEFAULT_DENSITY, "texts": texts}
+    return fader
+
+
+def describe_start(layout: ControlLayout, live: LiveSettings) -> dict[str, Any]:
+    """Return the controls at the start by name, None where open, or a scale for the histogram."""
+    start: dict[str, Any] = dict.fromkeys(layout.names)
     if live.control is None:
-        return {"density": DEFAULT_DENSITY, "root": 0, "scale": "major"}
-    _, density, histogram = live.control.columns
-    return {"density": int(density[0]), "histogram": histogram[0].tolist()}
+        return start | {"density": DEFAULT_DENSITY, "root": 0, "scale": "major"}
+    return start | _list_rows(live.control.select(np.arange(1)))[0]
+
+
+def _describe_plan(control: ControlSchedule | None) -> dict[str, Any] | None:
+    """Return a control over time: `times` in milliseconds, and a request for each of them.
+
+    loop: the time at which the last rows start again and again, and their length; or None.
+    """
+    if control is None or len(control) == 1:
+        return None
+    begin, period = control.loop or (0.0, 0.0)
+    steps = math.ceil((begin + period) / TIME_STEP) + 1 if control.loop else control.steps
+    if steps * TIME_STEP > MAX_PLAN_SECONDS:
+        raise ValueError(f"--live: the control is longer than {MAX_PLAN_SECONDS / 60:.0f} minutes")
+    plan = control.average(0, steps).drop_repeats()
+    return {
+        "times": np.rint(1000 * np.asarray(plan.columns[0])).astype(int).tolist(),
+        "rows": _list_rows(plan),
+        "loop": [1000 * begin, 1000 * period] if control.loop else None,
+    }
+
+
+def _list_rows(schedule: ControlSchedule) -> list[dict[str, Any]]:
+    """Return the requests of the rows of a schedule; None where a control is open."""
+    rows: list[dict[str, Any]] = [{} for _ in range(len(schedule))]
+    for name, column in schedule.values.items():
+        for row, value in zip(rows, column, strict=True):
+            numbers = [float(str(number)) for number in np.ravel(value)]  # as short as float32 is
+            is_open = bool(np.isnan(numbers).any())
+            row[name] = None if is_open else numbers if np.ndim(value) else numbers[0]
+    return rows
 
 
 def _list_weights(names: Iterable[str]) -> dict[str, list[float]]:
     """Return the weights from C on of the scales or chords with these names."""
     return {name: parse_scale_or_chord(f"C {name}").tolist() for name in names}
-
-
-def _describe_plan(control: ControlSchedule | None) -> dict[str, Any] | None:
-    """Return a control over time: `times` in milliseconds, and a request for each of them."""
-    if control is None or len(control) == 1:
-        return None
-    if control.steps * TIME_STEP > MAX_PLAN_SECONDS:
-        raise ValueError(f"--live: the control is longer than {MAX_PLAN_SECONDS / 60:.0f} minutes")
-    times, density, histogram = control.average(0, control.steps).drop_repeats().columns
-    rows = [
-        {"density": int(level), "histogram": [float(str(weight)) for weight in weights]}
-        for level, weights in zip(density, histogram, strict=True)
-    ]
-    return {"times": np.rint(1000 * np.asarray(times)).astype(int).tolist(), "rows": rows}
 
 
 # ---------------------------------------------------------------------------------- weights

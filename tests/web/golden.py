@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import PRETRAINED, GenerateConfig
+from config import GenerateConfig, ModelConfig
 from generate import prepare_job
 from generation.control import parse_control
 from generation.engine import INPUT_SCALE, INPUT_ZERO, Engine, _int8_linear
-from generation.pipeline import build_inputs
+from generation.pipeline import GenerationJob, build_event_constraints, build_inputs
 from generation.sampling import NOISE_STEPS, Sampler
+from midi.control_schedule import ControlSchedule
+from model import PerformanceRNN
+from sequence import CONTROLS, CURRENT, ControlLayout
 from utils import Array
 from web.live import LiveSettings, write_live
 
 CONTROL = "C major;3 | A minor;8 @8 | ~ F# dorian;1 @30"
-SEED, STEPS, TEMPERATURE = 7, 2000, 0.95
+SEED, TEMPERATURE, REPEATS, SILENCE = 7, 0.95, 3, 1.5
 # a hidden state this close to the middle between two 8-bit levels, in levels, may be rounded to
 # either: the last bits of float32 differ between processors
 TIE = 3e-5
@@ -40,12 +43,39 @@ class Golden:
     has_tie: Array
 
 
-def write_golden(page: Path, folder: Path) -> Golden:
-    """Generate with the session in the box; write its page, and the states for a replay."""
-    options = GenerateConfig(control=CONTROL, seed=SEED, repeats=3, silence=1.5)
-    control = parse_control(CONTROL)
-    job = replace(prepare_job(options, control), batch_size=1)
-    live = LiveSettings(PRETRAINED, control, repeats=3, silence=1.5, can_omit_control=True)
+def prepare_shipped_job() -> GenerationJob:
+    """Return a job for the session in the box."""
+    options = GenerateConfig(control=CONTROL, seed=SEED, repeats=REPEATS, silence=SILENCE)
+    return replace(prepare_job(options, parse_control(CONTROL)), batch_size=1, steps=2000)
+
+
+def prepare_small_job() -> GenerationJob:
+    """Return a job for a small random network with all controls, some of them open."""
+    layout = ControlLayout(kind.name for kind in CONTROLS)
+    sizes = ModelConfig(init_dim=4, hidden_dim=30, gru_layers=2, control_dim=layout.dim)
+    model = PerformanceRNN(sizes, controls=layout.names).eval()
+    rng = np.random.default_rng(0)
+    for weight in model.parameters():
+        weight.data.copy_(torch.from_numpy(rng.normal(0, 0.4, weight.shape)))
+    open_value = np.nan
+    control = ControlSchedule(
+        np.array([3, open_value, 8.0]),
+        np.stack([rng.dirichlet(np.ones(12)), np.full(12, open_value), np.eye(12)[4]]),
+        np.array([0, 1.5, 4]),
+        is_gradual=np.array([False, False, True]),
+        scalars={
+            "loudness": np.array([40, 90, 64.5]),
+            "touch": np.array([open_value, 0.4, 7]),
+            "register": np.array([60, open_value, 71]),
+        },
+    )
+    constraints = build_event_constraints(CURRENT, REPEATS, SILENCE)
+    return GenerationJob(model, CURRENT, SEED, 300, 1, constraints, Sampler(), control)
+
+
+def write_golden(page: Path, folder: Path, job: GenerationJob) -> Golden:
+    """Generate; write the page of the session, and the states and numbers for a replay."""
+    live = LiveSettings("a.sess", job.control, repeats=REPEATS, silence=SILENCE)
     write_live(page, job.model, job.encoding, live)
 
     inputs, sampler = build_inputs(job), Sampler(TEMPERATURE)
@@ -55,7 +85,7 @@ def write_golden(page: Path, folder: Path) -> Golden:
         name: [] for name in ("states", "uniform", "logits", "allowed", "events", "greedy")
     }
     with torch.inference_mode():
-        for step in range(STEPS):
+        for step in range(job.steps):
             if step % NOISE_STEPS == 0:  # as draw_gumbel_noise
                 noise = torch.rand(NOISE_STEPS, 240, generator=inputs.generators[0])
                 noise.clamp_(min=1e-30)

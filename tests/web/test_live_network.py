@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from generation.engine import has_int8_linear
-from tests.web.golden import CONTROL, STEPS, TEMPERATURE, Golden, has_exact_products, write_golden
+from generation.pipeline import GenerationJob
+from tests.web.golden import (
+    TEMPERATURE,
+    Golden,
+    has_exact_products,
+    prepare_shipped_job,
+    prepare_small_job,
+    write_golden,
+)
 from tests.web.pages import needs_node, run_node
 from utils import Array
 
@@ -63,34 +71,40 @@ def check_replay(replayed: Replay, golden: Golden) -> None:
         assert (chosen != expected).sum() <= 2
 
 
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> tuple[Golden, Path]:
-    """Return what generate.py computed, and the folder with its page and a job for a replay."""
+def write_job(folder: Path, job: GenerationJob) -> Golden:
+    """Return what generate.py computes; write its page and a job for a replay."""
     if not has_int8_linear(torch.device("cpu")) or not has_exact_products():
         pytest.skip("8-bit products of this processor are not exact")
-    folder = tmp_path_factory.mktemp("golden")
-    result = write_golden(folder / "live.html", folder)
+    result = write_golden(folder / "live.html", folder, job)
     controls = {"request": {}, "temperature": TEMPERATURE, "usesPlan": True}
-    job = {"events": result.events.tolist(), "controls": controls, "text": CONTROL}
-    (folder / "job.json").write_text(json.dumps(job))
-    return result, folder
+    data = {"events": result.events.tolist(), "controls": controls}
+    (folder / "job.json").write_text(json.dumps(data))
+    return result
+
+
+def run_replay(folder: Path, kernel: str, count: int) -> Replay:
+    run_node("replay.mjs", folder / "live.html", folder, kernel, count)
+    result = json.loads((folder / "result.json").read_text())
+    replayed = read_replay(result, np.fromfile(folder / "logits.f32", np.float32))
+    assert replayed.is_simd == (kernel == "simd")
+    return replayed
 
 
 @needs_node
-def test_logits_masks_and_events_are_those_of_generate(golden: tuple[Golden, Path]) -> None:
-    expected, folder = golden
-    assert len(expected.events) == STEPS
+def test_logits_masks_and_events_are_those_of_generate(tmp_path: Path) -> None:
+    expected = write_job(tmp_path, prepare_shipped_job())
     assert len(set(expected.events.tolist())) > 100
     assert expected.has_tie.mean() < 0.2
-    results = []
-    for kernel, count in (("simd", STEPS), ("plain", PLAIN_STEPS)):
-        run_node("replay.mjs", folder / "live.html", folder, kernel, count)
-        result = json.loads((folder / "result.json").read_text())
-        replayed = read_replay(result, np.fromfile(folder / "logits.f32", np.float32))
-        assert replayed.is_simd == (kernel == "simd")
-        results.append(replayed)
-    check_replay(results[0], expected)
-    np.testing.assert_array_equal(results[1].logits, results[0].logits[:PLAIN_STEPS])  # all bits
+    replayed = run_replay(tmp_path, "simd", len(expected.events))
+    check_replay(replayed, expected)
+    plain = run_replay(tmp_path, "plain", PLAIN_STEPS)
+    np.testing.assert_array_equal(plain.logits, replayed.logits[:PLAIN_STEPS])  # all bits
+
+
+@needs_node
+def test_controls_of_all_kinds_are_encoded(tmp_path: Path) -> None:
+    expected = write_job(tmp_path, prepare_small_job())
+    check_replay(run_replay(tmp_path, "plain", len(expected.events)), expected)
 
 
 def test_kernel_is_small() -> None:

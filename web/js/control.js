@@ -3,12 +3,12 @@
 const round = Math.fround;
 const MEASURED_MS = {density: 4000, histogram: 12000};  // windows of what a plain session follows
 
-// A control request is {name: value}: density is a level, histogram has 12 weights that sum to 1,
+// A control request is {name: value}: density is a level from 0 to 11, histogram has 12 weights that sum to 1,
 // any other control is a number; null leaves a control open.
 export class ControlEncoder {
-  // layout: {width, controls: [{name, start, low, high, flag}], canBeNone}. flag: the column that
-  // says "open", or null in sessions without these columns. canBeNone: the session was also
-  // trained without control.
+  // layout: {width, controls: [{name, start, count, low, high, isLog, flag}], canBeNone}. flag: the
+  // column that says "open", or null in sessions without these columns. canBeNone: such a session
+  // was also trained without control.
   constructor(layout) { this.layout = layout; }
 
   // Return the control vector, or null for no control. measured: {density, histogram} of what was
@@ -24,8 +24,7 @@ export class ControlEncoder {
         if (control.flag !== null) { vector[control.flag] = 1; continue; }
         value = measured[control.name];
       }
-      if (control.name === "density") vector[control.start + value] = 1;
-      else if (control.name === "histogram") vector.set(value, control.start);
+      if (control.name === "histogram") vector.set(value, control.start);
       else encodeValue(vector, control, value);
     }
     return vector;
@@ -72,16 +71,23 @@ export class DensityController {
 
   // Return the error after an event. level: the requested one, or null; isNote: of the event.
   update(error, level, event, isNote) {
-    const rate = level === null ? null : this.rates[level], decay = this.decay[event];
+    const rate = this.findRate(level), decay = this.decay[event];
     const missing = rate === null ? 0 : round(rate * this.seconds[event]) - isNote;
     const change = round(this.gain * missing * decay + this.zero * (1 - decay));
     const result = round(change + error * decay);
     return Math.min(Math.max(result, this.zero - this.maxCorrection), this.zero + this.maxCorrection);
   }
 
+  // Return the rate of a level, which may lie between two; null if it is not controlled.
+  findRate(level) {
+    if (level === null) return null;
+    const low = this.rates[Math.floor(level)], high = this.rates[Math.ceil(level)];
+    return low === null || high === null ? null : low + (high - low) * (level % 1);
+  }
+
   // Return the level for the network.
   correct(level, error) {
-    if (level === null || this.rates[level] === null) return level;
+    if (this.findRate(level) === null) return level;
     const corrected = level + Math.floor(error) - this.maxCorrection;
     return Math.min(Math.max(corrected, 0), this.rates.length - 1);
   }

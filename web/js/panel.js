@@ -21,12 +21,20 @@ export class ControlPanel {
     this.makePitches(names);
     this.makeFaders(faders);
     this.makeMenus(names);
-    if (start.scale) this.setScale(start.root, start.scale);
-    else this.setHistogram(start.histogram);
-    this.setFader("density", start.density);
+    this.showStart(start);
     this.plan = document.getElementById("plan");
     if (this.plan) this.plan.onchange = () => this.send();
     document.getElementById("surprise").onclick = () => this.surprise();
+  }
+
+  showStart(start) {
+    for (const [name, check] of Object.entries(this.leave)) {
+      check.checked = start[name] === null && !(name === "histogram" && start.scale);
+      if (name !== "histogram" && !check.checked) this.setFader(name, start[name]);
+    }
+    if (start.scale) this.setScale(start.root, start.scale);
+    else this.setHistogram(start.histogram ?? new Array(12).fill(1));
+    this.show();
   }
 
   // ---------------------------------------------------------------------- pitch classes
@@ -99,7 +107,8 @@ export class ControlPanel {
 
   // ---------------------------------------------------------------------------- faders
 
-  // faders: [{name, label, min, max, step, value, texts or unit}]; "temperature" cannot be open.
+  // faders: [{name, label, meaning, low, high, isLog, step, value, unit, texts, words}], see
+  // web/live.py; "temperature" cannot be open.
   makeFaders(faders) {
     this.faders = {};
     for (const fader of faders) {
@@ -108,7 +117,9 @@ export class ControlPanel {
       box.className = "fader";
       label.textContent = fader.label;
       label.htmlFor = input.id = `fader-${fader.name}`;
-      Object.assign(input, {type: "range", min: fader.min, max: fader.max, step: fader.step});
+      const [min, max] = [fader.low, fader.high].map(fader.isLog ? Math.log : Number);
+      Object.assign(input, {type: "range", min, max, step: fader.step});
+      box.title = fader.meaning;
       output.htmlFor = input.id;
       const first = document.createElement("span");
       first.className = "row";
@@ -127,16 +138,21 @@ export class ControlPanel {
       input.style.gridColumn = "1 / 3";
       document.getElementById("faders").append(box);
       this.sections[fader.name] = box;
-      this.faders[fader.name] = {...fader, input, output};
+      this.faders[fader.name] = {...fader, min, max, input, output};
       input.oninput = () => this.change(fader.name);
       this.setFader(fader.name, fader.value);
     }
   }
 
   setFader(name, value) {
-    const {input, output, texts, unit, isLog} = this.faders[name];
-    input.value = isLog ? Math.log(value) : value;
-    const number = this.readFader(name), text = texts ? texts[number] : `${+number.toFixed(2)}${unit}`;
+    const {input, output, texts, words, unit, step, isLog} = this.faders[name];
+    const scale = isLog ? Math.log : Number;
+    input.value = scale(value);
+    const number = this.readFader(name);
+    const word = Object.entries(words ?? {}).find(
+      ([, meant]) => Math.abs(scale(meant) - scale(number)) < Math.max(step, 0.5 * !isLog) / 2);
+    const text = texts ? texts[Math.round(number)]
+      : `${word ? `${word[0]}, ` : ""}${+number.toPrecision(3)}${unit}`;
     output.textContent = text;
     input.setAttribute("aria-valuetext", text);
   }

@@ -65,8 +65,11 @@ export class Performer {
     const plan = this.model.plan;
     let request = this.request;
     if (this.usesPlan && plan) {
-      let row = plan.times.length - 1;
-      while (row > 0 && plan.times[row] > this.clock) row--;
+      let row = plan.times.length - 1, time = this.clock;
+      if (plan.loop && time >= plan.loop[0]) {
+        time = plan.loop[0] + (time - plan.loop[0]) % plan.loop[1];
+      }
+      while (row > 0 && plan.times[row] > time) row--;
       request = {...request, ...plan.rows[row]};
     }
     if (this.mode === "together") {
@@ -271,7 +274,7 @@ export class Performer {
     else this.interrupt(now);
   }
 
-  // request: see ControlEncoder; usesPlan: the plan of the page replaces density and pitch classes.
+  // request: see ControlEncoder; usesPlan: the plan of the page replaces the request.
   setControls(now, {request, temperature, usesPlan}) {
     Object.assign(this, {request, temperature, usesPlan});
     if (this.clock > now + LONG_WAIT_MS) this.interrupt(now);
