@@ -533,8 +533,8 @@ def choose_held_out(
         return corpus, "*", f"{seen:,} of {count} were training data of this session{doubt}"
     held_out = [p for p, seen in zip(corpus.performances, is_seen, strict=True) if not seen]
     note = (
-        f"{seen:,} of {count} were training data of this session and are left out "
-        f"(--include-training: not){doubt}"
+        f"{seen:,} of {count} were training data of this session and are left out; "
+        f"--include-training keeps them{doubt}"
     )
     return Corpus(held_out), "" if history.is_complete else "?", note
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from corpus.augment import stretch_excerpt
-from corpus.performance import Corpus, check_encoded, expand_controls
+from corpus.performance import Corpus, expand_controls
 from sequence import PLAIN_LAYOUT, ControlLayout, Encoding, transpose, transposition_range
 from utils import Array
 
@@ -140,7 +140,6 @@ class WindowSampler:
             rows = slice(window * self.steps, (window + 1) * self.steps + 1)
             windows.append((events[rows], controls[rows, : self.corpus.layout.packed_dim]))
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
-        check_encoded(events, controls)
         if transposition:
             offsets = _choose_offsets([events for events, _ in contents], segments.transpose_draw)
             events, controls = transpose(events, controls, offsets)
@@ -221,16 +220,17 @@ class WindowSampler:
         """Return events and controls from index `start` - 1 on; for -1, the first one again."""
         data = self.corpus.performances[performance]
         if start:
-            part = slice(start - 1, start + count)
-            return data.events[part], data.controls[part]
+            return data.read(start - 1, start + count)
+        events, controls = data.read(0, count)
         rows = np.maximum(0, np.arange(-1, count))
-        return data.events[rows], data.controls[rows]
+        return events[rows], controls[rows]
 
     def _stretch(
         self, performance: int, start: int, count: int, factor: float
     ) -> tuple[Array, Array]:
         """Return events and controls as `_read` does, `factor` times as slow."""
-        return stretch_excerpt(self.corpus.performances[performance].events, start, count, factor)
+        data = self.corpus.performances[performance]
+        return stretch_excerpt(data.read_events(0, len(data)), start, count, factor)
 
 
 def _draw_numbers(turn: Array, count: int, seed: int, *stream: int) -> Array:

@@ -16,9 +16,9 @@ import io
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,14 +51,70 @@ MAX_READER = 1_000_000  # version
 MAX_TRACKS = 1000  # characters
 
 
+class _File(NamedTuple):
+    """A memory-mapped `.data` file, and where its arrays are.
+
+    identity: device, inode, size and time of the last change, when it was mapped; events, controls:
+    offsets in bytes; columns: of the controls.
+    """
+
+    path: str
+    identity: tuple[int, int, int, int]
+    events: int
+    controls: int
+    columns: int
+
+    @staticmethod
+    def find(
+        path: str | os.PathLike[str], status: os.stat_result, record: dict[str, Any]
+    ) -> _File | None:
+        """Return the file of a record; None if its tensors are not mapped.
+
+        status: of the file, before it was mapped.
+        """
+        events, controls = record["events"], record["controls"]
+        for tensor in (events, controls):  # a mapped tensor is a view of the whole file
+            if tensor.untyped_storage().nbytes() != status.st_size or not tensor.is_contiguous():
+                return None
+        places = (events.storage_offset(), controls.storage_offset(), controls.shape[1])
+        return _File(os.fspath(path), _identify(status), *places)
+
+    def read(self, offset: int, count: int) -> bytes | None:
+        """Return bytes of the file; None if another file has its name now.
+
+        Then the memory map is safe: a file without a name cannot be cut. Raises ValueError if the
+        file was changed in place.
+        """
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                identity = _identify(os.fstat(file.fileno()))
+                if identity[:2] != self.identity[:2]:
+                    return None
+                file.seek(offset)
+                content = file.read(count)
+        except FileNotFoundError:
+            return None
+        if identity != self.identity or len(content) != count:
+            raise ValueError(
+                f"{self.path}: was changed while it was in use; run preprocess.py, which makes it "
+                "again if it is damaged"
+            )
+        return content
+
+
+def _identify(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Performance:
     """One performance: events uint8 [events], packed controls uint8 [events, columns].
 
     notes: number of notes; milliseconds: length; onset_error_mean, onset_error_max: in seconds;
-    source: hash of the MIDI file. A legacy file has no source ("") and no onset errors (0).
-    reader: version of the code that read the MIDI file, 0 if unknown; tracks: the choice of its
-    tracks (--tracks); name: of its file and the folder of that, not stored.
+    file: where they are, if they are memory-mapped; source: hash of the MIDI file. A legacy file
+    has no source ("") and no onset errors (0). reader: version of the code that read the MIDI file,
+    0 if unknown; tracks: the choice of its tracks (--tracks); name: of its file and the folder of
+    that, not stored.
     """
 
     events: Array
@@ -72,6 +128,7 @@ class Performance:
     reader: int = 0
     tracks: str = "auto"
     name: str = ""
+    file: _File | None = field(default=None, compare=False, repr=False)
 
     @property
     def made_with(self) -> str:
@@ -82,6 +139,7 @@ class Performance:
         """Return the content of a `.data` file; equal performances give equal bytes."""
         record = vars(self) | {"encoding": self.encoding.version}
         del record["name"]
+        del record["file"]
         record["events"] = torch.from_numpy(np.array(self.events))
         record["controls"] = torch.from_numpy(np.array(self.controls))
         content = io.BytesIO()
@@ -91,16 +149,56 @@ class Performance:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Performance:
         """Memory-map a `.data` file; raise ValueError, naming the path, for any other file."""
+        status = os.stat(path)
         record = tensorfile.load(path, memory_map=True)
         try:
             performance = _parse_legacy(record) if isinstance(record, tuple) else _parse(record)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         name = "/".join(Path(path).parts[-2:]).removesuffix(DATA_SUFFIX)
-        return replace(performance, name=name)
+        file = _File.find(path, status, record) if isinstance(record, dict) else None
+        return replace(performance, name=name, file=file)
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def read(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Return copies of events [n] and packed controls [n, columns] from `start` to `stop`.
+
+        Raises ValueError or OSError, naming the file, if it has changed or cannot be read any
+        more. The arrays `events` and `controls` are a memory map: to use them after the file was
+        cut ends the process.
+        """
+        return self.read_events(start, stop), self._read_controls(start, stop)
+
+    def read_events(self, start: int, stop: int) -> Array:
+        """Return a copy of the events [n] from `start` to `stop`; see `read`."""
+        stop = min(stop, len(self))
+        content = self.file and self.file.read(self.file.events + start, stop - start)
+        events = np.frombuffer(content, np.uint8) if content else np.array(self.events[start:stop])
+        return self._check(events, events.max(initial=0), EventSeq.dim(), "event")
+
+    def _read_controls(self, start: int, stop: int) -> Array:
+        """Return a copy of the packed controls [n, columns]; see `read`."""
+        stop, columns = min(stop, len(self)), self.controls.shape[1]
+        content = None
+        if self.file and self.file.columns == columns:  # otherwise they are in memory
+            offset = self.file.controls + start * columns
+            content = self.file.read(offset, (stop - start) * columns)
+        controls = self.controls[start:stop]
+        if content:
+            controls = np.frombuffer(content, np.uint8).reshape(-1, columns)
+        return self._check(controls, controls[:, 0].max(initial=0), DENSITY_LEVELS, "note density")
+
+    def _check(self, values: Array, largest: int, count: int, name: str) -> Array:
+        """Return values; raise ValueError, naming the file, unless the largest is below `count`."""
+        if largest >= count:
+            path = self.file.path if self.file else "the data"
+            raise ValueError(
+                f"{path}: damaged ({name} {largest} is not in 0-{count - 1}): preprocess.py makes "
+                "it again"
+            )
+        return values
 
     def add_controls(self, layout: ControlLayout) -> Performance:
         """Return the performance with the controls of a network; compute them if it lacks some.
@@ -130,7 +228,7 @@ class Performance:
             events = EventSeq.from_note_seq(notes, encoding)
             packed = ControlSeq.from_event_seq(events).pack()
             performance = replace(
-                self, events=events.to_array(), controls=packed, encoding=encoding
+                self, events=events.to_array(), controls=packed, encoding=encoding, file=None
             )
         check_encoded(performance.events, performance.controls)
         parts = split_packed(performance.add_controls(layout).controls)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 import train
 import utils
 from corpus.batches import WindowSampler
-from corpus.performance import Corpus
+from corpus.manifest import Manifest
+from corpus.performance import Corpus, Performance
 from model import PerformanceRNN, Session
 from sequence import CURRENT
 from tests.processes import start_process, train_until_signal
@@ -290,6 +292,174 @@ def test_other_validation_data_resets_the_best(
     run(data, "--max-steps", "11", "-l", "0.01", "-v", str(other))
     assert "the validation data has changed" in capsys.readouterr().out
     assert load_training()["best"] != first
+
+
+def test_evaluate_leaves_out_training_data(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("generation.control_metrics.EVAL_STEPS", 40)
+    data = write_data(tmp_path / "data", count=6, notes=100)
+    (data / "train").mkdir()
+    for number in range(3):
+        (data / f"{number}.mid.data").rename(data / "train" / f"{number}.mid.data")
+    run(data / "train", "--max-steps", "1", "--validation-share", "0")
+
+    def evaluate_on(dataset: Path, *more: str, session: str = "m.sess") -> tuple[str, str]:
+        capsys.readouterr()
+        assert train.main(["-s", session, "-d", str(dataset), "--evaluate", *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return lines[2], lines[3]
+
+    note, header = evaluate_on(data)
+    assert "3 of 6 performances were training data of this session and are left out" in note
+    assert "*" not in header
+    note, header = evaluate_on(data, "--include-training")
+    assert note == "3 of 6 performances were training data of this session"
+    assert "without control*" in header
+    note, header = evaluate_on(data / "train")
+    assert note == "3 of 3 performances were training data of this session"
+    assert "without control*" in header
+
+
+def test_sessions_without_record_may_have_seen_the_data(
+    folder: Path,
+    data: Path,
+    val_data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("generation.control_metrics.EVAL_STEPS", 40)
+    run(data, "--max-steps", "1", "--validation-share", "0")
+    record = torch.load("m.sess", weights_only=True)
+    for name in ("seen", "seen_is_complete"):
+        del record["training"][name]
+    torch.save(record, "old.sess")
+    capsys.readouterr()
+    assert train.main(["-s", "old.sess", "-d", str(val_data), "--evaluate"]) == 0
+    output = capsys.readouterr().out
+    assert "2 performances may be training data: the session does not record all of it" in output
+    assert "without control?" in output
+    assert train.main(["-s", "old.sess", "-d", str(data), "--evaluate"]) == 0
+    assert "4 of 4 performances were training data" in capsys.readouterr().out
+    run(val_data, "--max-steps", "2", "-s", "old.sess", "--validation-share", "0")
+    assert not load_training("old.sess")["seen_is_complete"]
+
+
+def test_record_of_training_data_grows_and_is_inherited(
+    folder: Path, data: Path, val_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "1", "--validation-share", "0")
+    run(val_data, "--max-steps", "2", "--validation-share", "0")
+    run(data, "--init-from", "m.sess", "-s", "new.sess", "--max-steps", "1", "-v", str(val_data))
+    assert (
+        "2 of 2 files for validation were training data of this session before"
+        in capsys.readouterr().out
+    )
+    sources = Corpus.load([*sorted(data.iterdir()), *sorted(val_data.iterdir())]).sources
+    entries = load_training("new.sess")
+    assert entries["seen"] == "".join(sorted(source[:12] for source in sources))
+    assert entries["seen_is_complete"]
+
+
+# --------------------------------------------------------- training and validation together
+
+
+def test_validation_data_is_not_trained_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path / "data", count=5, notes=200)
+    (data / "validation").mkdir()
+    (data / "4.mid.data").rename(data / "validation" / "4.mid.data")  # the same file
+    shutil.copy(data / "3.mid.data", data / "validation" / "other.data")  # the same source
+    run(data, "-v", str(data / "validation"), "--max-steps", "1")
+    output = capsys.readouterr().out
+    assert "3 performances are both in the training and the validation data: not trained" in output
+    assert "in 3 files | val" in output
+    assert len(load_training()["seen"]) == 3 * 12
+
+
+def test_training_only_on_validation_data_is_an_error(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, "-v", str(data)) == 1
+    assert "all training performances are validation data, too" in read_error_line(capsys)
+    assert not Path("m.sess").exists()
+
+
+def test_copies_are_not_held_out_and_trained_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path / "data", count=3, notes=200)
+    for path in sorted(data.iterdir()):
+        shutil.copy(path, data / f"copy of {path.name}")
+    train_data, val_data = train.load_data(train.parse_args(make_argv(data)))
+    assert len(val_data) > 0
+    assert not set(train_data.sources) & set(val_data.sources)
+
+
+@pytest.mark.parametrize("option", ["-d", "-v", "--evaluate"])
+def test_folder_that_is_not_complete_is_an_error(
+    folder: Path, data: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_data(tmp_path / "other" / "train", count=3, notes=150)
+    Manifest(is_complete=False).save(other.parent)
+    run(data, "--max-steps", "1")
+    capsys.readouterr()
+    argv = ["-v", str(other)] if option == "-v" else ["-d", str(other), "-v", str(data)]
+    assert run(data, *argv, *([option] if option == "--evaluate" else [])) == 1
+    assert f"{str(other.parent)!r} is not complete" in read_error_line(capsys)
+
+
+# ----------------------------------------------------------------- files that change meanwhile
+
+
+@pytest.mark.parametrize("change", ["cut", "other content", "damaged event"])
+def test_file_that_changes_ends_training_with_a_message(
+    folder: Path,
+    tmp_path: Path,
+    change: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_data(tmp_path / "data", count=1, notes=2000)
+    path = data / "0.mid.data"
+
+    def damage(step: int) -> None:
+        content = path.read_bytes()
+        if change == "cut":
+            os.truncate(path, 5000)
+        elif change == "other content":
+            path.write_bytes(bytes(len(content)))
+
+    if change == "damaged event":
+        events = Performance.load(path).events.tobytes()
+        path.write_bytes(path.read_bytes().replace(events, b"\xff" * len(events)))
+    else:
+        call_before_step(monkeypatch, damage, 2)
+    assert run(data, "--max-steps", "5", "-S", "1") == 1
+    error = read_error_line(capsys)
+    assert str(path) in error
+    assert "run preprocess.py" in error or "preprocess.py makes it again" in error
+    # the batch of step 3 may have been prepared before
+    assert load_training().get("step", 0) in ((0,) if change == "damaged event" else (2, 3))
+
+
+def test_replaced_file_does_not_end_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_data(tmp_path / "data", count=2, notes=500)
+    whole = run(data, "--max-steps", "5", "--validation-share", "0", "-s", "whole.sess")
+
+    def replace_files(step: int) -> None:
+        (data / "1.mid.data").unlink()
+        utils.atomic_write(data / "0.mid.data", b"another file")
+
+    call_before_step(monkeypatch, replace_files, 2)
+    assert run(data, "--max-steps", "5", "--validation-share", "0") == whole == 0
+    assert is_equal(load_weights(), load_weights("whole.sess"))
 
 
 def test_evaluate_prints_metrics_and_changes_nothing(

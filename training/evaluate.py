@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from corpus.performance import Corpus, Performance, check_encoded, expand_controls
+from corpus.performance import Corpus, Performance, expand_controls
 from model import PerformanceRNN
 from sequence import PLAIN_CONTROLS, ControlLayout, Encoding, EventSeq
 from utils import Array
@@ -181,7 +181,7 @@ def _cut_excerpts(
     controls = np.zeros((STEPS, len(performances), width), np.uint8)
     for column, (performance, length) in enumerate(zip(performances, lengths, strict=True)):
         stop = min(length, start + STEPS)
-        events[: stop - start, column] = performance.events[start:stop]
-        controls[: stop - start, column] = performance.controls[start:stop, :width]
-    check_encoded(events, controls)
+        read_events, read_controls = performance.read(start, stop)
+        events[: stop - start, column] = read_events
+        controls[: stop - start, column] = read_controls[:, :width]
     return events, controls
