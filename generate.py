@@ -496,17 +496,18 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     if options.stream:
         yield f"{options.output_dir}: the samples are written every {STREAM_INTERVAL:g} s"
 
-    def write_stream() -> None:
+    def write_stream(is_last: bool = False) -> None:
         count = options.batch_size if options.stream else 0
         all_notes = [decode_sample(job, samples.get(number)) for number in range(count)]
-        if any(map(len, all_notes)):
-            for number, notes in enumerate(all_notes):
+        is_ready = is_last or all(map(len, all_notes))  # so that names are in order
+        for number, notes in enumerate(all_notes):
+            if is_ready and len(notes):
                 outputs.write(number, notes.to_midi_bytes())
 
     try:
         fill_samples(job, samples, write_stream)
     except KeyboardInterrupt:
-        write_stream()  # keep what is generated so far
+        write_stream(is_last=True)  # keep what is generated so far
         raise
     formats = Formats(options.png, options.wav, options.soundfont)
     for number in range(options.batch_size):

@@ -338,14 +338,15 @@ def test_stopped_run_leaves_only_music(
         steps.clear()
 
 
-def test_stream_stopped_before_the_first_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_stream_has_no_silent_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> Iterator[Any]:
-        yield np.array([LONGEST_SHIFT, LONGEST_SHIFT])
+        yield np.array([LONGEST_SHIFT, 40])
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(generate, "STREAM_INTERVAL", 0.0)
     monkeypatch.setattr(generate, "generate_events", interrupted)
     assert run("-b", "2", "--stream") == 130
-    assert read_outputs() == {}
+    assert [len(read_notes(f"out/{name}")) for name in read_outputs()] == [1]
 
 
 # ------------------------------------------------------------------------------------ errors

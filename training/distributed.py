@@ -114,8 +114,8 @@ def exit_process(status: int) -> NoReturn:
     One of several processes skips Python's cleanup: threads of gloo may still hold Python objects,
     and abort when the interpreter is gone ("terminate called without an active exception").
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed at the start
+        stream.flush()
     if _environment_world_size() > 1:
         os._exit(status)
     sys.exit(status)

@@ -69,8 +69,7 @@ def check_export_path(path: Path, session: Path) -> None:
     path: an existing file must have been exported, too; links are followed.
     """
     for own in (session, get_best_path(session)):
-        is_same = own.exists() and path.exists() and own.samefile(path)
-        if is_same or os.path.realpath(own) == os.path.realpath(path):
+        if os.path.realpath(own) == os.path.realpath(path):
             raise ValueError(f"{path}: --export would replace {own}: give another file name")
     if path.exists():
         try:

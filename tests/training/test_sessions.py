@@ -340,6 +340,14 @@ def test_pipe_is_no_session(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     assert os.listdir() == ["pipe"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_script_with_closed_outputs(folder: Path, data: Path) -> None:
+    argv = [sys.executable, str(Path(train.__file__)), *make_argv(data, "--max-steps", "2")]
+    command = f"{shlex.join(argv)} >&- 2>&-"
+    assert subprocess.run(command, shell=True).returncode == 0  # noqa: S602
+    assert Session.load("m.sess").training["step"] == 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 @pytest.mark.parametrize("script", ["preprocess.py", "train.py", "generate.py"])
 def test_interrupt_while_torch_is_imported(folder: Path, script: str) -> None:
