@@ -297,7 +297,7 @@ class ParticleFilter:
         lowest_size, fewest_parents = float(particles), particles
         for end in [*np.flatnonzero(self._given.group_ends) + 1, len(self._given.events) + 1]:
             population = self._advance(population, int(end), history)
-            log_weight = population.log_weight.double().cpu().numpy()
+            log_weight = population.log_weight.cpu().double().numpy()
             if not np.isfinite(log_weight).any():
                 raise ValueError(self._describe_impossible(int(end)))
             size = effective_size(log_weight)

@@ -24,6 +24,7 @@ from midi.notes import read_midi_texts
 from model import PerformanceRNN, Session
 from sequence import NoteSeq
 from tools.synthetic_data import TINY_SIZES, write_data, write_midi
+from web.player import read_sample
 
 CONTROL = "1,0,1,0,1,1,0,1,0,1,0,1;3"
 LONGEST_SHIFT = 239  # 1.171 s
@@ -349,7 +350,83 @@ def test_stopped_stream_has_no_silent_file(monkeypatch: pytest.MonkeyPatch) -> N
     assert [len(read_notes(f"out/{name}")) for name in read_outputs()] == [1]
 
 
-# ------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------ given notes
+
+
+def write_melody(path: str = "melody.mid") -> NoteSeq:
+    """Write a melody of twelve notes in six seconds, and return it."""
+    starts = 0.5 * np.arange(12)
+    notes = NoteSeq(starts, starts + 0.4, 72 + np.arange(12) % 5, 60 + np.arange(12))
+    notes.to_midi_file(path)
+    return notes
+
+
+def read_given(path: str) -> NoteSeq:
+    """Return the notes of a sample that were given."""
+    sample = read_sample(Path(path))
+    return NoteSeq(*(column[sample.is_given] for column in sample.notes.columns))
+
+
+def test_kept_notes_are_marked_and_in_their_own_track() -> None:
+    melody = write_melody()
+    assert run("--keep", "melody.mid", "--particles", "8", "-b", "1", "--two-tracks") == 0
+    assert read_given("out/output-000.mid") == NoteSeq.from_midi_file("melody.mid")
+    new, given = pretty_midi.PrettyMIDI("out/output-000.mid").instruments
+    assert (new.name, given.name) == ("Piano", "Given notes")
+    assert len(given.notes) == len(melody)
+    assert len(new.notes) > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--keep", "melody.mid", "--keep-pitches", "72-73", "-c", "C major;4/s"],
+        ["--fill", "2-4", "melody.mid"],
+        ["--perform", "melody.mid", "--strength", "0.5"],
+        ["--form", "A B A", "--seconds", "6", "-c", "C major;4/s"],
+        ["--form", "A(C major;4) B(G7) A", "--seconds", "6"],
+    ],
+    ids=["keep", "fill", "perform", "form", "form with controls"],
+)
+def test_recorded_command_repeats_a_task(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_melody()
+    assert run(*options, "--particles", "8", "-b", "2", "--html") == 0
+    assert "particles: lowest effective number" in capsys.readouterr().out
+    metadata, _ = decode_metadata(read_midi_texts(Path("out/output-001.mid").read_bytes()))
+    _, _, *argv = shlex.split(metadata["made with"], comments=True)
+    assert generate.main([*argv, "-o", "again"]) == 0
+    assert read_outputs("again")["output-001.mid"] == read_outputs()["output-001.mid"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--keep", "a.mid", "--fill", "1-2", "b.mid"], "--fill: not together with --keep"),
+        (["--keep", "a.mid", "-i", "b.mid"], "--primer: not together with --keep"),
+        (["--keep", "a.mid", "-B", "2"], "--beam-size: not together with --keep"),
+        (["--particles", "9"], "--particles: only with one of --keep"),
+        (["--keep-pitches", "60-70"], "--keep-pitches: only with --keep"),
+        (["--keep", "a.mid", "--strength", "1"], "--strength: only with --perform or --form"),
+        (["--form", "A B"], "--form: it needs a length"),
+        (["--form", "A 3", "--seconds", "9"], "--form: 'A 3' is not a row of letters"),
+        (["--form", "A(H major) B(C)", "--seconds", "9"], "--form: part 1"),
+    ],
+)
+def test_wrong_options_of_tasks(
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    assert message in fail_to_parse(capsys, *argv)
+
+
+def test_impossible_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    write_melody()
+    message = fail_to_run(capsys, "--fill", "4-9", "melody.mid")
+    assert message.endswith("melody.mid ends at second 5.90, so 4-9 is not in it")
+
+
+# ----------------------------------------------------------------------------------- errors
 
 
 def fail_to_run(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

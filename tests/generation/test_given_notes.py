@@ -25,6 +25,7 @@ from generation.given_notes import (
     parse_form,
     select_notes,
 )
+from generation.sampling import Sampler
 from sequence import CURRENT, LEGACY, EventSeq, NoteSeq
 from tests.generation.networks import make_job
 
@@ -97,6 +98,22 @@ def test_same_seed_same_accompaniment() -> None:
     other = task.generate(make_job(), 1, PARTICLES, ignore)
     assert first.notes == again.notes
     assert first.notes != other.notes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance": 2.0},
+        {"method": Sampler(1.1, top_k=20, min_p=0.01)},
+        {"init_zero": True, "exact": True, "steering": False},
+    ],
+    ids=["guidance", "filters", "other"],
+)
+def test_other_options_of_generation(changes: dict[str, object]) -> None:
+    job = replace(make_job("C major;6/s"), **changes)
+    arrangement = Accompaniment(MELODY).generate(job, 0, PARTICLES, ignore)
+    assert list_rows(get_given(arrangement)) == list_rows(MELODY)
+    assert len(get_new(arrangement)) > 0
 
 
 def test_new_note_ends_where_a_kept_note_strikes_its_key() -> None:
