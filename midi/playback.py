@@ -308,8 +308,7 @@ def _pair_notes(events: MidiEvents, controls: _Controls) -> _KeyStrokes:
         periods = index.count_before(channels, rows)  # no note goes on from one to the next
         closing = index.get_rows(channels, periods)
         keys += periods * 128 * len(events.channel_ends)
-    if keys.max(initial=0) < 1 << 16:
-        keys = keys.astype(np.uint16)  # which numpy sorts much faster
+    keys = _use_small_type(keys)
     order = np.argsort(keys, kind="stable")
     keys, rows, is_on, closing = keys[order], rows[order], is_on[order], closing[order]
     if (
@@ -320,6 +319,11 @@ def _pair_notes(events: MidiEvents, controls: _Controls) -> _KeyStrokes:
     ):
         return _KeyStrokes(rows[::2], rows[1::2], np.full(len(rows) // 2, OWN_NOTE_OFF))
     return _repair_pairs(events, keys, rows, is_on, closing)
+
+
+def _use_small_type(keys: Array) -> Array:
+    """Return keys in 16 bits if they fit: numpy sorts them much faster."""
+    return keys.astype(np.uint16) if keys.max(initial=0) < 1 << 16 else keys
 
 
 def _repair_pairs(
@@ -538,11 +542,9 @@ def _list_instruments(events: MidiEvents, strokes: _KeyStrokes) -> tuple[list[In
         index = changes.find_last(channels, strokes.ons)
         programs = np.where(index < 0, 0, events.data1[changes.rows[index]] + 1)
     codes = (tracks * channel_count + channels) * 129 + programs
-    is_same = len(codes) > 0 and (codes == codes[0]).all()
-    if is_same:
-        kinds, labels, counts = codes[:1], np.zeros(len(codes), np.int64), np.array([len(codes)])
-    else:
-        kinds, labels, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    kinds, labels, counts = np.unique(
+        _use_small_type(codes), return_inverse=True, return_counts=True
+    )
     instruments = []
     for code, count in zip(kinds.tolist(), counts.tolist(), strict=True):
         (track, channel), program = divmod(code // 129, channel_count), code % 129 - 1

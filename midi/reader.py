@@ -268,19 +268,20 @@ class _Segment:
         if not is_valid.all():
             ends[~is_valid] = self.size
         beyond = self.size * modes
-        self.links = np.full(beyond + modes, beyond)
+        links = np.full(beyond + modes, beyond)
         if modes == 1:
-            np.minimum(ends, beyond, out=self.links[:-1])
+            np.minimum(ends, beyond, out=links[:-1])
         else:
             is_short = (kinds & 0xE0) == 0xC0
             for mode in (0, 1):
                 sizes = ends - ((kinds < 0x80) & bool(mode))
                 next_mode = np.where((kinds < 0x80) | (kinds >= 0xF0), mode, is_short)
-                self.links[mode:beyond:2] = np.minimum(2 * sizes + next_mode, beyond)
-        self.links2 = self.links.take(self.links)
-        self.links4 = self.links2.take(self.links2)
-        self.links8 = self.links4.take(self.links4)
-        self.links16 = self.links8.take(self.links8).data
+                links[mode:beyond:2] = np.minimum(2 * sizes + next_mode, beyond)
+        self.links = [(links, 1)]  # over 8, 4, 2 and 1 events
+        for size in (2, 4, 8):
+            links = links.take(links)
+            self.links.insert(0, (links, size))
+        self.links16 = links.take(links).data
 
     def _find_special_ends(self, window: Array, status: Array, ends: Array) -> Array:
         """Return the ends of events of kinds 0xF0-0xFF, relative to the segment."""
@@ -298,9 +299,11 @@ class _Segment:
         while node < limit:
             nodes.append(node)
             node = links16[node]
-        steps = np.array(nodes)
-        for links in (self.links8, self.links4, self.links2, self.links):
-            steps = np.stack((steps, links.take(steps)), axis=1).ravel()
+        table = np.empty((len(nodes), 16), np.int64)  # 16 events from each node on
+        table[:, 0] = nodes
+        for links, size in self.links:
+            table[:, size :: 2 * size] = links.take(table[:, :: 2 * size])
+        steps = table.ravel()
         steps = steps[: np.searchsorted(steps, limit)]
         if self.modes == 1:
             return steps + self.first, 0
@@ -506,9 +509,9 @@ class _Table:
         """
         rows = self.special[self.status[self.special] == META]
         rows = rows[self.data[self.places[rows]] == kind]
-        # lengths over 127 take more bytes than one, and no event of these kinds is so long
-        lengths = self.data[self.places[rows] + 1]
-        rows = rows[(lengths >= size) & (lengths < 0x80)]
+        if size:  # with a length below 128, which takes one byte
+            lengths = self.data[self.places[rows] + 1]
+            rows = rows[(lengths >= size) & (lengths < 0x80)]
         first = self.places[rows][:, None] + 2
         return rows, self.data[first + np.arange(size)].astype(np.int64)
 

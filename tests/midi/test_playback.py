@@ -169,7 +169,7 @@ def test_events_of_one_tick_are_in_file_order() -> None:
 
 
 def test_reset_of_controllers_lifts_the_pedal() -> None:
-    messages = [control(0, 127), *note(60, 0, 100), control(400, 0, number=121), control(900, 0)]
+    messages = [control(0, 127), *note(60, 0, 100), control(400, 127, number=121), control(900, 0)]
     assert spans(read(messages)) == [(60, 0, 400)]
 
 

@@ -259,9 +259,13 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     return bytes(data[: rng.randrange(len(data) + 1)] if rng.random() < 0.1 else data)
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_mutated_files_are_read_or_rejected(count: int, midi_paths: list[Path]) -> None:
-    rng = random.Random(count)  # noqa: S311
+# 300 files by default, and 100,000 with -m slow
+BATCHES = [(0, 300), *(pytest.param(n, 2000, marks=pytest.mark.slow) for n in range(1, 51))]
+
+
+@pytest.mark.parametrize(("seed", "count"), BATCHES)
+def test_mutated_files_are_read_or_rejected(seed: int, count: int, midi_paths: list[Path]) -> None:
+    rng = random.Random(seed)  # noqa: S311
     small = [*WHOLE.values(), *REPAIRED.values()]
     large = [path.read_bytes() for path in midi_paths]
     slowest = 0.0
