@@ -102,7 +102,9 @@ class TrainProfile:
 def _decode(corpus: Corpus) -> Iterator[tuple[str, NoteSeq]]:
     """Yield the name and the notes of each performance."""
     for performance in corpus.performances:
-        events = EventSeq.from_array(performance.events, performance.encoding)
+        events = EventSeq.from_array(
+            performance.read_events(0, len(performance)), performance.encoding
+        )
         yield performance.name, events.to_note_seq()
 
 
