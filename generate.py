@@ -31,6 +31,7 @@ import torch
 import utils
 from analysis.surprise import analyze_file, summarize, write_surprise
 from config import DEVICES, GenerateConfig
+from corpus.performance import hash_source
 from generation.control import EXAMPLE, EXAMPLES, load_control, parse_control
 from generation.given_notes import (
     Form,
@@ -61,11 +62,21 @@ from midi.metadata import format_command
 from midi.playback import TRACKS_HELP
 from model import PerformanceRNN, Session, pick_device
 from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq, complete_schedule
+from training.sessions import History, load_history
 from utils import Number, Parser
 from web.live import LiveSettings, check_live_path, write_live
-from web.player import check_player_path, write_player
+from web.page import check_page_path
+from web.player import (
+    MARK,
+    Sample,
+    check_player_path,
+    describe_surprise,
+    render_player,
+    write_player,
+)
 
 FORM_STRENGTH = 0.3  # of a section that returns
+SURPRISE_PAGE = "surprise.html"
 DEFAULT_LENGTH = 1500  # events, about a minute
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
@@ -546,26 +557,43 @@ def measure_files(options: GenerateConfig) -> Iterator[str]:
     Raises ValueError if none could be read.
     """
     model, encoding = load_model(options)
-    folder, errors, stems = Path(options.output_dir), [], Counter[str]()
+    folder, stems = Path(options.output_dir), Counter[str]()
     utils.check_writable(folder)
-    use_control = model.layout.is_plain and Session.load(options.session).control_ratio == 1
+    page = folder / SURPRISE_PAGE
+    if not options.force:
+        check_page_path(page, MARK)
+    samples: list[Sample] = []
+    session = Session.load(options.session)
+    history = load_history(session)
+    use_control = model.layout.is_plain and session.control_ratio == 1
     how = "with its own controls" if use_control else "without control"
     for path in map(Path, options.surprise or ()):
         try:
             surprise = analyze_file(path, model, encoding, use_control)
         except (OSError, ValueError) as error:
             reason = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            errors.append(reason)
             yield f"not measured: {reason}"
             continue
         stems[path.stem] += 1
         name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{stems[path.stem]}"
-        facts = {"file": path.name, "session": Path(options.session).name, "control": how}
-        yield f"{path}, {how}:"
+        seen = format_seen(history, path)
+        facts = {"file": path.name, "session": Path(options.session).name}
+        facts |= {"control": how, "training data": seen}
+        yield f"{path}, {how}; training data of the session: {seen}"
         yield from (f"  {line}" for line in summarize(surprise))
         yield from map(str, write_surprise(surprise, name, folder, facts))
-    if len(errors) == len(options.surprise or ()):
+        samples.append(describe_surprise(name, surprise, how))
+    if not samples:
         raise ValueError("no file could be measured")
+    utils.atomic_write(page, render_player(samples, "Surprise of each note"), durable=False)
+    yield str(page)
+
+
+def format_seen(history: History, path: Path) -> str:
+    """Return whether a session was trained on a MIDI file: "yes", "no" or "unknown"."""
+    if history.has(hash_source(path.read_bytes())):
+        return "yes"
+    return "no" if history.is_complete else "unknown"
 
 
 def arrange(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:

@@ -9,7 +9,6 @@ examples:
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import signal
 import sys
@@ -36,7 +35,7 @@ from config import (
 from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, find_pieces
 from corpus.filters import PerformanceStats, find_rejections, select_filters
 from corpus.manifest import DataEntry, DataSet, MidiFile, Plan, load_checked, read_stamp
-from corpus.performance import Performance, format_made_with
+from corpus.performance import Performance, format_made_with, hash_source
 from corpus.pool import Job, JobFailure, Result, WorkerPool
 from corpus.split import DataFolder, assign_subsets
 from corpus.summary import (
@@ -90,7 +89,7 @@ def convert_file(
     performance = None
     try:
         content = read_content(record.path)
-        source = hashlib.blake2b(content, digest_size=16).hexdigest()
+        source = hash_source(content)
         record = replace(record, source=source)
         if current.get(source, True):
             notes, stats = read_notes(content, encoding, tracks)

@@ -235,6 +235,11 @@ class Performance:
         return {name: get_control_kind(name).unpack(parts[name], encoding) for name in parts}
 
 
+def hash_source(content: bytes) -> str:
+    """Return the hash of a MIDI file, which its performance keeps as `source`."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def format_made_with(encoding: Encoding, reader: int, tracks: str) -> str:
     """Return a text for the things that decide which events a MIDI file gives."""
     return f"encoding {encoding.version}, reader {reader}, tracks {tracks}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.surprise import PARTS, Surprise
 from config import MIDI_SUFFIXES
 from midi.control_schedule import PITCH_NAMES, ControlSchedule
 from midi.metadata import (
@@ -21,11 +22,12 @@ from midi.metadata import (
     summarize_sample,
 )
 from midi.notes import NoteSeq, read_midi_texts
-from midi.pianoroll import measure_density, scale_density_axis
+from midi.pianoroll import LOUD, SOFT, measure_density, scale_density_axis
 from utils import Array, atomic_write, format_count
 from web.page import PALETTE, bundle_script, check_page_path, format_time, render_page
 
 FILE_NAME = "index.html"
+MOST_NATS = 20  # surprise of a note that has the last color
 MARK = "performance-rnn-page"  # in each page written here: other files are not overwritten
 
 
@@ -35,6 +37,8 @@ class Sample:
 
     is_given: the notes that were given, bool [notes]; midi: the content of the file; summary:
     figures by name; command: the shell command that generates it again, or "".
+    nats: surprise of each note [notes], which then has a color for it instead of its velocity, and
+    curve: surprise of each second in nats per note, nan without notes; None for both: unknown.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Sample:
     requested: ControlSchedule | None
     summary: Mapping[str, str]
     command: str
+    nats: Array | None = None
+    curve: Array | None = None
 
 
 def read_sample(path: Path) -> Sample:
@@ -91,6 +97,7 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
         heading=heading,
         count=_summarize(samples),
         has_given=any(sample.is_given.any() for sample in samples),
+        most_nats=MOST_NATS if any(sample.nats is not None for sample in samples) else 0,
         samples=samples,
         data={
             "palette": PALETTE,
@@ -111,6 +118,10 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
     data: dict[str, Any] = {"notes": [column.astype(int).tolist() for column in columns]}
     if sample.is_given.any():
         data["given"] = sample.is_given.astype(int).tolist()
+    if sample.nats is not None and sample.curve is not None:
+        shades = SOFT + (LOUD - SOFT) * np.clip(sample.nats / MOST_NATS, 0, 1)
+        data["shades"] = np.rint(shades).astype(int).tolist()
+        data["curve"] = [None if np.isnan(n) else round(float(n), 2) for n in sample.curve]
     if sample.requested is not None:
         requested = limit_rows(sample.requested)
         low, high = requested.density_ranges()
@@ -147,6 +158,33 @@ def write_player(folder: Path) -> Iterator[str]:
     page = render_player(samples, f"Music in {folder.resolve().name}")
     atomic_write(target, page, durable=False)
     yield f"{target}: {_summarize(samples)}"
+
+
+def describe_surprise(name: str, surprise: Surprise, how: str) -> Sample:
+    """Return a measured MIDI file as the page of --surprise shows it.
+
+    how: which control the network got.
+    """
+    order = np.lexsort((surprise.note_pitches, surprise.onsets))
+    columns = (surprise.onsets, surprise.ends, surprise.note_pitches, surprise.velocities)
+    notes = NoteSeq(*(column[order] for column in columns))
+    per_second, counts = surprise.per_second()
+    summary = {"notes": f"{len(notes):,}", "length": f"{notes.seconds:.1f} s"}
+    summary["nats per note"] = f"{surprise.total / len(surprise):.3f}"
+    for part, value in zip(PARTS, surprise.nats.mean(axis=0), strict=True):
+        summary[part] = f"{value:.2f} nats"
+    return Sample(
+        name,
+        notes,
+        np.zeros(len(notes), bool),
+        notes.to_midi_bytes(),
+        how,
+        None,
+        summary,
+        "",
+        surprise.nats.sum(axis=1)[order],
+        np.where(counts > 0, per_second / np.maximum(counts, 1), np.nan),
+    )
 
 
 def check_player_path(folder: Path) -> None:

@@ -8,7 +8,7 @@ const MIN_SCALE = 15;   // pixels per second
 const LOOKAHEAD = 1.3;  // seconds scheduled in advance: browsers wake a hidden tab once a second
 const MIN_SECONDS = 5;  // length of the time axis
 // heights of the parts of the picture, in pixels
-const MARGIN = 3, CLASS_ROW = 8, DENSITY = 44, GAP = 8, AXIS = 20;
+const MARGIN = 3, CLASS_ROW = 8, DENSITY = 44, GAP = 8, AXIS = 20, CURVE = 64;
 const DENSITY_BASE = MARGIN + 12 * CLASS_ROW + GAP + DENSITY;
 const MOVES = {ArrowLeft: -5, ArrowRight: 5, PageDown: -20, PageUp: 20, Home: -1e9, End: 1e9};
 
@@ -32,7 +32,8 @@ class Sample {
     this.clock = article.querySelector(".clock");
     const [starts, ends, pitches, velocities] = data.notes;
     this.notes = starts.map((start, i) => ({start: start / 1000, end: ends[i] / 1000,
-      pitch: pitches[i], velocity: velocities[i], isGiven: data.given?.[i]}))
+      pitch: pitches[i], velocity: velocities[i], shade: data.shades?.[i] ?? velocities[i],
+      isGiven: data.given?.[i]}))
       .sort((a, b) => a.start - b.start);
     this.seconds = maximum(ends, 0) / 1000;
     this.low = pitches.reduce((a, b) => Math.min(a, b), 50) - 3;
@@ -40,6 +41,7 @@ class Sample {
     this.generated = data.generated;  // notes per 2 s, each quarter of a second
     this.densityTop = data.density_top;
     this.densityStep = data.density_step;
+    this.curve = data.curve;  // nats per note in each second; null: no notes
     this.position = 0;     // seconds, where playback starts
     this.playback = null;  // {bus, start: context time of the position, speed, next: note index}
     this.visible = false;
@@ -192,7 +194,8 @@ class Sample {
     this.roll = new PianoRoll({low: this.low, high: this.high, top, row, keys});
     this.scale = Math.max(MIN_SCALE, (width - keys) / length);
     this.width = width;
-    this.height = this.roll.bottom + AXIS;
+    this.axis = this.roll.bottom + (this.curve ? CURVE : 0);
+    this.height = this.axis + AXIS;
     this.spacer.style.width = `${Math.floor(keys + this.scale * length)}px`;
     this.rollElement.style.minHeight = `${this.height}px`;
     this.pen = sizeCanvas(this.canvas, width, this.height);
@@ -213,6 +216,7 @@ class Sample {
     roll.drawRows(pen, colors, right);
     this.drawTimes(pen, right);
     if (this.requested) this.drawControl(pen, right);
+    if (this.curve) this.drawCurve(pen, right);
     const pressed = this.drawNotes(pen, now);
     if (this.playback || this.position > 0) {
       pen.fillStyle = colors.active;
@@ -221,10 +225,11 @@ class Sample {
     pen.restore();
     roll.drawKeyboard(pen, colors, pressed, this.height);
     if (this.requested) this.drawControlLabels(pen);
+    if (this.curve) this.drawCurveLabels(pen);
   }
 
   drawTimes(pen, right) {
-    const {top, bottom} = this.roll;
+    const {top} = this.roll, bottom = this.axis;
     const step = [1, 2, 5, 10, 15, 30, 60].find((s) => s * this.scale >= 56) || 60;
     pen.font = "11px system-ui, sans-serif";
     pen.textBaseline = "alphabetic";
@@ -272,6 +277,33 @@ class Sample {
     pen.stroke();
   }
 
+  curveY(nats) {
+    const top = Math.max(10, maximum(this.curve.map((value) => value ?? 0), 0));
+    return this.axis - 2 - (CURVE - 12) * nats / top;
+  }
+
+  // The surprise of each second as a row of bars.
+  drawCurve(pen, right) {
+    pen.fillStyle = colors["requested-ground"];
+    pen.fillRect(this.roll.keys, this.roll.bottom + 6, right - this.roll.keys, CURVE - 6);
+    pen.fillStyle = colors.generated;
+    this.curve.forEach((nats, second) => {
+      const x = this.x(second), y = this.curveY(nats ?? 0);
+      if (x < this.width) pen.fillRect(x + 0.5, y, Math.max(1, this.scale - 1), this.axis - 2 - y);
+    });
+  }
+
+  drawCurveLabels(pen) {
+    const top = maximum(this.curve.map((value) => value ?? 0), 0);
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    pen.font = "9px system-ui, sans-serif";
+    pen.fillStyle = colors.soft;
+    for (let nats = 0; nats <= top; nats += top > 20 ? 10 : 5) {
+      pen.fillText(nats, this.roll.keys - 4, this.curveY(nats) - 3);
+    }
+  }
+
   // Draw the notes in view, and return the color of each pitch that sounds now.
   drawNotes(pen, now) {
     const pressed = new Map(), active = this.playback || this.position > 0, {roll} = this;
@@ -283,7 +315,7 @@ class Sample {
       const sounds = active && note.start <= now && now < note.end;
       if (sounds) pressed.set(note.pitch, colors.active);
       const ramp = note.isGiven ? colors.given : colors.velocity;
-      const color = sounds ? colors.active : ramp[note.velocity];
+      const color = sounds ? colors.active : ramp[note.shade];
       roll.drawNote(pen, color, note.pitch, this.x(note.start), (note.end - note.start) * this.scale);
     }
     return pressed;
