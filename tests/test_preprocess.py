@@ -17,6 +17,7 @@ import preprocess
 from corpus.performance import Performance
 from corpus.summary import FileRecord
 from sequence import EventSeq, NoteSeq
+from tools import hostile_tensors
 from tools.synthetic_data import write_midi
 
 Convert = Callable[..., str]
@@ -255,3 +256,21 @@ def test_filters_that_reject_every_file_change_nothing(
     assert f"error: {midi}: no file can be used: 4 too short of 4 files; " in output
     assert hash_files(data) == before
     assert "4 skipped" in convert("1")
+
+
+@pytest.mark.parametrize("split", [(), ("--split", "50,25,25")])
+def test_hostile_data_files_are_made_again(
+    midi: Path, data: Path, convert: Convert, split: tuple[str, ...]
+) -> None:
+    convert(*split)
+    expected = hash_files(data)
+    hostile = [*hostile_tensors.dishonest_storages(), *hostile_tensors.endless_files()][::8]
+    paths = sorted(data.rglob("*.data"))
+    for path, (_, content) in zip(paths, hostile, strict=False):
+        path.write_bytes(content)
+    for number, (_, content) in enumerate(hostile):
+        (data / f"other-{number}.data").write_bytes(content)
+    (data / "manifest.json").unlink()
+    output = convert(*split)
+    assert "4 converted" in output
+    assert {name: hash_files(data)[name] for name in expected} == expected

@@ -342,7 +342,7 @@ def endless_files() -> Iterator[tuple[str, bytes]]:
         "list in itself": b"]q\x01h\x01a",
         "dict in itself": b"}q\x01" + text("a") + b"h\x01s",
         "many values": b"(" + b"N" * 400_000 + b"t",
-        "many dicts": b"(" + b"}" * 400_000 + b"t",
+        "many dicts": b"(" + b"}" * 10_000_000 + b"t",
         "many marks": b"(" * 400_000,
         **{
             f"codec {codec}": encode(text("\xfc" * 100_000), codec)
