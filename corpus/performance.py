@@ -113,8 +113,8 @@ class Performance:
     notes: number of notes; milliseconds: length; onset_error_mean, onset_error_max: in seconds;
     file: where they are, if they are memory-mapped; source: hash of the MIDI file. A legacy file
     has no source ("") and no onset errors (0). reader: version of the code that read the MIDI file,
-    0 if unknown; tracks: the choice of its tracks (--tracks); name: of its file and the folder of
-    that, not stored.
+    0 if unknown; tracks: the choice of its tracks (--tracks). Not stored: name: of its file and the
+    folder of that; added: more columns of packed controls, which an older file lacks, or None.
     """
 
     events: Array
@@ -129,6 +129,7 @@ class Performance:
     tracks: str = "auto"
     name: str = ""
     file: _File | None = field(default=None, compare=False, repr=False)
+    added: Array | None = None
 
     @property
     def made_with(self) -> str:
@@ -138,8 +139,8 @@ class Performance:
     def to_bytes(self) -> bytes:
         """Return the content of a `.data` file; equal performances give equal bytes."""
         record = vars(self) | {"encoding": self.encoding.version}
-        del record["name"]
-        del record["file"]
+        for name in ("name", "file", "added"):
+            del record[name]
         record["events"] = torch.from_numpy(np.array(self.events))
         record["controls"] = torch.from_numpy(np.array(self.controls))
         content = io.BytesIO()
@@ -188,7 +189,10 @@ class Performance:
         controls = self.controls[start:stop]
         if content:
             controls = np.frombuffer(content, np.uint8).reshape(-1, columns)
-        return self._check(controls, controls[:, 0].max(initial=0), DENSITY_LEVELS, "note density")
+        self._check(controls, controls[:, 0].max(initial=0), DENSITY_LEVELS, "note density")
+        if self.added is None:
+            return controls
+        return np.concatenate([controls, self.added[start:stop]], axis=1)
 
     def _check(self, values: Array, largest: int, count: int, name: str) -> Array:
         """Return values; raise ValueError, naming the file, unless the largest is below `count`."""
@@ -205,14 +209,16 @@ class Performance:
 
         Raises ValueError for a legacy performance, which has only density and histogram.
         """
-        if self.controls.shape[1] >= layout.packed_dim:
+        stored = self.controls.shape[1]
+        if stored >= layout.packed_dim:
             return self
         if self.encoding.is_legacy:
             names = ", ".join(layout.names)
             raise ValueError(f"data in the original's encoding does not have all of {names}")
         check_encoded(self.events, self.controls)
         packed = ControlSeq.from_event_seq(EventSeq(self.events)).pack()
-        return replace(self, controls=packed[:, : layout.packed_dim])
+        # the stored columns stay in the memory map
+        return replace(self, added=packed[:, stored : layout.packed_dim].copy())
 
     def compute_controls(
         self, encoding: Encoding, layout: ControlLayout = PLAIN_LAYOUT
@@ -231,7 +237,7 @@ class Performance:
                 self, events=events.to_array(), controls=packed, encoding=encoding, file=None
             )
         check_encoded(performance.events, performance.controls)
-        parts = split_packed(performance.add_controls(layout).controls)
+        parts = split_packed(performance.add_controls(layout).read(0, len(performance))[1])
         return {name: get_control_kind(name).unpack(parts[name], encoding) for name in parts}
 
 
