@@ -303,7 +303,9 @@ def test_older_data_gets_its_controls_when_loaded(tmp_path: Path) -> None:
 
 
 def make_sampler(folder: Path, carry: int = 4, layout: ControlLayout = LAYOUT) -> WindowSampler:
-    corpus = Corpus.load(sorted(write_data(folder, 4, notes=200).iterdir()))
+    if not folder.exists():
+        write_data(folder, 4, notes=200)
+    corpus = Corpus.load(sorted(folder.iterdir()))
     return WindowSampler(corpus.add_controls(layout), 10, 3, carry)
 
 
