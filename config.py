@@ -170,6 +170,7 @@ class GenerateConfig:
     """Options of generate.py. Their order is that of the "made with" text in a MIDI file."""
 
     control: str | None = None
+    like: str | None = None  # MIDI file whose controls are requested
     guidance: float = 1.0  # scale of classifier-free guidance; 1: none
     steering: bool = True  # density feedback
     batch_size: int = 8  # samples
@@ -182,6 +183,7 @@ class GenerateConfig:
     primer_start: float = 0.0  # seconds
     tracks: str = "auto"  # of MIDI files given with -i and -c
     continuation_only: bool = False
+    follow: bool = True  # without a control: request that of the primer
     keep: str | None = None  # MIDI file whose notes are kept
     keep_tracks: str = "auto"  # names of tracks, or "auto", "all", "piano"
     keep_pitches: str | None = None  # LOW-HIGH, MIDI pitches

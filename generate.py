@@ -32,7 +32,13 @@ import utils
 from analysis.surprise import analyze_file, summarize, write_surprise
 from config import DEVICES, GenerateConfig
 from corpus.performance import hash_source
-from generation.control import EXAMPLE, EXAMPLES, load_control, parse_control
+from generation.control import (
+    EXAMPLE,
+    EXAMPLES,
+    load_control,
+    load_measured,
+    parse_control,
+)
 from generation.given_notes import (
     Form,
     Task,
@@ -44,6 +50,7 @@ from generation.given_notes import (
 from generation.pipeline import (
     MARGIN,
     MAX_EVENT_RATE,
+    PLAN_MARGIN,
     BeamSearch,
     Extent,
     GenerationJob,
@@ -80,7 +87,7 @@ SURPRISE_PAGE = "surprise.html"
 DEFAULT_LENGTH = 1500  # events, about a minute
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
-PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only")
+PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only", "follow")
 LIVE_OPTIONS = (  # which --live has
     *("live", "force", "session", "device", "seed", "control", "steering"),
     *("temperature", "repeats", "silence"),
@@ -124,6 +131,8 @@ def build_parser() -> Parser:
         help="requested pitch classes and density, which may change over time, or a file that "
         "has them; see the examples below",
     )
+    like = "request the controls of a MIDI file over time; -c then replaces some of them"
+    add("--like", metavar="FILE", help=like)
     add(
         "--guidance",
         type=Number(float, 0, 100),
@@ -160,6 +169,8 @@ def build_parser() -> Parser:
         help="start of the primer in the file",
     )
     add("--tracks", metavar="auto|all|piano|NAME,..", help=f"of MIDI files: {TRACKS_HELP}")
+    follow = "without -c, request the controls of the last 20 s of the primer"
+    add("--follow", action=argparse.BooleanOptionalAction, help=follow)
     add("--continuation-only", action="store_true", help="write the samples without the primer")
 
     add_given_notes(parser)
@@ -312,6 +323,12 @@ def parse_form_control(parser: Parser, options: GenerateConfig) -> ControlSchedu
         parser.error(f"argument {flag}: {error}")
 
 
+def has_control(options: GenerateConfig) -> bool:
+    """Return whether the options request a control."""
+    follows = options.primer is not None and options.follow
+    return options.control is not None or options.like is not None or follows
+
+
 def check_combinations(options: GenerateConfig) -> None:
     """Raise ValueError for options that do not go together."""
     if options.live is not None:
@@ -323,7 +340,9 @@ def check_combinations(options: GenerateConfig) -> None:
         raise ValueError("argument -l/--max-length: 0 is only for a control file, give one with -c")
     if options.seconds is not None and options.max_length is not None:
         raise ValueError("argument --seconds: not together with -l/--max-length")
-    if options.guidance != 1 and options.control is None:
+    if options.like is not None and is_file:
+        raise ValueError("argument --like: -c/--control must be a text then, not a file")
+    if options.guidance != 1 and not has_control(options):
         raise ValueError("argument --guidance: only with a control, give one with -c")
     if options.form is not None and options.seconds is None:
         raise ValueError("argument --form: it needs a length, give one with --seconds")
@@ -365,6 +384,13 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
     return build_parser().to_argv(options)
 
 
+def format_control(options: GenerateConfig) -> str:
+    """Return the requested control as a text for people; "none" for none."""
+    files = [options.like, options.primer if options.follow and not options.control else None]
+    like = next((f"like {path}" for path in files if path is not None), None)
+    return "; ".join(filter(None, [options.control, like])) or "none"
+
+
 def build_metadata(options: GenerateConfig, seed: int, number: int) -> dict[str, str]:
     """Return the texts for the MIDI file of sample `number`."""
     argv = build_reproduction_argv(options, seed, number)
@@ -372,7 +398,7 @@ def build_metadata(options: GenerateConfig, seed: int, number: int) -> dict[str,
         "session": Path(options.session).name,
         "seed": str(seed),
         "piece": str(number),
-        "control": options.control or "none",
+        "control": format_control(options),
         "made with": format_command(argv, several=number > 0),
     }
 
@@ -401,7 +427,8 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
             "was not, or does not record it"
         )
     has_learned_none = not layout.is_plain or session.control_ratio != 1
-    if options.control is None and not (has_learned_none or options.surprise or options.live):
+    without_control = not (has_control(options) or options.surprise or options.live)
+    if without_control and not has_learned_none:
         utils.print_line(
             f"warning: {options.session} has learned only music with a control: give one with -c"
         )
@@ -409,24 +436,55 @@ def load_model(options: GenerateConfig) -> tuple[PerformanceRNN, Encoding]:
     return model, ENCODINGS[session.encoding]
 
 
+def load_requested_control(
+    options: GenerateConfig,
+    control: ControlSchedule | None,
+    primer: Primer | None,
+    seed: int,
+    encoding: Encoding,
+    layout: ControlLayout,
+) -> ControlSchedule | None:
+    """Return the control of -c, of --like, of both or of the primer; None for no control.
+
+    control: that of -c in text form, or None; layout: the controls of the session. In a file that
+    the primer comes from, the control starts where the primer ends.
+    """
+
+    def find_start(path: str) -> float:
+        is_primer = options.primer is not None and os.path.samefile(path, options.primer)
+        return primer.end if primer is not None and is_primer else 0.0
+
+    if control is None and options.control is not None:
+        start = find_start(options.control)
+        control = load_control(options.control, seed, encoding, layout, options.tracks, start)
+    if options.like is not None:
+        measured = load_measured(
+            options.like, encoding, layout, options.tracks, find_start(options.like)
+        )
+        control = measured if control is None else measured.override(control)
+    if control is None and primer is not None and options.follow and primer.style is not None:
+        control = replace(primer.style, text=f"like {options.primer}")
+    if control is None:
+        return None
+    try:
+        return complete_schedule(control, layout)
+    except ValueError as error:
+        raise ValueError(f"{options.session}: {error}") from error
+
+
 def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> GenerationJob:
     """Load the session, the primer, and the control if it is a file."""
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = load_model(options)
-    if control is None and options.control is not None:
-        control = load_control(options.control, seed, encoding, model.layout, options.tracks)
-    if control is not None:
-        try:
-            control = complete_schedule(control, model.layout)
-        except ValueError as error:
-            raise ValueError(f"{options.session}: {error}") from error
     primer = None
     if options.primer is not None:
         part = (options.primer_start, options.primer_seconds)
         primer = load_primer(options.primer, *part, encoding, model.layout, options.tracks)
+    control = load_requested_control(options, control, primer, seed, encoding, model.layout)
     steps, seconds = options.max_length or DEFAULT_LENGTH, options.seconds
     if control is not None and not options.max_length and not options.beam_size:
         seconds = seconds or control.length
+    margin = PLAN_MARGIN if options.seconds is None else MARGIN
     if seconds is not None:
         steps = math.ceil((seconds + MARGIN) * MAX_EVENT_RATE)
     elif control is not None and control.events is not None and not options.max_length:
@@ -442,7 +500,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         method=build_method(options),
         control=control,
         primer=primer,
-        extent=Extent(seconds, options.continuation_only),
+        extent=Extent(seconds, options.continuation_only, margin),
         steering=options.steering,
         guidance=options.guidance,
         init_zero=options.init_zero,

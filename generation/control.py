@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from midi.control_schedule import (
     Control,
     ControlSchedule,
     find_density_level,
+    middle_notes,
     normalize_histogram,
 )
 from midi.harmony import parse_harmonies
@@ -53,6 +54,8 @@ EXAMPLES = """\
   C major;3 | A minor;6 @20 | G7 @30  from second 20 on, then from 30 on
   C major;1 | ~ F# dorian;9 @40       a gradual change that ends at second 40
   1,0,1,0,1,1,0,1,0,1,0,1;3           weights of C, C#, ... B, then the density
+  C major; loudness p; register C5    controls by name: density, loudness,
+                                      register, spread, touch
   song.mid                            the controls of a MIDI file, event by
                                       event
   dataset/processed                   the controls of a .data file; the seed
@@ -68,13 +71,15 @@ def load_control(
     encoding: Encoding = CURRENT,
     layout: ControlLayout = PLAIN_LAYOUT,
     tracks: str = "auto",
+    start: float = 0.0,
 ) -> ControlSchedule:
     """Return the controls of a MIDI or .data file as a schedule with a row for each event.
 
     path: a file, or a folder, where `seed` chooses one of the .data files;
     encoding, layout: those of the session, whose controls the schedule has; tracks: of a MIDI
-    file, see `NoteSeq.from_midi_file`. Raises ValueError with the path for a file that cannot be
-    read or has no notes.
+    file, see `NoteSeq.from_midi_file`; start: the second after the first note of a MIDI file at
+    which the schedule starts. Raises ValueError with the path for a file that cannot be read, or
+    has no notes after the start.
     """
     file = Path(path)
     if file.is_dir():
@@ -85,22 +90,85 @@ def load_control(
     if not file.is_file():
         raise ValueError(f"{file}: not a file")
     if file.name.lower().endswith(MIDI_SUFFIXES):
-        notes = NoteSeq.from_midi_file(file, sustain=not encoding.is_legacy, tracks=tracks)
-        events = EventSeq.from_note_seq(notes.trim_start(), encoding)
-        values = ControlSeq.from_event_seq(events).values
+        times, values, seconds = _measure_file(file, encoding, tracks)
+        is_left = (times >= start - ROUNDING) & (start < seconds - ROUNDING)
+        values = {name: column[is_left] for name, column in values.items()}
     else:
         performance = Performance.load(file)
         try:
             values = performance.compute_controls(encoding, layout)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+    return _select_controls(values, layout, text=_check_rows(values, file, start))
+
+
+def load_measured(
+    path: str, encoding: Encoding, layout: ControlLayout, tracks: str = "auto", start: float = 0.0
+) -> ControlSchedule:
+    """Return the controls of a MIDI file over time, a row for each TIME_STEP; for --like.
+
+    encoding, layout: those of the session; tracks, start: see `load_control`. Raises ValueError
+    with the path for a file that cannot be read, or has no notes after the start.
+    """
+    if not path.lower().endswith(MIDI_SUFFIXES):
+        raise ValueError(f"{path}: not a MIDI file")
+    times, values, seconds = _measure_file(Path(path), encoding, tracks)
+    grid = np.arange(start, seconds, TIME_STEP)
+    rows = (np.searchsorted(times, grid + ROUNDING, "right") - 1).clip(0)
+    values = {name: column[rows] for name, column in values.items()} if len(times) else values
+    return _select_controls(
+        values,
+        layout,
+        text=_check_rows(values, Path(path), start),
+        times=grid - start,
+        is_measured=True,
+        length=seconds - start,
+    )
+
+
+def _measure_file(
+    file: Path, encoding: Encoding, tracks: str
+) -> tuple[Array, dict[str, Array], float]:
+    """Return the second of each event of a MIDI file, its controls, and the length in seconds."""
+    notes = NoteSeq.from_midi_file(file, sustain=not encoding.is_legacy, tracks=tracks)
+    events = EventSeq.from_note_seq(notes.trim_start(), encoding)
+    values = ControlSeq.from_event_seq(events).values
+    return events.times / encoding.ticks_per_second, values, events.total_ms / 1000
+
+
+def _check_rows(values: Mapping[str, Array], file: Path, start: float) -> str:
+    """Return the name of a file; raise ValueError if no values of it are left."""
+    if not len(values["density"]):
+        where = f" after second {start:.1f}, where the primer ends" if start else ""
+        raise ValueError(f"{file}: no notes{where}, so it has no control")
+    return str(file)
+
+
+def _select_controls(
+    values: Mapping[str, Array], layout: ControlLayout, **fields: Any
+) -> ControlSchedule:
+    """Return a schedule with the controls that a network has; fields: its other fields."""
     rows = len(values["density"])
-    if not rows:
-        raise ValueError(f"{file}: no notes, so it has no control")
     nothing = {"density": np.full(rows, np.nan), "histogram": np.full((rows, 12), np.nan)}
     known = nothing | {name: values[name] for name in layout.names}
     density, histogram = known.pop("density"), known.pop("histogram")
-    return ControlSchedule(density, histogram, text=str(file), scalars=known)
+    return ControlSchedule(density, histogram, scalars=known, **fields)
+
+
+def average_controls(values: Mapping[str, Array], layout: ControlLayout) -> ControlSchedule:
+    """Return the mean of each control of a network over rows of values, as a constant schedule.
+
+    values: of each control, by name [rows], or [rows, 12] for the histogram. A mean ignores nan.
+    """
+    notes = middle_notes(values["density"])[:, None]
+    means = {"histogram": (values["histogram"] * notes).sum(axis=0) / notes.sum()}
+    for name, column in values.items():
+        if name not in means:
+            known = column[~np.isnan(column)]
+            means[name] = known.mean() if len(known) else np.nan
+    means["density"] = np.rint(means["density"])
+    rows = {name: np.asarray(mean)[None] for name, mean in means.items()}
+    return _select_controls(rows, layout, times=np.zeros(1))
 
 
 # --------------------------------------------------------------------------------- grammar
@@ -249,24 +317,25 @@ def _split(text: str, separator: str) -> list[str]:
 def _split_part(part: str) -> tuple[list[str], Clause]:
     """Return the fields of a part, which ";" separates, and what follows "@" in it.
 
-    Repeats, such as x8, may stand at the end of any field.
+    Repeats, such as x8, may stand at the end of any field, or before its "@".
     """
     fields: list[str] = []
     repeats: list[str] = []
     clauses: list[Clause] = []
     for text in _split(part.strip().removeprefix("~"), ";"):
-        words = text.replace("]", "] ").split()
-        if words and words[-1][0] in "xX" and words[-1][1:].isdecimal():
-            repeats.append(words.pop())
-        field, at, rest = " ".join(words).partition("@")
+        field, at, clause = text.replace("]", "] ").partition("@")
+        sides = [field.split(), clause.split()]
+        for words in sides:
+            if words and words[-1][0] in "xX" and words[-1][1:].isdecimal():
+                repeats.append(words.pop())
         if at:
-            clauses.append(_parse_clause(rest))
-        if words or not text.strip():
-            fields.append(field.strip())
+            clauses.append(_parse_clause(" ".join(sides[1])))
+        if sides[0] or at or not text.strip():
+            fields.append(" ".join(sides[0]))
     if len(clauses) > 1 or len(repeats) > 1:
         raise ValueError(f"it has more than one {quote('@' if len(clauses) > 1 else repeats[1])}")
-    clause = clauses[0] if clauses else Clause()
-    return fields, replace(clause, repeats=int(repeats[0][1:]) if repeats else None)
+    found = clauses[0] if clauses else Clause()
+    return fields, replace(found, repeats=int(repeats[0][1:]) if repeats else None)
 
 
 def _parse_clause(text: str) -> Clause:

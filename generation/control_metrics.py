@@ -18,6 +18,7 @@ from midi.control_schedule import (
     WINDOW,
     ControlSchedule,
     format_density,
+    measure_rate,
     middle_notes,
 )
 from midi.harmony import parse_scale_or_chord
@@ -47,26 +48,25 @@ class ControlMetrics:
     """A comparison of notes with a requested control.
 
     similarity: cosine similarity of the generated and the requested pitch-class histogram, 0-1;
-    share_in_classes: share of the notes in requested pitch classes; density: average number of
-    note ons in two seconds.
+    share_in_classes: share of the notes in requested pitch classes; rate: notes per second.
     """
 
     similarity: float
     share_in_classes: float
-    density: float
+    rate: float
 
     def format(self, level: float = math.nan, has_histogram: bool = True) -> str:
         """Format the metrics; level: the requested density level, nan for none."""
-        parts = [f"{self.density:.1f} notes per 2 s"]
-        if not math.isnan(level):
-            parts[0] += f" (requested {format_density(level)})"
+        if math.isnan(level):
+            text = f"{self.rate:.1f} notes/s"
+        else:
+            text = f"requested {format_density(level)} notes/s, got {self.rate:.1f}"
         if has_histogram:
-            parts = [
-                f"histogram similarity {self.similarity:.3f}",
-                f"{self.share_in_classes:.1%} of notes in requested pitch classes",
-                *parts,
-            ]
-        return ", ".join(parts)
+            text += (
+                f"; {self.share_in_classes:.1%} of notes in requested pitch classes, "
+                f"histogram similarity {self.similarity:.3f}"
+            )
+        return text
 
 
 def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlMetrics:
@@ -80,11 +80,10 @@ def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlM
     histogram = requested.mean(axis=0) if len(pitches) else np.zeros(PITCH_CLASSES)
     counts = np.bincount(pitches % PITCH_CLASSES, minlength=PITCH_CLASSES)
     norms = np.linalg.norm(counts) * np.linalg.norm(histogram)
-    span = float(onsets[-1] - onsets[0]) if len(onsets) > 1 else 0.0
     return ControlMetrics(
         similarity=float(counts @ histogram / norms) if norms else 0.0,
         share_in_classes=float(is_requested.sum() / max(1, len(pitches))),
-        density=WINDOW * (len(pitches) - 1) / span if span else 0.0,
+        rate=measure_rate(onsets),
     )
 
 
@@ -108,7 +107,7 @@ def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
             metrics = measure_control(pitches[inside], onsets[inside], histogram)
             lines.append(f"{name}: {metrics.format(level, has_histogram)}")
             similarities.append(metrics.similarity if has_histogram else math.nan)
-            errors.append(abs(metrics.density - middle_notes(level)))
+            errors.append(abs(metrics.rate - middle_notes(level) / WINDOW))
     if len(lines) > MAX_LINES:
         lines = [_average_sections(control.text, similarities, errors)]
     adherence = measure_adherence(events, control)
@@ -121,7 +120,7 @@ def _average_sections(text: str, similarities: Sequence[float], errors: Sequence
     if not np.isnan(similarities).all():
         parts.append(f"histogram similarity {np.nanmean(similarities):.3f}")
     if not np.isnan(errors).all():
-        parts.append(f"density error {np.nanmean(errors):.1f} notes per 2 s")
+        parts.append(f"density error {np.nanmean(errors):.1f} notes/s")
     return f"{text}: {', '.join(parts)} (average of {len(errors)} sections)"
 
 
@@ -188,7 +187,8 @@ def measure_adherence(events: EventSeq, control: ControlSchedule) -> dict[str, A
     note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
     onsets = events.times[note_ons] / events.encoding.ticks_per_second
     # a value describes WINDOW seconds, so a plan is read in their middle
-    requested = control.evaluate(onsets + WINDOW / 2, note_ons).values
+    offset = 0 if control.is_measured else WINDOW / 2
+    requested = control.evaluate(onsets + offset, note_ons).values
     generated = ControlSeq.from_event_seq(events).values
     adherence = {}
     for kind in CONTROLS:
@@ -294,8 +294,8 @@ def _evaluate_scales(model: PerformanceRNN, encoding: Encoding, seed: int) -> It
             "pitch classes"
         )
     for density in EVAL_LEVELS:
-        notes = [metrics[scale, density].density for scale in EVAL_SCALES]
+        rates = [metrics[scale, density].rate for scale in EVAL_SCALES]
         yield (
-            f"density {density}: {np.mean(notes):.1f} notes per 2 s, {min(notes):.1f} to "
-            f"{max(notes):.1f} (requested {format_density(density)})"
+            f"density {density}: requested {format_density(density)} notes/s, got "
+            f"{np.mean(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})"
         )

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 
+from generation.control import average_controls
 from generation.density import DensityTarget
 from generation.engine import (
     NO_CONTEXT,
@@ -41,7 +42,9 @@ from sequence import (
 from utils import Array
 
 MAX_NOTE_SECONDS = 5.0  # longer generated notes are cut: the network has missed their note offs
+FOLLOW_SECONDS = 20.0  # of a primer, whose mean controls the continuation gets
 MARGIN = 2.0  # seconds by which the length of a sample may differ from --seconds
+PLAN_MARGIN = 0.5  # the same for the length that chords in bars give
 MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 
 
@@ -52,12 +55,16 @@ MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 class Primer:
     """The events of a primer with their control vectors, float32 [events, control].
 
-    dropped_notes: number of its notes that were outside the piano's 88 keys.
+    dropped_notes: number of its notes that were outside the piano's 88 keys; end: the second
+    after the first note of the file at which the primer ends; style: the mean of its controls at
+    its end.
     """
 
     events: EventSeq
     controls: Array
     dropped_notes: int
+    end: float = 0.0
+    style: ControlSchedule | None = None
 
     @property
     def seconds(self) -> float:
@@ -94,8 +101,29 @@ def load_primer(
     while end and events[end - 1] in EventSeq.feat_ranges()["velocity"] and len(later):
         end -= 1  # this velocity is for the note after the primer
     is_dropped = is_later & ~on_piano & (notes.starts <= selected.starts[0] + seconds)
-    controls = ControlSeq.from_event_seq(whole).encode(layout)[:end]
-    return Primer(EventSeq(events[:end], encoding), controls, int(is_dropped.sum()))
+    controls, primer = ControlSeq.from_event_seq(whole), EventSeq(events[:end], encoding)
+    offset = float(selected.starts[0] - notes.starts[0])
+    return Primer(
+        primer,
+        controls.encode(layout)[:end],
+        int(is_dropped.sum()),
+        offset + primer.total_ms / 1000,
+        measure_style(primer, controls, layout),
+    )
+
+
+def measure_style(primer: EventSeq, controls: ControlSeq, layout: ControlLayout) -> ControlSchedule:
+    """Return the mean controls of the last FOLLOW_SECONDS of a primer.
+
+    controls: of each event of the primer, and of later events. Only those that describe the
+    primer itself count, if there are any.
+    """
+    seconds = primer.total_ms / 1000
+    begin, last = max(0.0, seconds - FOLLOW_SECONDS), seconds - WINDOW
+    grid = np.arange(begin, max(last, begin + TIME_STEP), TIME_STEP)
+    times = primer.times / primer.encoding.ticks_per_second
+    rows = (np.searchsorted(times, grid, "right") - 1).clip(0)
+    return average_controls({name: col[rows] for name, col in controls.values.items()}, layout)
 
 
 # ----------------------------------------------------------------------------------- inputs
@@ -115,11 +143,13 @@ class Extent:
     """The part of the music that becomes a sample.
 
     seconds: end at a musical boundary about this long after the primer (None: after the last
-    event); continuation_only: leave out the primer.
+    event); continuation_only: leave out the primer; margin: the most seconds by which the
+    boundary may differ.
     """
 
     seconds: float | None = None
     continuation_only: bool = False
+    margin: float = MARGIN
 
 
 WHOLE = Extent()
@@ -309,25 +339,27 @@ def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
         events = EventSeq(whole, job.encoding)
     notes = events.to_note_seq().limit_durations(MAX_NOTE_SECONDS, start).trim_start()
     if extent.seconds is not None:
-        notes = end_at_boundary(notes, start + extent.seconds, start)
+        notes = end_at_boundary(notes, start + extent.seconds, start, extent.margin)
     if extent.continuation_only:
         is_new = notes.starts >= start
         notes = NoteSeq(*(column[is_new] for column in notes.columns))
     return notes.trim_start()
 
 
-def end_at_boundary(notes: NoteSeq, seconds: float, start: float = 0.0) -> NoteSeq:
-    """Cut notes at a musical boundary within MARGIN of `seconds`.
+def end_at_boundary(
+    notes: NoteSeq, seconds: float, start: float = 0.0, margin: float = MARGIN
+) -> NoteSeq:
+    """Cut notes at a musical boundary within `margin` seconds of `seconds`.
 
     The boundary is the onset after the longest time without an onset, but never the first onset
     from second `start` on. Notes that sound at the boundary end there.
     """
     onsets = np.unique(notes.starts)
     ends = onsets[onsets >= start][1:]
-    ends = ends[np.abs(ends - seconds) <= MARGIN]
+    ends = ends[np.abs(ends - seconds) <= margin]
     waits = np.diff(onsets, prepend=0.0)[np.searchsorted(onsets, ends)]
     for end in ends[np.argsort(-waits, kind="stable")]:
         result = notes.truncate(float(end))
-        if result.seconds >= seconds - MARGIN:
+        if result.seconds >= seconds - margin:
             return result
     return notes.truncate(seconds)

@@ -17,7 +17,7 @@ from generation.given_notes import Arrangement
 from generation.pipeline import GenerationJob, decode_sample
 from midi import synth
 from midi.control_schedule import TIME_STEP, ControlSchedule
-from midi.metadata import encode_metadata, format_title, summarize_sample
+from midi.metadata import encode_metadata, find_primer_end, format_title, summarize_sample
 from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
 from utils import Array
@@ -87,11 +87,14 @@ def write_sample(
     notes = decode_sample(job, events)
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
-    is_given = np.zeros(len(notes), bool)
+    primer = 0.0
     if job.primer is not None and not job.extent.continuation_only:
-        is_given = notes.starts < job.primer.seconds - 1e-6  # rounding errors
+        primer = job.primer.seconds
+    is_given = notes.starts < primer - 1e-6  # rounding errors
     path = _write_files(write, notes, is_given, requested, metadata, formats)
-    yield f"{path}: {len(notes)} notes, {notes.seconds:.1f} s"
+    count = int((~is_given).sum())
+    after = f" after the primer of {primer:.1f} s" if primer else ""
+    yield f"{path}: {count} notes, {notes.seconds - primer:.1f} s{after}"
     if job.control is not None:
         yield from (f"  {line}" for line in compare_sections(events, job.control))
 
@@ -141,8 +144,9 @@ def _write_files(
     path = write(notes.to_midi_bytes(texts=texts, second=second))
     if formats.png:
         title = f"{path.stem}   {format_title(metadata)}"
-        summary, command = summarize_sample(notes, requested, is_given), metadata["made with"]
-        picture = draw_piano_roll(notes, title, requested, summary, command, is_given)
+        command, primer = metadata["made with"], find_primer_end(notes, is_given)
+        summary = summarize_sample(notes, requested, is_given)
+        picture = draw_piano_roll(notes, title, requested, summary, command, is_given, primer)
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
     if formats.wav:
         synth.render_audio(path, path.with_suffix(".wav"), formats.soundfont)

@@ -45,14 +45,25 @@ def find_density_level(notes: npt.ArrayLike) -> Array:
 
 
 def format_density(level: float) -> str:
-    """Format a density level as note ons in two seconds: "10-12", or "18.5" between levels.
+    """Format a density level in notes per second: "5-6", or "9.3" between levels.
 
     Level 0 includes silence. The last level has no maximum.
     """
     if level != round(level):
-        return f"{float(middle_notes(level)):.1f}"
-    low = DENSITIES[round(level)] if level else 0
-    return f"{low} or more" if level == DENSITY_LEVELS - 1 else f"{low}-{3 * round(level) + 3}"
+        return f"{float(middle_notes(level)) / WINDOW:.1f}"
+    low = DENSITIES[round(level)] / WINDOW if level else 0
+    if level == DENSITY_LEVELS - 1:
+        return f"{low:g} or more"
+    return f"{low:g}-{(3 * round(level) + 3) / WINDOW:g}"
+
+
+def measure_rate(onsets: Array) -> float:
+    """Return the density of notes with these onsets in seconds [notes], in notes per second.
+
+    It is that from the first to the last onset; 0 for fewer than two onsets.
+    """
+    span = float(np.ptp(onsets)) if len(onsets) else 0.0
+    return (len(onsets) - 1) / span if span else 0.0
 
 
 def normalize_histogram(weights: Array) -> Array:
@@ -112,6 +123,7 @@ class ControlSchedule:
     The first row holds from the beginning, even if its time is later.
     is_gradual: whether the values change linearly from the row before to each row [rows], instead
     of at its start; None: no row.
+    is_measured: whether each row describes the next WINDOW seconds, as in training data.
     loop: the second at which the last rows start again and again, and their length in seconds;
     length: the length in seconds that the music should have; None: no loop, or no length.
     text: the schedule as the user wrote it; parts: the start in seconds and the text of each part.
@@ -131,6 +143,7 @@ class ControlSchedule:
     scalars: Mapping[str, Array] = field(default_factory=dict)
     loop: tuple[float, float] | None = None
     length: float | None = None
+    is_measured: bool = False
 
     def __post_init__(self) -> None:
         # float32 as in the control vector, so that rows which a network cannot tell apart are equal
@@ -232,7 +245,12 @@ class ControlSchedule:
         notes of the next WINDOW seconds, so a network expects a change to come gradually. As in
         training data, a histogram has a weight for each note: a dense part counts more. A control
         that is open at the step itself is open; else only what is requested is averaged.
+        Rows that are measured are not averaged again.
         """
+        times = np.arange(start, stop) * TIME_STEP
+        if self.is_measured:
+            rows = self.evaluate(times, np.arange(start, stop))
+            return replace(rows, times=times)
         size = round(LOOKAHEAD / TIME_STEP)  # steps in a window
         steps = np.arange(start, stop + size - 1)
         written = self.evaluate((steps + 0.5) * TIME_STEP, steps)
@@ -248,11 +266,29 @@ class ControlSchedule:
         notes = middle_notes(np.where(np.isnan(density), DEFAULT_DENSITY, density))
         histogram = average(written.histogram, notes)
         level = np.rint(average(density, np.ones_like(density)))[:, 0]
-        times = np.arange(start, stop) * TIME_STEP
         scalars = {
             name: average(column[:, None], notes)[:, 0] for name, column in written.scalars.items()
         }
         return ControlSchedule(level, histogram, times, scalars=scalars)
+
+    def override(self, other: ControlSchedule) -> ControlSchedule:
+        """Return measured rows with the controls of a written plan where it requests them.
+
+        The rows must be TIME_STEP apart.
+        """
+        plan = other.average(0, len(self))
+        values = {
+            name: np.where(np.isnan(column), self.values.get(name, np.nan), column)
+            for name, column in plan.values.items()
+        }
+        return replace(
+            self,
+            density=values.pop("density"),
+            histogram=values.pop("histogram"),
+            text=other.text,
+            parts=other.parts,
+            scalars={**self.scalars, **values},
+        )
 
     def select(self, rows: Array, times: Array | None = None) -> ControlSchedule:
         """Return a schedule of the rows with these indices [n], with these starts (seconds) [n]."""
@@ -268,16 +304,15 @@ class ControlSchedule:
         return self.select(changed, np.asarray(self.columns[0])[changed])
 
     def density_ranges(self) -> tuple[Array, Array]:
-        """Return the fewest and the most requested note ons in two seconds, each [rows].
+        """Return the fewest and the most requested notes per second, each [rows].
 
         The last level has a maximum here, like the others, so that it can be drawn. nan where the
         density is open.
         """
         is_open = np.isnan(self.density)
-        low = DENSITIES[np.rint(np.where(is_open, 0, self.density)).astype(np.int64)]
-        if is_open.any():
-            low = np.where(is_open, np.nan, low)
-        return low, low + 2
+        low = DENSITIES[np.rint(np.where(is_open, 0, self.density)).astype(np.int64)] / WINDOW
+        low = np.where(is_open, np.nan, low)
+        return low, low + 2 / WINDOW
 
     def split_sections(self, length: float) -> list[tuple[float, float, str]]:
         """Return start, end and name of each section of a sample that is `length` seconds long.

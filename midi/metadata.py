@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from midi.control_schedule import DENSITY_LEVELS, PITCH_CLASSES, ControlSchedule
+from midi.control_schedule import (
+    DENSITY_LEVELS,
+    PITCH_CLASSES,
+    ControlSchedule,
+    measure_rate,
+)
 from midi.notes import NoteSeq
-from midi.pianoroll import measure_density
 from utils import Array
 
 LABELS = ("session", "seed", "piece", "control", "made with")  # "piece": number of the sample
@@ -157,33 +161,43 @@ def format_title(metadata: Mapping[str, str]) -> str:
     return ", ".join(parts)
 
 
+def find_primer_end(notes: NoteSeq, is_given: Array) -> float:
+    """Return the second of the first new note if all given notes come before it; else 0.
+
+    is_given: whether each note was given, bool [notes].
+    """
+    count = int(is_given.sum())
+    if not 0 < count < len(notes) or not is_given[:count].all():
+        return 0.0
+    return float(notes.starts[count])
+
+
 def summarize_sample(
     notes: NoteSeq, requested: ControlSchedule | None = None, is_given: Array | None = None
 ) -> dict[str, str]:
     """Return figures of a sample as texts, by name, compared with the requested control.
 
     is_given: whether each note was given, bool [notes]. Given notes are not counted; the density
-    is that of all notes from the first new one on.
+    is that of all notes from the first new one on. The length is that after a primer.
     """
-    summary = {"length": f"{notes.seconds:.1f} s"}
-    starts, origin = notes.starts, 0.0
-    if is_given is not None and is_given.any():
+    is_given = np.zeros(len(notes), bool) if is_given is None else is_given
+    summary = {"length": f"{notes.seconds - find_primer_end(notes, is_given):.1f} s"}
+    starts = notes.starts
+    if is_given.any():
         summary["given notes"] = f"{is_given.sum():,}"
         starts = starts[is_given.argmin() :]
-        origin = float(starts[0])
         notes = NoteSeq(*(column[~is_given] for column in notes.columns))
     summary = {"notes": f"{len(notes):,}", **summary}
     if not len(notes):
         return summary
-    _, density = measure_density(starts - origin, float(starts[-1]) - origin)
     low, high = (int(edge) for edge in (notes.velocities.min(), notes.velocities.max()))
-    summary |= {"notes per 2 s": f"{density.mean():.1f}", "velocity": f"{low}-{high}"}
+    rate = f"{measure_rate(starts):.1f} notes/s"
+    summary |= {"density": rate, "velocity": f"{low}-{high}"}
     if requested is None:
         return summary
     fewest, most = requested.density_ranges()
     if not np.isnan(fewest).all():
-        low, high = int(np.nanmin(fewest)), int(np.nanmax(most))
-        summary["notes per 2 s"] += f" (requested {low}-{high})"
+        summary["density"] += f" (requested {np.nanmin(fewest):g}-{np.nanmax(most):g})"
     if (requested.histogram == 0).any():  # else every pitch class is allowed
         histogram = requested.evaluate(notes.starts, np.arange(len(notes))).histogram
         shares = histogram[np.arange(len(notes)), notes.pitches % 12]

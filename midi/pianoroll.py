@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 import warnings
 from collections.abc import Mapping
@@ -21,27 +22,30 @@ GIVEN_COLORS = ("#a9d8a0", "#5fb85a", "#2f8f3e", "#14602a")  # of given notes, s
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
 GRAY, LINE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
 GRID = 0.25  # seconds between two points of the density curve
-DENSITY_STEPS = (5, 10, 20, 40, 100, 1000)  # between two labels of the density axis
+DENSITY_STEPS = (2, 5, 10, 20, 40, 100, 1000)  # between two labels of the density axis
 # margin at the left, keyboard, margin at the right, gap between rows, in inches
 LEFT, KEYS, RIGHT, GAP = 0.42, 0.34, 0.95, 0.09
 
 
-def measure_density(starts: Array, seconds: float) -> tuple[Array, Array]:
-    """Return the density curve: times [points], and the note ons in the 2 s after each [points].
+def measure_density(starts: Array, begin: float = 0.0) -> tuple[Array, Array]:
+    """Return the density curve: times [points], and the notes per second after each [points].
 
-    starts: onsets in seconds [notes]; seconds: end of the music; no window ends after it.
+    Each point counts the onsets of the next 2 s. starts: onsets in seconds [notes]; begin: the
+    second at which the curve begins; no window ends after the last onset.
     """
-    times = np.arange(0.0, max(seconds - WINDOW, 0.0) + GRID, GRID)
+    last = max(float(starts.max(initial=0.0)) - WINDOW, begin)
+    times = begin + np.arange(0.0, last - begin + GRID, GRID)
     ordered = np.sort(starts)
-    return times, np.searchsorted(ordered, times + WINDOW) - np.searchsorted(ordered, times)
+    notes = np.searchsorted(ordered, times + WINDOW) - np.searchsorted(ordered, times)
+    return times, notes / WINDOW
 
 
 def scale_density_axis(most: Array, density: Array) -> tuple[int, int]:
     """Return the top of the density axis, and the step between two of its labels.
 
-    most: the most requested note ons of each row; density: those of the density curve.
+    most: the most requested notes per second of each row; density: those of the density curve.
     """
-    top = int(max(most.max(), density.max(initial=0))) + 2
+    top = math.ceil(max(most.max(), density.max(initial=0))) + 1
     return top, next((step for step in DENSITY_STEPS if top <= 3 * step), DENSITY_STEPS[-1])
 
 
@@ -52,6 +56,7 @@ def draw_piano_roll(
     summary: Mapping[str, str] | None = None,
     command: str = "",
     is_given: Array | None = None,
+    primer: float = 0.0,
 ) -> bytes:
     """Return a PNG picture of notes: keyboard at the left, seconds below, velocity as color.
 
@@ -59,6 +64,7 @@ def draw_piano_roll(
     summary: figures by name, written under the title.
     command: the shell command that generates the sample again, written at the bottom.
     is_given: the notes that were given, bool [notes]; they have other colors.
+    primer: the second at which the primer ends, marked by a line; 0: no primer.
     """
     seconds = max(5.0, notes.seconds)
     low, high = int(notes.pitches.min(initial=50)) - 3, int(notes.pitches.max(initial=70)) + 4
@@ -76,7 +82,11 @@ def draw_piano_roll(
     _draw_color_bar(figure, plot, patches)
     if requested is not None:
         _draw_classes(rows[0], requested, seconds)
-        _draw_density(rows[1], requested, notes.starts, seconds)
+        _draw_density(rows[1], requested, notes.starts, seconds, primer)
+    if primer:
+        for _, axes in rows:
+            axes.axvline(primer, color=INK, lw=1, ls=(0, (4, 3)), zorder=4)
+        plot.text(primer, high - 0.5, "primer ", ha="right", va="top", fontsize=7, color=INK)
     picture = io.BytesIO()
     with warnings.catch_warnings():  # characters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
@@ -203,15 +213,18 @@ def _draw_classes(row: Any, requested: ControlSchedule, seconds: float) -> None:
     _label_right(plot, "requested\npitch classes")
 
 
-def _draw_density(row: Any, requested: ControlSchedule, starts: Array, seconds: float) -> None:
+def _draw_density(
+    row: Any, requested: ControlSchedule, starts: Array, seconds: float, primer: float
+) -> None:
     """Draw the requested note density over time as a band, and the generated one as a line."""
     keys, plot = row
     low, high = requested.density_ranges()
     changes = requested.columns[0]
     edges = np.concatenate([[0.0], changes[1:], [max(seconds, changes[-1])]])
-    times, density = measure_density(starts, float(starts.max(initial=0.0)))
+    times, density = measure_density(starts, primer)
     top, step = scale_density_axis(np.nan_to_num(high), density)
-    low, high = np.append(low, low[-1]) - 0.5, np.append(high, high[-1]) + 0.5
+    low, high = (np.append(column, column[-1]) for column in (low, high))
+    low, high = low - 0.25, high + 0.25
     plot.fill_between(edges, low, high, step="post", color=CONTROL_COLORS[1], lw=0)
     plot.plot(times, density, color=INK, lw=0.9)
     plot.set(xlim=(0, seconds), ylim=(0, top))
@@ -219,7 +232,7 @@ def _draw_density(row: Any, requested: ControlSchedule, starts: Array, seconds: 
     keys.set(xlim=(0, 1), ylim=(0, top), xticks=[])
     keys.set_yticks(np.arange(0, top, step))
     keys.tick_params(labelsize=7, direction="in", pad=-22)
-    _label_right(plot, "notes per 2 s\n▬ requested\n— generated")
+    _label_right(plot, "notes/s\n▬ requested\n— generated")
 
 
 def _make_color_map(colors: tuple[str, ...]) -> Any:

@@ -19,7 +19,7 @@ from config import GenerateConfig, ModelConfig
 from corpus.performance import Performance
 from generation.control import EXAMPLE, load_control
 from generation.pipeline import GenerationJob
-from midi.metadata import decode_metadata
+from midi.metadata import decode_given, decode_metadata, find_primer_end
 from midi.notes import read_midi_texts
 from model import PerformanceRNN, Session
 from sequence import NoteSeq
@@ -64,7 +64,7 @@ def test_samples_are_piano_music(capsys: pytest.CaptureFixture[str]) -> None:
         path = f"out/output-00{number}.mid"
         match = re.fullmatch(rf"{path}: (\d+) notes, ([\d.]+) s", line)
         assert match is not None, line
-        assert control_line.startswith(f"  {CONTROL}: histogram similarity 0.")
+        assert control_line.startswith(f"  {CONTROL}: requested 5-6 notes/s, got ")
         (instrument,) = pretty_midi.PrettyMIDI(path).instruments
         assert (instrument.program, instrument.is_drum) == (0, False)
         assert len(instrument.notes) == int(match[1]) > 10
@@ -275,6 +275,82 @@ def test_samples_continue_the_primer(folder: Path) -> None:
         np.testing.assert_allclose(np.diff([note.start for note in new]), waits, atol=0.004)
 
 
+def write_two_keys(path: Path) -> Path:
+    """Write ten seconds of C, two notes per second, then ten of F#, six per second."""
+    starts = np.concatenate([np.arange(0, 10, 0.5), np.arange(10, 20, 1 / 6)])
+    pitches = np.where(starts < 10, 60, 66)
+    path.write_bytes(NoteSeq(starts, starts + 0.1, pitches, [64] * len(starts)).to_midi_bytes())
+    return path
+
+
+def load_control_of(*argv: str) -> Any:
+    """Return the requested control of a command line."""
+    options, control = generate.parse_args(["-s", "m.sess", *argv])
+    return generate.prepare_job(options, control).control
+
+
+def test_continuation_follows_the_primer(folder: Path) -> None:
+    write_two_keys(folder / "song.mid")
+    primer = ("-i", "song.mid", "--primer-seconds")
+    for seconds, level, pitch_class in (("8", 1, 0), ("19.9", 2, None)):
+        control = load_control_of(*primer, seconds)
+        assert len(control) == 1
+        assert control.density.tolist() == [level]  # 2 notes/s; then half of the time 6
+        if pitch_class is not None:
+            assert control.histogram[0].tolist() == np.eye(12)[pitch_class].tolist()
+    assert load_control_of(*primer, "8", "--no-follow") is None
+    assert load_control_of(*primer, "8", "-c", "C major;9").density.tolist() == [9]
+
+
+def test_control_of_the_primer_file_starts_where_the_primer_ends(folder: Path) -> None:
+    write_two_keys(folder / "song.mid")
+    primer = ("-i", "song.mid", "--primer-seconds", "9.9")
+    by_event, by_time = (
+        load_control_of(*primer, "-c", "song.mid"),
+        load_control_of(*primer, "--like", "song.mid"),
+    )
+    for control in (by_event, by_time):
+        assert np.isin(control.density, [3, 4]).all()
+        assert (control.histogram[:, 6] == 1).all()
+    assert by_time.length == pytest.approx(10, abs=0.3)
+    with pytest.raises(ValueError, match=r"song\.mid: no notes after second 19\..*primer ends"):
+        load_control_of("-i", "song.mid", "--primer-seconds", "30", "-c", "song.mid")
+
+
+def test_control_like_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_two_keys(folder / "song.mid")
+    control = load_control_of("--like", "song.mid")
+    rows = control.evaluate(np.array([1.0, 7.9, 10.1, 15.0]), np.zeros(4, int))
+    assert rows.density.tolist() == [1, 1, 3, 3]
+    assert rows.histogram[:, [0, 6]].tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    both = load_control_of("--like", "song.mid", "-c", "G7")
+    rows = both.evaluate(np.array([1.0, 15.0]), np.zeros(2, int))
+    assert rows.density.tolist() == [1, 3]
+    assert (rows.histogram > 0).sum(axis=1).tolist() == [4, 4]
+    assert "--like" in fail_to_parse(capsys, "--like", "song.mid", "-c", "song.mid")
+    assert "x.txt: not a MIDI file" in fail_to_run(capsys, "--like", "x.txt")
+    assert run("--like", "song.mid", "-c", "G7", "-b", "1") == 0
+    metadata, _ = decode_file("out/output-000.mid")
+    assert metadata["control"] == "G7; like song.mid"
+
+
+@pytest.mark.parametrize("options", [[], ["--no-follow"], ["--continuation-only"]])
+def test_primer_does_not_count(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    write_two_keys(folder / "song.mid")
+    argv = ["-i", "song.mid", "--primer-seconds", "4", "-l", "200", "-b", "1"]
+    assert run(*argv, *options) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "output-000" in line)
+    notes = NoteSeq.from_midi_file("out/output-000.mid")
+    texts = read_midi_texts(Path("out/output-000.mid").read_bytes())
+    is_given = decode_given(texts, len(notes))
+    end = find_primer_end(notes, is_given)
+    assert f": {(~is_given).sum()} notes, " in line
+    assert (" s after the primer of 4." in line) == ("--continuation-only" not in options)
+    assert (end > 4) == ("--continuation-only" not in options)
+
+
 def test_primer_message(capsys: pytest.CaptureFixture[str]) -> None:
     pitches = [60, 62, 110, 64, 65, 110, 110, 67, 110]  # 110 is not on a piano
     notes = NoteSeq(np.arange(9.0), np.arange(9.0) + 0.5, pitches, [64] * 9)
@@ -459,7 +535,7 @@ def test_progression_gives_the_length() -> None:
     *lengths, seconds, _ = (
         max(note.end for note in read_notes(f"out/output-00{number}.mid")) for number in range(5)
     )
-    assert all(8.6 < length < 12.7 for length in lengths)
+    assert all(10.1 < length < 11.2 for length in lengths)
     assert 3 < seconds < 7
 
 

@@ -29,6 +29,7 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / GenerateConfig().session
 SAMPLES = sorted(ROOT.glob("docs/*.mid"))
+ALL_SAMPLES = sorted(ROOT.glob("docs/**/*.mid"))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_readme_has_the_command_of_each_sample(sample: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("sample", ALL_SAMPLES, ids=lambda path: path.stem)
 def test_samples_are_generated_again_byte_for_byte(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def write_samples() -> None:
             sample.requested,
             {label: text for label, text in sample.summary.items() if label != "control"},
             sample.command,
+            primer=sample.primer,
         )
         atomic_write(DOCS / f"{sample.name}.png", picture)
     atomic_write(PLAYER_PAGE, render_player(samples, PLAYER_HEADING))

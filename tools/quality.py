@@ -110,12 +110,12 @@ def measure_densities(
 ) -> Iterator[str]:
     """Yield the generated density for each requested level; sample k has level k modulo 12."""
     requested = np.arange(len(samples)) % DENSITY_LEVELS
-    rates = np.array([2 * len(notes) / seconds for notes in samples])
+    rates = np.array([len(notes) / seconds for notes in samples])
     pairs = list(zip(samples, requested, strict=True))
     by_control = [np.abs(densities_by_control(n, encoding) - k) <= 1 for n, k in pairs]
     by_count = [np.abs(densities_by_count(n, seconds) - k) <= 1 for n, k in pairs]
-    yield format_row("requested density", "notes per 2 s", "within 1 level", "by count")
-    levels = {f"{k} ({format_density(k)} notes)": requested == k for k in range(DENSITY_LEVELS)}
+    yield format_row("requested density", "notes/s", "within 1 level", "by count")
+    levels = {f"{k} ({format_density(k)} notes/s)": requested == k for k in range(DENSITY_LEVELS)}
     for name, rows in {**levels, "all": requested >= 0}.items():
         close = (
             share(np.concatenate([kind[row] for row in np.flatnonzero(rows)]))

@@ -183,7 +183,7 @@ def _describe_fader(kind: ControlKind) -> dict[str, Any]:
         "words": {word: value for word, value in kind.words.items() if "b" not in word},
     }
     if kind.name == "density":
-        texts = [f"{format_density(level)} notes in 2 s" for level in range(DENSITY_LEVELS)]
+        texts = [f"{format_density(level)} notes/s" for level in range(DENSITY_LEVELS)]
         fader |= {"step": 1, "value": DEFAULT_DENSITY, "texts": texts}
     return fader
 

@@ -17,6 +17,7 @@ from midi.metadata import (
     decode_given,
     decode_metadata,
     encode_schedule,
+    find_primer_end,
     format_title,
     limit_rows,
     summarize_sample,
@@ -51,6 +52,11 @@ class Sample:
     command: str
     nats: Array | None = None
     curve: Array | None = None
+
+    @property
+    def primer(self) -> float:
+        """The second at which the primer ends, or 0."""
+        return find_primer_end(self.notes, self.is_given)
 
 
 def read_sample(path: Path) -> Sample:
@@ -110,8 +116,8 @@ def render_player(samples: Sequence[Sample], heading: str) -> bytes:
 def _encode_sample(sample: Sample) -> dict[str, Any]:
     """Return the notes (times in milliseconds) and the requested control of a sample as lists.
 
-    With a requested control, `low` and `high` are its fewest and most note ons per 2 s in each
-    row, and `generated` is the density curve of the notes.
+    With a requested control, `low` and `high` are its fewest and most notes per second in each
+    row, and `generated` is the density curve of the notes after the primer.
     """
     starts, ends, pitches, velocities = sample.notes.columns
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
@@ -122,11 +128,12 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
         shades = SOFT + (LOUD - SOFT) * np.clip(sample.nats / MOST_NATS, 0, 1)
         data["shades"] = np.rint(shades).astype(int).tolist()
         data["curve"] = [None if np.isnan(n) else round(float(n), 2) for n in sample.curve]
+    data["primer"] = sample.primer
     if sample.requested is not None:
         requested = limit_rows(sample.requested)
         low, high = requested.density_ranges()
         schedule = encode_schedule(requested)
-        _, density = measure_density(starts, float(starts.max(initial=0.0)))
+        _, density = measure_density(starts, sample.primer)
         data["requested"] = {
             "times": schedule["times"],
             "low": _encode_column(low),
@@ -138,9 +145,9 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
     return data
 
 
-def _encode_column(values: Array) -> list[int | None]:
+def _encode_column(values: Array) -> list[float | None]:
     """Return values as a list for JSON; None where a control is open."""
-    return [None if np.isnan(value) else int(value) for value in values]
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def write_player(folder: Path) -> Iterator[str]:

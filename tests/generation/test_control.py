@@ -330,7 +330,13 @@ def test_controls_glide() -> None:
 
 
 def test_repeats_may_follow_any_field() -> None:
-    for text in ("Am F x4; 5/s", "Am F; 5/s x4", "Am F @ 120bpm x4; 5/s", "Am F; 5/s; x4"):
+    for text in (
+        "Am F x4; 5/s",
+        "Am F; 5/s x4",
+        "Am F @ 120bpm x4",
+        "Am F; 5/s; x4",
+        "[Am | F] x4 @ 120bpm",
+    ):
         assert parse_control(text).length == 16
         assert list_chords(text, 0, 2) == [AM, F]
 

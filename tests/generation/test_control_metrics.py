@@ -26,7 +26,7 @@ def test_similarity_and_density() -> None:
     metrics = measure([0, 2, 4, 0, 2, 4, 0, 2, 4, 0, 2, 4, 0], 4.0, requested)
     assert metrics.similarity == pytest.approx((5 + 4 + 4) / np.sqrt(57 * 3))
     assert metrics.share_in_classes == 1.0
-    assert metrics.density == pytest.approx(6.0)  # a note each third of a second
+    assert metrics.rate == pytest.approx(3.0)  # a note each third of a second
 
 
 def test_pitch_classes_are_compared_in_all_octaves() -> None:
@@ -50,18 +50,17 @@ def events() -> EventSeq:
 
 def test_each_section_has_a_line(events: EventSeq) -> None:
     first, second = compare_sections(events, parse_control("C;1 | F#;2 @10"))
-    assert first.startswith("C;1: histogram similarity 0.")
-    assert first.endswith(
-        "100.0% of notes in requested pitch classes, 4.0 notes per 2 s (requested 4-6)"
+    assert first.startswith(
+        "C;1: requested 2-3 notes/s, got 2.0; 100.0% of notes in requested pitch classes, "
     )
-    assert second.startswith("F#;2 @10: ")
-    assert second.endswith("8.0 notes per 2 s (requested 7-9)")
+    assert "histogram similarity 0." in first
+    assert second.startswith("F#;2 @10: requested 3.5-4.5 notes/s, got 4.0; ")
 
 
 def test_wrong_notes_are_counted(events: EventSeq) -> None:
     (line,) = compare_sections(events, parse_control("C;11"))
     assert "33.3% of notes in requested pitch classes" in line
-    assert "(requested 34 or more)" in line
+    assert "requested 17 or more notes/s, got " in line
 
 
 def test_many_sections_are_averaged(events: EventSeq) -> None:
@@ -69,7 +68,7 @@ def test_many_sections_are_averaged(events: EventSeq) -> None:
     text = "C;1" + "".join(f" | C;1 @{second}" for second in range(1, count))
     (line,) = compare_sections(events, parse_control(text))
     assert line.startswith(f"{text}: histogram similarity ")
-    assert line.endswith(f"notes per 2 s (average of {count} sections)")
+    assert line.endswith(f"notes/s (average of {count} sections)")
 
 
 def test_each_scale_and_density_has_a_line() -> None:

@@ -33,12 +33,12 @@ def test_invalid_schedule_raises(times: list, density: list, histogram: np.ndarr
         ControlSchedule(np.array(density), histogram, np.array(times))
 
 
-def test_density_is_formatted_as_note_ons() -> None:
+def test_density_is_formatted_in_notes_per_second() -> None:
     texts = [format_density(level) for level in (0, 1, 10, 11, 2.5)]
-    assert texts == ["0-3", "4-6", "31-33", "34 or more", "9.5"]
+    assert texts == ["0-1.5", "2-3", "15.5-16.5", "17 or more", "4.8"]
 
 
 def test_density_ranges_cover_all_counts() -> None:
     low, high = ControlSchedule(np.arange(12), ONE_CLASS, np.arange(12)).density_ranges()
-    assert low.tolist() == DENSITIES.tolist() == list(range(1, 37, 3))
-    assert high[:-1].tolist() == (low[1:] - 1).tolist()
+    assert (2 * low).tolist() == DENSITIES.tolist() == list(range(1, 37, 3))
+    assert high[:-1].tolist() == (low[1:] - 0.5).tolist()

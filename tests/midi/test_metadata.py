@@ -11,6 +11,7 @@ from midi.metadata import (
     MAX_ROWS,
     decode_metadata,
     encode_metadata,
+    find_primer_end,
     format_command,
     format_title,
     is_command,
@@ -125,9 +126,25 @@ def test_summary_compares_generated_with_requested() -> None:
     assert summarize_sample(notes, requested) == {
         "notes": "10",
         "length": "9.5 s",
-        "notes per 2 s": "2.0 (requested 1-6)",
+        "density": "1.0 notes/s (requested 0.5-3)",
         "velocity": "40-49",
         "in requested pitch classes": "70.0%",  # 5 in the first half, 2 in the second
+    }
+
+
+def test_summary_does_not_count_the_primer() -> None:
+    requested = ControlSchedule(np.array([3]), np.eye(12)[[7]], np.array([8.0]))
+    notes = NoteSeq(np.arange(10.0), np.arange(10) + 0.5, [60] * 8 + [67] * 2, np.arange(40, 50))
+    is_given = np.arange(10) < 8
+    assert find_primer_end(notes, is_given) == 8.0
+    assert find_primer_end(notes, ~is_given) == find_primer_end(notes, np.zeros(10, bool)) == 0.0
+    assert summarize_sample(notes, requested, is_given) == {
+        "notes": "2",
+        "length": "1.5 s",
+        "given notes": "8",
+        "density": "1.0 notes/s (requested 5-6)",
+        "velocity": "48-49",
+        "in requested pitch classes": "100.0%",
     }
 
 

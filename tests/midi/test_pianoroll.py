@@ -55,22 +55,26 @@ def test_control_is_drawn_above_the_notes() -> None:
 
 def test_density_counts_onsets_per_two_seconds() -> None:
     starts = np.random.default_rng(0).uniform(0, 20, 50)
-    times, counts = measure_density(starts, 20.0)
-    assert (times[0], times[-1]) == (0, 18)
-    assert counts.tolist() == [sum(t <= s < t + 2 for s in starts) for t in times]
-    assert measure_density(np.empty(0), 0.0)[1].tolist() == [0]
+    times, density = measure_density(starts)
+    assert times[0] == 0
+    assert abs(times[-1] + 2 - starts.max()) < 0.25
+    assert density.tolist() == [sum(t <= s < t + 2 for s in starts) / 2 for t in times]
+    later, rest = measure_density(starts, 4.0)
+    assert later.tolist() == times[16:].tolist()
+    assert rest.tolist() == density[16:].tolist()
+    assert measure_density(np.empty(0))[1].tolist() == [0]
 
 
 @pytest.mark.parametrize(
     ("most", "density", "axis"),
     [
-        ([6, 9], [], (11, 5)),
-        ([6], [13], (15, 5)),
-        ([6], [14], (16, 10)),
-        ([6], [9999], (10001, 1000)),
+        ([3, 4.5], [], (6, 2)),
+        ([6], [13.5], (15, 5)),
+        ([6], [15], (16, 10)),
+        ([6], [9999], (10000, 1000)),
     ],
 )
 def test_density_axis_has_few_labels(
-    most: list[int], density: list[int], axis: tuple[int, int]
+    most: list[float], density: list[float], axis: tuple[int, int]
 ) -> None:
-    assert scale_density_axis(np.array(most), np.array(density, int)) == axis
+    assert scale_density_axis(np.array(most), np.array(density, float)) == axis

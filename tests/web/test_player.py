@@ -65,10 +65,10 @@ def test_samples_are_listed_with_metadata(tmp_path: Path) -> None:
     assert page.texts["dd"].count(METADATA["control"]) == 2
     assert "a.sess, seed 7, sample 1000" in page.texts["p"]
     assert ["requested" in sample for sample in read_data(page)] == [True, True, False]
-    assert max(read_data(page)[0]["generated"]) > 5  # notes per 2 s
+    assert max(read_data(page)[0]["generated"]) > 2.5  # notes/s
     requested = read_data(page)[0]["requested"]
     assert requested["times"] == [0, 4, 8]
-    assert (requested["low"], requested["high"]) == ([4, 10, 28], [6, 12, 30])
+    assert (requested["low"], requested["high"]) == ([2, 5, 14], [3, 6, 15])
     np.testing.assert_allclose(requested["histogram"], 1000 * REQUESTED.histogram, atol=2)
 
 
@@ -96,7 +96,7 @@ def test_given_notes_are_marked_and_not_counted(tmp_path: Path) -> None:
     assert read_data(page)[0]["given"] == [1, 1, 0, 0, 0]
     summary = dict(zip(page.texts["dt"], page.texts["dd"], strict=True))
     assert (summary["notes"], summary["given notes"]) == ("3", "2")
-    assert (summary["length"], summary["velocity"]) == ("5.0 s", "64-64")
+    assert (summary["length"], summary["velocity"]) == ("3.0 s", "64-64")  # after the primer
     assert "given notes, soft to loud" in page.texts["span"]
 
 

@@ -38,7 +38,8 @@ class Sample {
     this.seconds = maximum(ends, 0) / 1000;
     this.low = pitches.reduce((a, b) => Math.min(a, b), 50) - 3;
     this.high = maximum(pitches, 70) + 3;
-    this.generated = data.generated;  // notes per 2 s, each quarter of a second
+    this.generated = data.generated;  // notes/s, each quarter of a second after the primer
+    this.primer = data.primer;        // the second at which the primer ends, or 0
     this.densityTop = data.density_top;
     this.densityStep = data.density_step;
     this.curve = data.curve;  // nats per note in each second; null: no notes
@@ -218,6 +219,7 @@ class Sample {
     if (this.requested) this.drawControl(pen, right);
     if (this.curve) this.drawCurve(pen, right);
     const pressed = this.drawNotes(pen, now);
+    if (this.primer) this.drawPrimerEnd(pen);
     if (this.playback || this.position > 0) {
       pen.fillStyle = colors.active;
       pen.fillRect(this.x(now) - 1, 0, 2, this.height - AXIS + 4);
@@ -263,8 +265,8 @@ class Sample {
       }
       if (high[i] === null) continue;
       pen.globalAlpha = 0.4;
-      const top = this.densityY(high[i] + 0.5);
-      pen.fillRect(from, top, to - from, this.densityY(low[i] - 0.5) - top);
+      const top = this.densityY(high[i] + 0.25);
+      pen.fillRect(from, top, to - from, this.densityY(low[i] - 0.25) - top);
     }
     pen.globalAlpha = 1;
     pen.fillStyle = colors.octave;
@@ -273,7 +275,9 @@ class Sample {
     pen.lineWidth = 1.3;
     pen.lineJoin = "round";
     pen.beginPath();
-    this.generated.forEach((notes, i) => pen.lineTo(this.x(0.25 * i), this.densityY(notes)));
+    this.generated.forEach((notes, i) => {
+      pen.lineTo(this.x(this.primer + 0.25 * i), this.densityY(notes));
+    });
     pen.stroke();
   }
 
@@ -302,6 +306,22 @@ class Sample {
     for (let nats = 0; nats <= top; nats += top > 20 ? 10 : 5) {
       pen.fillText(nats, this.roll.keys - 4, this.curveY(nats) - 3);
     }
+  }
+
+  drawPrimerEnd(pen) {
+    const x = Math.round(this.x(this.primer)) + 0.5;
+    pen.strokeStyle = pen.fillStyle = colors.ink;
+    pen.lineWidth = 1;
+    pen.setLineDash([4, 3]);
+    pen.beginPath();
+    pen.moveTo(x, 0);
+    pen.lineTo(x, this.roll.bottom);
+    pen.stroke();
+    pen.setLineDash([]);
+    pen.font = "10px system-ui, sans-serif";
+    pen.textAlign = "right";
+    pen.textBaseline = "top";
+    pen.fillText("primer", x - 4, this.roll.top + 2);
   }
 
   // Draw the notes in view, and return the color of each pitch that sounds now.
