@@ -70,6 +70,7 @@ function update(what) {
 }
 
 function showStatus(text = "") {
+  find("status").dataset.late = session.late;
   const kernel = session.isSimd ? "WebAssembly SIMD" : "plain JavaScript";
   const speed = `${Math.round(session.speed)} events/s with ${kernel}`;
   const slow = session.speed && session.speed < 60 ? " This device is slow: the music may wait." : "";
@@ -223,4 +224,6 @@ roll.resize();
 keyboard.resize();
 setColors();
 setInterval(() => session.isPlaying && showStatus(), 2000);
-setTimeout(() => session.load(takeBytes("weights").buffer, takeBytes("kernel")), 30);
+// "kernel=plain" in the address: without WebAssembly, to compare
+const kernel = link.get("kernel") === "plain" ? null : takeBytes("kernel");
+setTimeout(() => session.load(takeBytes("weights").buffer, kernel), 30);

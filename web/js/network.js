@@ -108,7 +108,8 @@ export class Network {
     return state;
   }
 
-  // Return what a control vector, or null for none, contributes to the first linear layer.
+  // Return what a control vector, or null for none, contributes to the first linear layer, and a
+  // place for the input gates of the first GRU layer with each event, which `step` fills.
   projectControl(control) {
     const {hidden} = this.sizes, weight = this.arrays.control_weight;
     const columns = weight.length / hidden, result = new Float32Array(hidden);
@@ -118,15 +119,18 @@ export class Network {
       if (control) for (let k = 0; k < control.length; k++) sum += weight[start + 1 + k] * control[k];
       result[row] = sum;
     }
-    return result;
+    return {values: result, gates: new Map()};
   }
 
   // Update the hidden state with an event and a projected control. Return the logits of the next
   // event, valid until the next call; with withLogits false they are not computed.
   step(state, event, projection, withLogits = true) {
     const {layout, kernel} = this, {width, gates} = layout;
-    this.computeFirstGates(event, projection);
+    if (!projection.gates.has(event)) {
+      projection.gates.set(event, this.computeFirstGates(event, projection.values));
+    }
     for (let layer = 0; layer < this.sizes.layers; layer++) {
+      const inputGates = layer ? this.inputGates : projection.gates.get(event);
       const previous = layout.quantized + 2 * width * (layer - 1);
       if (layer) {
         kernel.multiplyIntegers(layout[`input_${layer}`], previous, gates, width, layout.sums);
@@ -136,23 +140,23 @@ export class Network {
       const inputs = previous + 2 * width;
       kernel.multiplyIntegers(layout[`hidden_${layer}`], inputs, gates, width, layout.sums);
       this.scaleSums(`hidden_${layer}`, this.hiddenGates);
-      this.updateLayer(state.subarray(layer * width, (layer + 1) * width));
+      this.updateLayer(state.subarray(layer * width, (layer + 1) * width), inputGates);
       this.quantize(state, layer);
     }
     if (withLogits) this.computeLogits();
     return this.logits;
   }
 
-  computeFirstGates(event, projection) {
-    const {hidden} = this.sizes, {layout, inputs, inputGates} = this;
+  computeFirstGates(event, values) {
+    const {hidden} = this.sizes, {layout, inputs} = this;
     const table = this.arrays.event_table, bias = this.arrays.input_bias_0;
     for (let i = 0; i < hidden; i++) {
-      const value = round(table[event * hidden + i] + projection[i]);
+      const value = round(table[event * hidden + i] + values[i]);
       inputs[i] = value > 0 ? value : value * LEAK;
     }
     const {gates, width, sums} = layout;
     this.kernel.multiplyFloats(layout.input_0, layout.inputs, gates, width, sums);
-    for (let i = 0; i < bias.length; i++) inputGates[i] = this.floatSums[i] + bias[i];
+    return bias.map((value, i) => this.floatSums[i] + value);
   }
 
   quantize(state, layer) {
@@ -172,8 +176,8 @@ export class Network {
   }
 
   // Update the state of a layer with the gates, as in torch.nn.GRU.
-  updateLayer(state) {
-    const {hidden} = this.sizes, {inputGates, hiddenGates} = this;
+  updateLayer(state, inputGates) {
+    const {hidden} = this.sizes, {hiddenGates} = this;
     for (let i = 0; i < hidden; i++) {
       const j = hidden + i, k = 2 * hidden + i;
       const reset = sigmoid(round(inputGates[i] + hiddenGates[i]));

@@ -14,6 +14,7 @@ const REACTION_MS = 90;     // music until then is already on its way to the lis
 const PAUSE_MS = 1000;      // mode "echo" answers after a pause of this length
 const FOLLOWED_MS = 8000;   // mode "together" follows the pitch classes of these last seconds
 const LONG_WAIT_MS = 400;   // a changed control interrupts a wait that is longer
+const MAX_PROJECTIONS = 16;  // that are kept: each may have 1.5 MB of gates
 const MAX_EVENTS = 3000;    // in one call of `advance`, so that a call ends
 
 export class Performer {
@@ -93,7 +94,7 @@ export class Performer {
       ({name, flag}) => flag === null && (request[name] ?? null) === null);
     const measured = needsMeasure && measureControl(this.played, this.clock, layout.levels);
     const control = this.encoder.encode(corrected, measured), key = String(control);
-    if (this.projections.size > 500) this.projections.clear();
+    if (this.projections.size > MAX_PROJECTIONS) this.projections.clear();
     if (!this.projections.has(key)) this.projections.set(key, this.network.projectControl(control));
     return this.projections.get(key);
   }

@@ -3,11 +3,12 @@ import {encodeNotes, measureEvents} from "./midi.js";
 import {Piano, STRING_PITCHES} from "./piano.js";
 import {Timeline} from "./timeline.js";
 
-const START_MS = 150;        // from Play to the first note
+const START_MS = 60;         // from the first notes of the network to their sound
 const LATE_MS = 40;          // by which the music waits when the network is late
 const MIDI_AHEAD_MS = 60;    // how early a note is sent to a MIDI port
-const LOOKAHEAD_MS = {fast: 300, slow: 1000, hidden: 1600};  // that the network runs ahead
-const FAST = 250;            // events/s
+// how far the network runs ahead: at first, more after each late note, and in a hidden tab, which
+// browsers wake once a second
+const LOOKAHEAD_MS = {first: 300, more: 150, most: 1500, hidden: 1600};
 const PRIMER_MS = 20000, HEARD_MS = 6000;  // of a primer: for the network, and for the listener
 
 export class Session {
@@ -23,6 +24,7 @@ export class Session {
     this.position = 0;         // music time in ms while the music does not play
     this.volume = 1;
     this.late = 0;             // notes that came too late
+    this.lookahead = LOOKAHEAD_MS.first;
     this.speed = 0;
     this.clock = 0;            // music time that the network has reached
     this.output = null;        // a MIDI port
@@ -32,6 +34,8 @@ export class Session {
     this.worker.onmessage = ({data: message}) => this.receive(message);
     this.stringWorker = makeWorker();
     this.stringWorker.onmessage = ({data: message}) => this.receive(message);
+    this.hasStrings = new Promise((resolve) => { this.endStrings = resolve; });
+    this.stringWorker.onerror = this.endStrings;  // the piano then makes its strings itself
     STRING_PITCHES.forEach((pitch) => this.stringWorker.postMessage({type: "string", pitch}));
   }
 
@@ -58,14 +62,16 @@ export class Session {
     if (this.piano) this.piano.addString(pitch, {samples, rate});
     else this.strings.set(pitch, {samples, rate});
     this.renderedStrings = (this.renderedStrings ?? 0) + 1;
-    if (this.renderedStrings === STRING_PITCHES.length) this.stringWorker.terminate();
+    if (this.renderedStrings < STRING_PITCHES.length) return;
+    this.stringWorker.terminate();
+    this.endStrings();
   }
 
   // ---------------------------------------------------------------------------------- time
 
   // Return the music time in ms.
   now() {
-    if (!this.isPlaying) return this.position;
+    if (!this.isPlaying || this.zero === null) return this.position;
     return Math.max((this.piano.context.currentTime - this.zero) * 1000, this.position);
   }
 
@@ -77,7 +83,7 @@ export class Session {
       this.piano.volume.gain.value = this.volume;
       for (const [pitch, string] of this.strings) this.piano.addString(pitch, string);
     }
-    await this.piano.context.resume();
+    await Promise.all([this.piano.context.resume(), this.hasStrings]);
   }
 
   async start() {
@@ -85,7 +91,8 @@ export class Session {
     await this.openSound();
     if (this.isPlaying) return;
     this.isPlaying = true;
-    this.zero = this.piano.context.currentTime + (START_MS - this.position) / 1000;
+    this.zero = null;  // the time starts when the network has the first notes
+    this.started = new Promise((resolve) => { this.startTime = resolve; });
     this.post({type: "start"});
     this.advance();
     this.onChange("state");
@@ -95,6 +102,7 @@ export class Session {
     if (!this.isPlaying) return;
     this.position = this.now();
     this.isPlaying = false;
+    this.startTime();
     this.outgoing = [];
     this.cancel(this.position);
     for (const note of [...this.timeline.open.values()]) {
@@ -109,6 +117,7 @@ export class Session {
   reset(seed) {
     this.stop();
     this.seed = seed;
+    this.waiting = [];  // messages about notes before the time has started
     this.position = this.clock = 0;
     this.timeline.clear();
     this.post({type: "reset", seed});
@@ -117,8 +126,7 @@ export class Session {
 
   advance() {
     if (!this.isPlaying) return;
-    const now = this.now(), speed = this.speed > FAST ? "fast" : "slow";
-    const lookahead = LOOKAHEAD_MS[document.hidden ? "hidden" : speed];
+    const now = this.now(), lookahead = document.hidden ? LOOKAHEAD_MS.hidden : this.lookahead;
     this.post({type: "advance", now, until: now + lookahead});
     this.sendDue(now);
     this.timeline.forgetOld(now);
@@ -126,7 +134,15 @@ export class Session {
 
   // --------------------------------------------------------------------------------- notes
 
-  play({messages, clock, speed, isAnswering}) {
+  play({reply, messages, clock, speed, isAnswering}) {
+    if (reply === "prime" || (this.isPlaying && this.zero === null)) {
+      this.waiting.push(...messages);
+      if (reply !== "advance") return;
+      this.zero = this.piano.context.currentTime + (START_MS - this.position) / 1000;
+      messages = this.waiting;
+      this.waiting = [];
+      this.startTime();
+    }
     this.speed = speed;
     this.clock = clock;
     if (isAnswering !== this.isAnswering) {
@@ -146,6 +162,7 @@ export class Session {
     const now = this.now();
     if (source === "session" && time < now) {  // the music waits for the network
       this.late++;
+      this.lookahead = Math.min(this.lookahead + LOOKAHEAD_MS.more, LOOKAHEAD_MS.most);
       this.zero += (now + LATE_MS - time) / 1000;
       this.position = 0;
     }
@@ -179,6 +196,7 @@ export class Session {
   // A player presses (velocity above 0) or releases a key. The first key starts the music.
   async playKey(pitch, velocity) {
     if (velocity && !this.isPlaying) await this.start();
+    await this.started;
     if (!this.isPlaying) return;
     const now = this.now();
     if (velocity) this.strike("player", pitch, velocity, now);

@@ -53,5 +53,5 @@ onmessage = async ({data}) => {
   await actions[data.type](data);
   if (!performer || data.type === "string") return;
   const {clock, isAnswering} = performer;
-  postMessage({type: "music", messages: performer.takeMessages(), clock, speed, isAnswering});
+  postMessage({type: "music", reply: data.type, messages: performer.takeMessages(), clock, speed, isAnswering});
 };
