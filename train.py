@@ -507,7 +507,7 @@ def evaluate_session(options: TrainConfig) -> int:
         print_line(line)
     if mark:
         print_line(f"{mark} {note}")
-    print_line("generated to a control:")
+    print_line("generated to a control, with the defaults of generate.py:")
     for line in evaluate_controls(model, corpus.encoding):
         print_line(f"  {line}")
     return 0

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from config import GenerateConfig
 from generation.engine import ControlTable, Engine, GenerationInputs, draw_init
-from generation.sampling import EventConstraints
+from generation.pipeline import build_density_target, build_event_constraints
+from generation.sampling import Sampler
 from midi.control_schedule import (
     PITCH_CLASSES,
     WINDOW,
@@ -209,15 +211,20 @@ def generate_samples(
 ) -> list[EventSeq]:
     """Generate a sample of `steps` events for each row of values, which stay constant.
 
+    They are generated as generate.py does by default: with its temperature, its limits, and
+    feedback for the density if that is requested.
     values: those of each requested control, by name, a row for each sample. Controls that the
     network lacks are not requested.
     """
-    constraints = EventConstraints(*EventSeq.playable_events(), EventSeq.event_durations(encoding))
+    default = GenerateConfig()
+    constraints = build_event_constraints(encoding, default.repeats, default.silence)
+    has_density = "density" in values and "density" in model.layout.names
+    target = build_density_target(encoding) if has_density else None
     count = max(map(len, values.values()))
     vectors = torch.from_numpy(model.layout.encode(values, count)).to(model.device)
-    table = ControlTable(vectors[None])  # [1, batch, control]
+    table = ControlTable(vectors[None], target=target)  # [1, batch, control]
     inputs = GenerationInputs(*draw_init(model, seed, count), constraints, table)
-    events = list(Engine(model).generate(inputs, steps))
+    events = list(Engine(model).generate(inputs, steps, Sampler(default.temperature)))
     samples = torch.stack(events, dim=1).cpu().numpy()  # [batch, steps]
     return [EventSeq.from_array(sample, encoding) for sample in samples]
 

@@ -13,6 +13,7 @@ import mido
 import numpy as np
 import pretty_midi
 
+import utils
 from config import ModelConfig
 from corpus.performance import Performance
 from preprocess import encode_notes, read_notes
@@ -120,7 +121,7 @@ def write_data(folder: Path, count: int = 3, notes: int = 120) -> Path:
         content = write_midi(folder / "midi.tmp", notes, seed).read_bytes()
         source = hashlib.blake2b(content, digest_size=16).hexdigest()
         performance = encode_notes(read_notes(content, CURRENT)[0], source, CURRENT)
-        (folder / f"{seed}.mid.data").write_bytes(performance.to_bytes())
+        utils.atomic_write(folder / f"{seed}.mid.data", performance.to_bytes())
     (folder / "midi.tmp").unlink()
     return folder
 

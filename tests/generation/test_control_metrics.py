@@ -1,17 +1,23 @@
 """Comparison of generated music with its requested controls."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import generate
 from generation.control import parse_control
 from generation.control_metrics import (
     MAX_LINES,
     ControlMetrics,
     compare_sections,
     evaluate_controls,
+    generate_samples,
     measure_control,
 )
-from sequence import CURRENT, EventSeq, NoteSeq
+from midi.harmony import parse_scale_or_chord
+from model import Session
+from sequence import CURRENT, Control, EventSeq, NoteSeq
 from tests.generation.networks import make_model
 
 
@@ -77,3 +83,19 @@ def test_each_scale_and_density_has_a_line() -> None:
         *("C major", "A minor", "F# major", "C pentatonic"),
         *("density 1", "density 3", "density 6", "density 9"),
     ]
+
+
+def test_samples_are_those_of_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample of the evaluation is that of generate.py for the same control and seed."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model()
+    Session(model.config, model.state_dict(), 2).save("m.sess")
+    argv = ["-s", "m.sess", "-b", "1", "-l", "200", "--seed", "5", "-o", "."]
+    assert generate.main([*argv, "-c", "C major;6"]) == 0
+    control = Control(parse_scale_or_chord("C major"), 6)
+    values = {"density": [6], "histogram": [control.pitch_histogram]}
+    (events,) = generate_samples(model.eval(), CURRENT, values, 200, seed=5)
+    notes = NoteSeq.from_midi_file("output-000.mid")
+    expected = events.to_note_seq().trim_start()
+    assert notes.pitches.tolist() == expected.pitches.tolist()
+    assert np.abs(notes.starts - expected.starts).max() < 0.002
