@@ -43,7 +43,7 @@ TRAIN = [
     *("-s", "m.sess", "-d", "data", "-b", "4", "-w", "20", "-p", TINY_MODEL, "--device", "cpu"),
     *("--precision", "fp32", "--warm-up", "2", "-i", "0"),
 ]
-GENERATE = ["-s", "m.sess", "-o", "out", "-l", "60", "--device", "cpu"]
+GENERATE = ["-s", "m.sess", "-o", "out", "-l", "60", "--device", "cpu", "--seed", "3"]
 # the arguments of each phase, and whether a session must exist before
 TRAIN_PHASES = {
     "create": (["--no-enable-logging", "--max-steps", "1"], False),
@@ -117,7 +117,10 @@ def run_and_kill(
 def choose_kills(
     kind: str, main: Callable[[list[str]], int], argv: list[str], reset: Callable[[], object]
 ) -> list[dict[str, float]]:
-    """Return KILLS operations, from the first to the last, or KILLS random times of a run."""
+    """Return KILLS operations, from the first to the last, or random times of a run.
+
+    There are more times, because a later run may end before its time.
+    """
     reset()
     started = time.monotonic()
     assert run_and_kill(main, argv) == 0
@@ -126,7 +129,7 @@ def choose_kills(
     assert count >= 5
     if kind == "operations":
         return [{"operation": number} for number in np.linspace(1, count, KILLS).round()]
-    return [{"seconds": time} for time in np.random.default_rng(0).uniform(0, seconds, KILLS)]
+    return [{"seconds": time} for time in np.random.default_rng(0).uniform(0, seconds, 4 * KILLS)]
 
 
 def check_folder(folder: Path) -> None:
@@ -165,7 +168,9 @@ def test_no_kill_loses_a_session(folder: Path, phase: str, kind: str) -> None:
         check_folder(folder)
         assert train.main([*start, "--max-steps", "6"]) == 0
         assert Session.load("m.sess").training["step"] == 6
-    assert killed >= (KILLS if kind == "operations" else KILLS // 2)
+        if killed == KILLS:
+            break
+    assert killed == KILLS
 
 
 # ---------------------------------------------------------------------------- generate.py
@@ -176,7 +181,7 @@ def test_no_kill_loses_a_session(folder: Path, phase: str, kind: str) -> None:
 def test_no_kill_leaves_a_stray_file(folder: Path, phase: str, kind: str) -> None:
     Session(TINY_SIZES, PerformanceRNN(TINY_SIZES).state_dict(), 2).save("m.sess")
     argv = [*GENERATE, *GENERATE_PHASES[phase]]
-    assert generate.main([*GENERATE, "-b", "3", "--seed", "1"]) == 0
+    assert generate.main([*GENERATE, "-b", "3"]) == 0
     killed, generated = 0, len(os.listdir("out"))
     for kill in choose_kills(kind, generate.main, argv, lambda: None):
         before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
@@ -195,5 +200,7 @@ def test_no_kill_leaves_a_stray_file(folder: Path, phase: str, kind: str) -> Non
                 assert content.endswith(b"IEND\xaeB`\x82"), path
             else:
                 assert content.endswith(b"</html>"), path
-    assert killed >= (KILLS if kind == "operations" else KILLS // 2)
+        if killed == KILLS:
+            break
+    assert killed == KILLS
     assert len(os.listdir("out")) > generated
