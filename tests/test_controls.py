@@ -509,7 +509,8 @@ def test_adherence_counts_values_within_one_step() -> None:
     found = measure_adherence(events, control)
     assert list(found) == ["loudness", "register", "touch"]
     assert found["loudness"].close_share == pytest.approx(0.5, abs=0.1)
-    assert found["register"].close_share == pytest.approx(1, abs=0.1)
+    # the request is read in the middle of each window, so at most one note is over a step away
+    assert found["register"].close_share == 39 / 40
     assert found["register"].correlation > 0.9
     assert len(found["touch"].requested) == pytest.approx(20, abs=2)
     assert math.isnan(found["touch"].correlation)
@@ -644,6 +645,10 @@ def test_plan_with_open_parts() -> None:
     assert rows.scalars["loudness"][75] == pytest.approx(80)  # what is open does not count
     assert np.isnan(rows.scalars["loudness"][80:]).all()
     assert np.isnan(rows.density).all()
+    steps = dataclasses.replace(plan, times=np.array([0, 4.0, 5.0]), is_gradual=None)
+    # of the 1.8 s after 3.9 s, 0.1 s request 40, 1 s requests 80, and the rest nothing
+    expected = (0.1 * 40 + 1.0 * 80) / 1.1
+    assert steps.average(39, 40).scalars["loudness"][0] == pytest.approx(expected)
 
 
 # --------------------------------------------------------------------------- a new control
