@@ -463,7 +463,8 @@ def load_requested_control(
         )
         control = measured if control is None else measured.override(control)
     if control is None and primer is not None and options.follow and primer.style is not None:
-        control = replace(primer.style, text=f"like {options.primer}")
+        text = f"like {options.primer}"
+        control = replace(primer.style, text=text, parts=((0.0, text),))
     if control is None:
         return None
     try:
