@@ -174,6 +174,9 @@ class GenerateConfig:
     guidance: float = 1.0  # scale of classifier-free guidance; 1: none
     steering: bool = True  # density feedback
     batch_size: int = 8  # samples
+    piece: tuple[int, ...] | None = None  # numbers of the only samples to generate
+    best_of: int | None = None  # samples, of which the best batch_size are kept
+    avoid_copies: bool = False
     session: str = PRETRAINED
     output_dir: str = "generated"
     max_length: int | None = None  # events; 0: as many as the control file has

@@ -20,15 +20,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Ctrl-C while torch is imported ends the program without a traceback
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import numpy as np
 import progress.bar
 import torch
 
 import utils
+from analysis.profile import TrainProfile
+from analysis.ranking import (
+    Candidate,
+    choose_best,
+    find_adherence,
+    measure_losses,
+    score_candidates,
+)
 from analysis.surprise import analyze_file, summarize, write_surprise
 from config import DEVICES, GenerateConfig
 from corpus.performance import hash_source
@@ -62,15 +72,28 @@ from generation.pipeline import (
     load_primer,
 )
 from generation.sampling import Sampler
-from generation.writer import Formats, OutputFiles, write_arrangement, write_sample
+from generation.writer import (
+    Formats,
+    OutputFiles,
+    trim_events,
+    write_arrangement,
+    write_sample,
+)
 from midi import synth
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
 from midi.playback import TRACKS_HELP
 from model import PerformanceRNN, Session, pick_device
-from sequence import ENCODINGS, ControlLayout, Encoding, EventSeq, complete_schedule
+from sequence import (
+    ENCODINGS,
+    ControlLayout,
+    Encoding,
+    EventSeq,
+    NoteSeq,
+    complete_schedule,
+)
 from training.sessions import History, load_history
-from utils import Number, Parser
+from utils import Number, Numbers, Parser
 from web.live import LiveSettings, check_live_path, write_live
 from web.page import check_page_path
 from web.player import (
@@ -84,6 +107,9 @@ from web.player import (
 
 FORM_STRENGTH = 0.3  # of a section that returns
 SURPRISE_PAGE = "surprise.html"
+MAX_SAMPLES = 65536
+COPY_TRIES = 5
+NO_EVENTS = np.empty(0, np.uint8)
 DEFAULT_LENGTH = 1500  # events, about a minute
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
@@ -97,6 +123,7 @@ KEEP_OPTIONS = ("keep_tracks", "keep_pitches")
 PARTICLE_OPTIONS = ("particles", "two_tracks")
 OTHER_METHODS = (  # that do not go with given notes
     *("primer", "max_length", "beam_size", "stochastic_beam_search", "greedy_ratio", "stream"),
+    *("best_of", "avoid_copies"),
 )
 SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
@@ -146,7 +173,31 @@ def build_parser() -> Parser:
     )
 
     add = parser.add_argument_group("length and primer").add_argument
-    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="number of samples")
+    add(
+        "-b",
+        "--batch-size",
+        type=Number(int, 1, MAX_SAMPLES),
+        metavar="N",
+        help="number of samples",
+    )
+    add(
+        "--piece",
+        type=Numbers(0, 2**31),
+        metavar="K,...",
+        help="generate only the samples with these numbers, from 0, instead of -b samples",
+    )
+    add(
+        "--best-of",
+        type=Number(int, 2, MAX_SAMPLES),
+        metavar="N",
+        help="generate N samples and keep the best -b of them",
+    )
+    add(
+        "--avoid-copies",
+        action="store_true",
+        help="generate a sample again if it has a longer passage of the training data than other "
+        "music has",
+    )
     add(
         "-l",
         "--max-length",
@@ -344,6 +395,8 @@ def check_combinations(options: GenerateConfig) -> None:
         raise ValueError("argument --like: -c/--control must be a text then, not a file")
     if options.guidance != 1 and not has_control(options):
         raise ValueError("argument --guidance: only with a control, give one with -c")
+    if options.best_of is not None and options.best_of <= options.batch_size:
+        raise ValueError("argument --best-of: it must be more than the samples to keep, see -b")
     if options.form is not None and options.seconds is None:
         raise ValueError("argument --form: it needs a length, give one with --seconds")
     tasks = [f"--{name}" for name in GIVEN_OPTIONS if getattr(options, name) is not None]
@@ -356,6 +409,8 @@ def check_combinations(options: GenerateConfig) -> None:
         (("strength",), not {"--perform", "--form"} & {*tasks}, "only with --perform or --form"),
         (PARTICLE_OPTIONS, not tasks, f"only with one of --{', --'.join(GIVEN_OPTIONS)}"),
         (OTHER_METHODS, bool(tasks), f"not together with {''.join(tasks)}"),
+        (("best_of",), options.piece is not None, "not together with --piece"),
+        (("stream",), options.best_of is not None, "not together with --best-of"),
         (PRIMER_OPTIONS, options.primer is None, "only with a primer, give one with -i"),
         (SAMPLING_OPTIONS, options.beam_size > 0, "not together with -B/--beam-size"),
     ):
@@ -374,13 +429,16 @@ def check_live_options(options: GenerateConfig) -> None:
 
 
 def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> list[str]:
-    """Return the shortest arguments that generate sample `number` again, as the last of its run.
+    """Return the shortest arguments that generate only sample `number` again.
 
     Options that do not change the music are left out.
     """
     names = ("two_tracks", "output_dir", "png", "wav", "soundfont", "html", "force", "stream")
     output_options = {name: getattr(GenerateConfig(), name) for name in names}
-    options = replace(options, seed=seed, batch_size=number + 1, **output_options)
+    others = ("best_of", "avoid_copies", "piece", "batch_size")
+    output_options |= {name: getattr(GenerateConfig(), name) for name in others}
+    selection: dict[str, Any] = {"piece": (number,)} if number else {"batch_size": 1}
+    options = replace(options, **output_options | selection | {"seed": seed})
     return build_parser().to_argv(options)
 
 
@@ -399,7 +457,7 @@ def build_metadata(options: GenerateConfig, seed: int, number: int) -> dict[str,
         "seed": str(seed),
         "piece": str(number),
         "control": format_control(options),
-        "made with": format_command(argv, several=number > 0),
+        "made with": format_command(argv),
     }
 
 
@@ -496,7 +554,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         encoding,
         seed,
         steps,
-        options.batch_size,
+        count_samples(options),
         constraints=build_event_constraints(encoding, *limits, free=options.free),
         method=build_method(options),
         control=control,
@@ -506,6 +564,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         guidance=options.guidance,
         init_zero=options.init_zero,
         exact=options.exact,
+        numbers=options.piece,
     )
 
 
@@ -561,13 +620,13 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
     yield format_settings(options, job)
     if job.primer is not None:
         yield format_primer(options, job.primer)
-    samples = SampleBuffer(options.batch_size, job.encoding, job.primer is not None)
+    samples = SampleBuffer(job.batch_size, job.encoding, job.primer is not None)
     outputs = OutputFiles(Path(options.output_dir), options.force)
     if options.stream:
         yield f"{options.output_dir}: the samples are written every {STREAM_INTERVAL:g} s"
 
     def write_stream(is_last: bool = False) -> None:
-        count = options.batch_size if options.stream else 0
+        count = job.batch_size if options.stream else 0
         all_notes = [decode_sample(job, samples.get(number)) for number in range(count)]
         is_ready = is_last or all(map(len, all_notes))  # so that names are in order
         for number, notes in enumerate(all_notes):
@@ -580,12 +639,91 @@ def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterat
         write_stream(is_last=True)  # keep what is generated so far
         raise
     formats = Formats(options.png, options.wav, options.soundfont)
-    for number in range(options.batch_size):
+    profile = TrainProfile.from_record(Session.load(options.session).train_profile)
+    chosen = list(range(job.batch_size))
+    if options.best_of is not None:
+        chosen, reasons = choose_samples(options, job, samples, profile)
+        yield from reasons
+    for place, column in enumerate(chosen):
+        number = column if job.numbers is None else job.numbers[column]
+        events = samples.get(column)
+        if options.avoid_copies and profile is not None:
+            number, events = avoid_copies(job, number, events, profile)
         metadata = build_metadata(options, job.seed, number)
-        write = partial(outputs.write, number)
-        yield from write_sample(write, job, samples.get(number), metadata, formats)
+        write = partial(outputs.write, place)
+        yield from write_sample(write, job, events, metadata, formats)
+        if profile is not None:
+            passage = profile.index.find_longest(get_new_notes(job, events))
+            yield f"  {profile.format_passage(passage)}"
     if options.html:
         yield from write_player(Path(options.output_dir))
+
+
+def count_samples(options: GenerateConfig) -> int:
+    """Return how many samples to generate."""
+    return len(options.piece) if options.piece else options.best_of or options.batch_size
+
+
+def get_new_notes(job: GenerationJob, events: EventSeq) -> NoteSeq:
+    """Return the notes of a sample after the primer."""
+    notes = decode_sample(job, events)
+    if job.primer is None or job.extent.continuation_only:
+        return notes
+    is_new = notes.starts >= job.primer.seconds - 1e-6  # rounding errors
+    return NoteSeq(*(column[is_new] for column in notes.columns))
+
+
+def choose_samples(
+    options: GenerateConfig,
+    job: GenerationJob,
+    samples: SampleBuffer,
+    profile: TrainProfile | None,
+) -> tuple[list[int], list[str]]:
+    """Return the numbers of the best samples, the best first, and a line for each."""
+    torch.set_num_threads(os.cpu_count() or 1)  # here the products are large
+    all_events = [samples.get(number) for number in range(job.batch_size)]
+    context = NO_EVENTS if job.primer is None else job.primer.events.to_array()
+    whole = np.stack([events.to_array() for events in all_events], axis=1)
+    losses = measure_losses(job.model, context, whole)
+    torch.set_num_threads(1)
+    candidates = []
+    for events, loss in zip(all_events, losses, strict=True):
+        notes = get_new_notes(job, events)
+        passage = profile.index.find_longest(notes) if profile is not None else None
+        copied = (passage.notes if passage else 0) if profile is not None else None
+        events = trim_events(job, events, decode_sample(job, events))
+        adherence = find_adherence(events, job.control)
+        candidates.append(Candidate(notes, adherence, float(loss), copied))
+    reference = profile.reference if profile is not None else None
+    limit = profile.copy_limit if profile is not None else None
+    scores = score_candidates(candidates, reference, limit)
+    chosen = choose_best(scores, options.batch_size)
+    totals = sorted(score.total for score in scores)
+    lines = [
+        f"best {len(chosen)} of {len(scores)} samples, by penalty "
+        f"(all: {totals[0]:.2f} to {totals[-1]:.2f}, median {totals[len(totals) // 2]:.2f})"
+    ]
+    return chosen, lines + [f"  sample {number}: {scores[number]}" for number in chosen]
+
+
+def avoid_copies(
+    job: GenerationJob, number: int, events: EventSeq, profile: TrainProfile
+) -> tuple[int, EventSeq]:
+    """Return the number and the events of a sample, generated again while it copies too much.
+
+    The next try has the number of the one before plus MAX_SAMPLES, so --piece generates it again.
+    After COPY_TRIES it stays as it is.
+    """
+    for _ in range(COPY_TRIES):
+        passage = profile.index.find_longest(get_new_notes(job, events))
+        if passage is None or passage.notes <= profile.copy_limit:
+            break
+        number += MAX_SAMPLES
+        again = replace(job, batch_size=1, numbers=(number,))
+        samples = SampleBuffer(1, job.encoding, job.primer is not None)
+        fill_samples(again, samples, lambda: None)
+        events = samples.get(0)
+    return number, events
 
 
 def generate_live(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
@@ -664,14 +802,14 @@ def arrange(options: GenerateConfig, control: ControlSchedule | None) -> Iterato
     outputs = OutputFiles(Path(options.output_dir), options.force)
     formats = Formats(options.png, options.wav, options.soundfont, options.two_tracks)
     total, suffix = math.ceil(task.seconds), "%(index)d/%(max)d s  %(eta_td)s"
-    for number in range(options.batch_size):
+    for place, number in enumerate(options.piece or range(options.batch_size)):
         bar = progress.bar.Bar("generating", max=total, suffix=suffix, file=sys.stderr)
         show = partial(show_progress, bar)
         arrangement = task.generate(job, number, options.particles, show)
         bar.goto(total)
         bar.finish()
         metadata = build_metadata(options, job.seed, number)
-        write = partial(outputs.write, number)
+        write = partial(outputs.write, place)
         yield from write_arrangement(write, job, arrangement, metadata, formats)
     if options.html:
         yield from write_player(Path(options.output_dir))

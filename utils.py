@@ -347,6 +347,19 @@ class Number:
         raise argparse.ArgumentTypeError(f"{text} is not allowed, it must be {allowed}")
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """An argparse type: whole numbers from `low` to `high`, separated by commas."""
+
+    low: int
+    high: int
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        """Return the numbers in `text`; raise ArgumentTypeError if one is none or out of range."""
+        parse = Number(int, self.low, self.high)
+        return tuple(int(parse(part)) for part in text.split(","))
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """A formatter that keeps the lines of the description and shows the defaults."""
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from analysis.music_metrics import (
     LOOP,
@@ -28,7 +30,10 @@ from analysis.music_metrics import (
     polyphony,
     stops_early,
 )
-from sequence import NoteSeq
+from generation.control_metrics import measure_adherence, measure_control
+from midi.control_schedule import ControlSchedule
+from model import PerformanceRNN
+from sequence import PITCHES, EventSeq, NoteSeq
 from utils import Array
 
 EXCERPT = 60.0  # seconds; the statistics of training data are those of excerpts of this length
@@ -37,6 +42,7 @@ FAULT = 1.0  # penalty of a fault
 LONG_NOTES = 20.0  # penalty of a piece with only notes that are held too long
 VARIETY = 0.5  # penalty of a piece that has the same statistics as one that is kept
 SIMILARITY_LAGS = (8, 30)  # seconds
+LOSS_STEPS = 128  # events at once
 
 
 def chroma_similarity(notes: NoteSeq) -> float:
@@ -196,3 +202,49 @@ def choose_best(scores: Sequence[Score], count: int) -> list[int]:
                 near = VARIETY * float(np.exp(-((first - second) ** 2).mean()))
                 similarity[number] = max(similarity[number], near)
     return chosen
+
+
+# ------------------------------------------------------------------------------- measuring
+
+
+@torch.inference_mode()
+def measure_losses(model: PerformanceRNN, context: Array, events: Array) -> Array:
+    """Return the nats/note of generated events under the network, without control [samples].
+
+    context: events before them, of all samples [steps]; events: [steps, samples].
+    """
+    whole = np.concatenate([np.repeat(context[:, None], events.shape[1], axis=1), events])
+    targets = torch.from_numpy(whole.astype(np.int64)).to(model.device)  # [steps, samples]
+    hidden = model.init_hidden(torch.zeros(1, model.config.init_dim, device=model.device))
+    hidden = hidden.expand(-1, events.shape[1], -1).contiguous()
+    inputs, losses = model.shift_right(targets), []
+    for start in range(0, len(targets), LOSS_STEPS):
+        part = slice(start, start + LOSS_STEPS)
+        logits, hidden = model(inputs[part], hidden)
+        flat = functional.cross_entropy(
+            logits.flatten(0, 1), targets[part].flatten(), reduction="none"
+        )
+        losses.append(flat.view(logits.shape[:2]).double().cpu().numpy())
+    notes = (events < EventSeq.feat_ranges()["note_on"].stop).sum(axis=0)
+    return np.asarray(np.concatenate(losses)[len(context) :].sum(axis=0) / np.maximum(notes, 1))
+
+
+def find_adherence(events: EventSeq, control: ControlSchedule | None) -> dict[str, float]:
+    """Return how closely music follows each requested control, 0-1, by name.
+
+    For the pitch classes, the share of notes in the requested ones; for the others, the share of
+    note ons with a value within one step of the requested one.
+    """
+    if control is None:
+        return {}
+    measured = measure_adherence(events, control)
+    adherence = {name: entry.close_share for name, entry in measured.items()}
+    note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
+    onsets = events.times[note_ons] / events.encoding.ticks_per_second
+    histogram = control.evaluate(onsets, note_ons).histogram
+    is_known = ~np.isnan(histogram).any(axis=1)
+    if is_known.any() and (histogram[is_known] == 0).any():  # else every pitch class is requested
+        pitches = events.to_array()[note_ons].astype(np.int64) + PITCHES.start
+        metrics = measure_control(pitches[is_known], onsets[is_known], histogram[is_known])
+        adherence["pitch classes"] = metrics.share_in_classes
+    return adherence

@@ -176,12 +176,15 @@ class State:
         )
 
 
-def draw_init(model: PerformanceRNN, seed: int, batch: int) -> tuple[Tensor, list[torch.Generator]]:
+def draw_init(
+    model: PerformanceRNN, seed: int, batch: int, numbers: Sequence[int] | None = None
+) -> tuple[Tensor, list[torch.Generator]]:
     """Return random start vectors [batch, init], and the random generators that drew them.
 
-    The vector and the generator of sequence k depend only on the seed and k.
+    numbers: of the sequences, or None for 0, 1, 2 and so on. The vector and the generator of a
+    sequence depend only on the seed and its number.
     """
-    seeds = [utils.derive_seed(seed, k) for k in range(batch)]
+    seeds = [utils.derive_seed(seed, k) for k in (range(batch) if numbers is None else numbers)]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     init = torch.stack([torch.randn(model.config.init_dim, generator=rng) for rng in generators])
     return init.to(model.device), generators

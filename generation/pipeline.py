@@ -159,6 +159,7 @@ WHOLE = Extent()
 class GenerationJob:
     """A model, and what to generate with it: `batch_size` samples of `steps` events.
 
+    numbers: of the samples, which decide their random numbers; None: 0, 1, 2 and so on;
     method: how events are chosen; steering: whether to correct the density by feedback;
     guidance: scale of classifier-free guidance; init_zero: start from zeros, not from random
     vectors; exact: compute in float32 only.
@@ -178,6 +179,7 @@ class GenerationJob:
     guidance: float = 1.0
     init_zero: bool = False
     exact: bool = False
+    numbers: tuple[int, ...] | None = None
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
@@ -186,7 +188,7 @@ def build_inputs(job: GenerationJob) -> GenerationInputs:
     If the job has a control, the primer gets its own controls, of those that the job requests.
     """
     device = job.model.device
-    init, generators = draw_init(job.model, job.seed, job.batch_size)
+    init, generators = draw_init(job.model, job.seed, job.batch_size, job.numbers)
     if job.init_zero:
         init = torch.zeros_like(init)
     context, context_controls = NO_CONTEXT, NO_CONTROL

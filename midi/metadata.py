@@ -30,19 +30,16 @@ REQUESTED = "asked"  # label of the requested control
 GIVEN = "given"  # label of the notes that were given
 MAX_ROWS = 240  # most rows of a requested control in a file
 PROGRAM = ("python3", "generate.py")
-LAST_OF_SEVERAL = "  # the last that it writes"  # a shell comment after the command
+LAST_OF_SEVERAL = "  # the last that it writes"  # a shell comment in older files
 
 
-def format_command(argv: Sequence[str], several: bool = False) -> str:
-    """Return the shell command that generates a sample again.
-
-    several: the command writes several samples, and this is the last of them.
-    """
-    return shlex.join([*PROGRAM, *argv]) + (LAST_OF_SEVERAL if several else "")
+def format_command(argv: Sequence[str]) -> str:
+    """Return the shell command that generates a sample again."""
+    return shlex.join([*PROGRAM, *argv])
 
 
 def is_command(line: str) -> bool:
-    """Return whether a line is exactly what `format_command` writes.
+    """Return whether a line is exactly what `format_command` writes, or wrote in older files.
 
     A MIDI file from elsewhere may hold any text, and users paste this line into a shell. There an
     unprintable character, such as an escape sequence, could do what the page does not show.
@@ -53,8 +50,7 @@ def is_command(line: str) -> bool:
         words = shlex.split(line, comments=True)
     except ValueError:
         return False
-    argv = words[len(PROGRAM) :]
-    return line in (format_command(argv), format_command(argv, several=True))
+    return line.removesuffix(LAST_OF_SEVERAL) == format_command(words[len(PROGRAM) :])
 
 
 def encode_metadata(

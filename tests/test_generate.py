@@ -15,6 +15,9 @@ import pytest
 import torch
 
 import generate
+from analysis.memorization import TrainIndex
+from analysis.profile import TrainProfile
+from analysis.ranking import Reference, measure_statistics
 from config import GenerateConfig, ModelConfig
 from corpus.performance import Performance
 from generation.control import EXAMPLE, load_control
@@ -143,7 +146,58 @@ def test_recorded_command_generates_the_sample_again(folder: Path, options: list
     assert (python, script) == ("python3", "generate.py")
     assert not set(argv) & {"--force", "-o"}
     assert generate.main(argv) == 0
-    assert read_outputs("generated")["output-002.mid"] == read_outputs()["output-002.mid"]
+    assert read_outputs("generated") == {"output-000.mid": read_outputs()["output-002.mid"]}
+
+
+@pytest.mark.parametrize("options", [[], ["--exact"], ["-c", "C major;2 | ~G7;9 @9"]])
+def test_only_the_pieces_of_some_numbers(options: list[str]) -> None:
+    assert run("-l", "150", "-b", "4", *options) == 0
+    assert run("-l", "150", "--piece", "3,1", *options, "-o", "some") == 0
+    all_pieces, some = read_outputs(), read_outputs("some")
+    assert list(some.values()) == [all_pieces["output-003.mid"], all_pieces["output-001.mid"]]
+
+
+def test_best_of_keeps_pieces_of_a_larger_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-l", "200", "-b", "6", "-c", "C major;3", "-o", "all") == 0
+    capsys.readouterr()
+    assert run("-l", "200", "-b", "2", "--best-of", "6", "-c", "C major;3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("best 2 of 6 samples, by penalty")
+    numbers = [int(line.split()[1].rstrip(":")) for line in lines[2:4]]
+    kept, everything = read_outputs(), read_outputs("all")
+    assert list(kept.values()) == [everything[f"output-{number:03d}.mid"] for number in numbers]
+
+
+def make_profile(notes: NoteSeq) -> TrainProfile:
+    """Return the profile of training data that has only these notes."""
+    music = np.array([measure_statistics(notes)] * 2)
+    reference = Reference(music[0], np.ones(len(music[0])))
+    return TrainProfile(TrainIndex.build([("known.mid", notes)]), reference, 12, "")
+
+
+def test_a_copied_sample_is_named_and_avoided(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The training data has exactly the second of two samples."""
+    assert run("-l", "300", "-b", "2") == 0
+    before = read_outputs()
+    notes = NoteSeq.from_midi_bytes(before["output-001.mid"])
+    session = Session.load("m.sess")
+    replace(session, train_profile=make_profile(notes).to_record()).save("m.sess")
+    capsys.readouterr()
+    assert run("-l", "300", "-b", "2", "-o", "named") == 0
+    output = capsys.readouterr().out
+    assert "notes in a row from second 0 on are in the training data: known.mid at 0:00" in output
+    assert run("-l", "300", "-b", "2", "--avoid-copies", "-o", "new") == 0
+    assert "are in the training data" not in capsys.readouterr().out
+    new = read_outputs("new")
+    assert new["output-000.mid"] == before["output-000.mid"]
+    assert new["output-001.mid"] != before["output-001.mid"]
+    metadata, _ = decode_file("new/output-001.mid")
+    assert metadata["piece"] == str(1 + 65536)
+    _, _, *argv = shlex.split(metadata["made with"])
+    assert generate.main([*argv, "-o", "again"]) == 0
+    assert read_outputs("again") == {"output-000.mid": new["output-001.mid"]}
 
 
 def test_random_seed_is_recorded() -> None:
@@ -473,7 +527,9 @@ def test_recorded_command_repeats_a_task(
     metadata, _ = decode_metadata(read_midi_texts(Path("out/output-001.mid").read_bytes()))
     _, _, *argv = shlex.split(metadata["made with"], comments=True)
     assert generate.main([*argv, "-o", "again"]) == 0
-    assert read_outputs("again")["output-001.mid"] == read_outputs()["output-001.mid"]
+    again = read_outputs("again")
+    assert again.pop("output-000.mid") == read_outputs()["output-001.mid"]
+    assert not [name for name in again if name.endswith(".mid")]
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,12 @@ def test_foreign_command_is_dropped(line: str) -> None:
     assert decode_metadata([f"made with: {line}"]) == ({}, None)
 
 
-@given(st.lists(st.text(max_size=20), max_size=5), st.booleans())
-def test_own_command_is_recognized(argv: list[str], several: bool) -> None:
-    assert is_command(format_command(argv, several))
+PRINTABLE = st.text(max_size=20).filter(str.isprintable)
+
+
+@given(st.lists(PRINTABLE, max_size=5), st.sampled_from(["", "  # the last that it writes"]))
+def test_own_command_is_recognized(argv: list[str], comment: str) -> None:
+    assert is_command(format_command(argv) + comment)
 
 
 def test_title() -> None:
