@@ -46,7 +46,7 @@ from model import Session, pick_device
 from sequence import CONTROLS, CURRENT, Control, parse_controls
 from training.distributed import Distributed, exit_process, is_connection_error
 from training.evaluate import evaluate, format_table, list_visible_controls
-from training.logger import Logger, format_time, get_log_dir
+from training.logger import LoggedSample, Logger, format_time, get_log_dir
 from training.sessions import (
     check_encoding,
     check_export_path,
@@ -394,17 +394,23 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
     if is_best:
         trainer.save_best(get_best_path(path))
 
-    def draw_sample() -> bytes:
+    def make_sample() -> LoggedSample:
         values: dict[str, list[Any]] = {
             "density": [SAMPLE_CONTROL.note_density],
             "histogram": [SAMPLE_CONTROL.pitch_histogram],
         }
         (events,) = generate_samples(trainer.ema, trainer.encoding, values, SAMPLE_EVENTS, seed=0)
-        return draw_piano_roll(
-            events.to_note_seq(), f"step {trainer.state.step}, C major, density 3"
-        )
+        notes = events.to_note_seq()
+        picture = draw_piano_roll(notes, f"step {trainer.state.step}, C major, density 3")
+        profile = TrainProfile.from_record(trainer.train_profile)
+        if profile is None:
+            return LoggedSample(picture)
+        passage = profile.index.find_longest(notes)
+        copied = passage.notes if passage is not None else 0
+        warning = profile.format_passage(passage) if copied > profile.copy_limit else ""
+        return LoggedSample(picture, copied, warning)
 
-    logger.log_validation(trainer.state, result, is_best, draw_sample)
+    logger.log_validation(trainer.state, result, is_best, make_sample)
     logger.log_open_controls(trainer.state, trainer.evaluate_open(val_data))
 
 

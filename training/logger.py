@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
 LOG_DIR = Path("runs")
 INTERVAL = 30.0  # seconds between progress lines if the output is not a terminal
 WINDOW = 100  # steps, over which the displayed loss is averaged
+
+
+@dataclass(frozen=True)
+class LoggedSample:
+    """A generated sample for the logs.
+
+    picture: piano roll as PNG; copied: notes of its longest passage from the training data, or
+    None if that is unknown; warning: printed, if there is one.
+    """
+
+    picture: bytes
+    copied: int | None = None
+    warning: str = ""
 
 
 class Logger:
@@ -109,18 +123,18 @@ class Logger:
         state: TrainState,
         result: EvalResult,
         is_best: bool,
-        draw: Callable[[], bytes] | None = None,
+        make_sample: Callable[[], LoggedSample] | None = None,
     ) -> None:
-        """Display a validation; draw: returns the piano roll of a sample as PNG, for the logs."""
+        """Display a validation; make_sample: returns a sample for the logs."""
         comparison = "best so far" if is_best else f"best {state.best:.3f}"
         self._print(f"step {state.step} | val {result} | {comparison}")
         with self._stop_after_error():
             self._write_validation(state, result)
-        if self.writer and draw is not None:
+        if self.writer and make_sample is not None:
             try:
-                self._write_picture(state, draw())
-            except Exception as error:  # noqa: BLE001 a picture is never worth a training
-                self._print(f"{self.log_dir}: no picture of step {state.step}: {error}")
+                self._write_sample(state, make_sample())
+            except Exception as error:  # noqa: BLE001 a sample is never worth a training
+                self._print(f"{self.log_dir}: no sample of step {state.step}: {error}")
 
     def log_open_controls(self, state: TrainState, results: Mapping[str, EvalResult]) -> None:
         """Display the losses with fewer and fewer controls, by label; nothing if there are none."""
@@ -151,10 +165,14 @@ class Logger:
             table = format_table({"validation": result})
             self.writer.add_text("report", f"```\n{table}\n```", state.step)
 
-    def _write_picture(self, state: TrainState, picture: bytes) -> None:
+    def _write_sample(self, state: TrainState, sample: LoggedSample) -> None:
         image = utils.import_optional("matplotlib.image", "a piano roll")
-        pixels = image.imread(io.BytesIO(picture))
+        pixels = image.imread(io.BytesIO(sample.picture))
         self.writer.add_image("music", pixels, state.step, dataformats="HWC")
+        if sample.copied is not None:
+            self._add_scalars(state.step, {"music/copied_notes": sample.copied})
+        if sample.warning:
+            self._print(f"step {state.step} | {sample.warning}")
 
     def _add_scalars(self, step: int, values: dict[str, float]) -> None:
         for tag, value in values.items() if self.writer else ():

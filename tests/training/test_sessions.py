@@ -210,7 +210,7 @@ def test_failed_log_or_picture_does_not_end_a_training(
     assert r": a bug\x1b[2J" in output
     assert "\x1b" not in output
     is_picture = name.startswith("train.") or name.endswith("image")
-    message = "runs/m: no picture of step 3: " if is_picture else "runs/m: logging stopped: "
+    message = "runs/m: no sample of step 3: " if is_picture else "runs/m: logging stopped: "
     assert message in output
 
 
