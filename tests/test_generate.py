@@ -666,3 +666,36 @@ def test_files_are_checked_before_generation(
     replace(Session.load("m.sess"), encoding=3).save("newer.sess")
     monkeypatch.setattr(generate, "generate_events", lambda _: pytest.fail("generation started"))
     assert message in fail_to_run(capsys, *argv.split())
+
+
+def test_tracks_of_primer_and_control_file() -> None:
+    """A primer and a control file give the same notes as NoteSeq for a choice of tracks."""
+    first, second = write_midi(Path("a.mid"), seed=1), write_midi(Path("b.mid"), seed=2)
+    band = pretty_midi.PrettyMIDI(resolution=960)
+    for path, program in ((first, 0), (second, 40)):
+        instrument = pretty_midi.Instrument(program)
+        instrument.notes = pretty_midi.PrettyMIDI(str(path)).instruments[0].notes
+        band.instruments.append(instrument)
+    band.write("band.mid")
+
+    def count_primer_notes(*options: str) -> int:
+        """Return the notes of the primer in the output."""
+        argv = ["-s", "m.sess", "-b", "1", "-l", "60", "-o", "out", "--force", "-i", "band.mid"]
+        assert generate.main([*argv, "--primer-seconds", "9999", *options]) == 0
+        notes = NoteSeq.from_midi_file("out/output-000.mid")
+        return int((notes.starts < end).sum())
+
+    end = NoteSeq.from_midi_file(first).trim_start().starts[-1]
+    piano = count_primer_notes()
+    assert piano == count_primer_notes("--tracks", "piano") > 0
+    assert count_primer_notes("--tracks", "all") > piano
+
+    one, both = (
+        generate.prepare_job(
+            GenerateConfig(session="m.sess", control="band.mid", tracks=tracks), None
+        ).control
+        for tracks in ("auto", "all")
+    )
+    assert one
+    assert both
+    assert both.events != one.events

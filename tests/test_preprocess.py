@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mido
 import numpy as np
 import pytest
+import torch
 
 import preprocess
 from corpus.performance import Performance
 from corpus.summary import FileRecord
+from midi.notes import READER_VERSION
 from sequence import EventSeq, NoteSeq
 from tools import hostile_tensors
 from tools.synthetic_data import write_midi
@@ -274,3 +277,99 @@ def test_hostile_data_files_are_made_again(
     output = convert(*split)
     assert "4 converted" in output
     assert {name: hash_files(data)[name] for name in expected} == expected
+
+
+# ------------------------------------------------------------------- instruments and repairs
+
+
+def write_band(
+    path: Path, piano: int = 20, violin: int = 30, lost: bool = False, stuck: bool = False
+) -> None:
+    """Write notes of a piano and a violin.
+
+    lost: the first note off of the piano is missing; stuck: its pedal goes down and stays there.
+    """
+    file = mido.MidiFile(ticks_per_beat=480)
+    for channel, (name, program, count) in enumerate(
+        (("Piano", 0, piano), ("Violin I", 40, violin))
+    ):
+        track = mido.MidiTrack([mido.MetaMessage("track_name", name=name)])
+        track.append(mido.Message("program_change", channel=channel, program=program))
+        if stuck and not channel:
+            track.append(mido.Message("control_change", control=64, value=127))
+        for number in range(count):
+            note = {"channel": channel, "note": 60 + 12 * channel + number % 2}
+            track.append(mido.Message("note_on", velocity=50 + number, **note))
+            if not (lost and number == 0 and channel == 0):
+                track.append(mido.Message("note_off", time=1000, **note))
+        file.tracks.append(track)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.save(path)
+
+
+@pytest.mark.parametrize(
+    ("tracks", "notes"),
+    [("auto", 20), ("piano", 20), ("all", 50), ("violin", 30), ("Violin I,Piano", 50)],
+)
+def test_tracks_select_instruments(
+    tmp_path: Path, data: Path, convert: Convert, tracks: str, notes: int
+) -> None:
+    write_band(tmp_path / "midi" / "band.mid")
+    convert("--tracks", tracks)
+    performance = Performance.load(data / "band.mid.data")
+    assert (performance.notes, performance.tracks) == (notes, tracks)
+
+
+def test_other_tracks_convert_again(tmp_path: Path, data: Path, convert: Convert) -> None:
+    write_band(tmp_path / "midi" / "band.mid")
+    write_midi(tmp_path / "midi" / "one.mid")
+    convert()
+    output = convert("--tracks", "all")
+    assert "2 converted, 0 skipped (unchanged)" in output
+    assert "reading: 2 files: all tracks, as requested" in output
+    assert len(hash_files(data)) == 2
+    assert "0 converted, 2 skipped" in convert("--tracks", "all")
+
+
+def test_summary_has_instruments_pedals_and_repairs(tmp_path: Path, convert: Convert) -> None:
+    write_band(tmp_path / "midi" / "band.mid", lost=True)
+    write_band(tmp_path / "midi" / "other.mid", piano=0)
+    write_band(tmp_path / "midi" / "stuck.mid", piano=70, violin=0, stuck=True)
+    write_band(tmp_path / "midi" / "few.mid", piano=9)
+    for number in (1, 2):  # the second run reads no file
+        output = convert()
+        assert ("3 converted" in output) == (number == 1)
+        assert "1 file: piano taken out of several instruments" in output
+        assert "1 file: all pitched tracks" in output
+        assert "repaired: 1 notes without a note off in 1 file" in output
+        assert "pedal stuck, or never released: stuck.mid" in output
+        assert (
+            "rejected: few.mid: too few piano notes (9, and 30 of other instruments; see --tracks)"
+        ) in output
+
+
+def test_missing_track_rejects_a_file(tmp_path: Path, convert: Convert) -> None:
+    write_band(tmp_path / "midi" / "band.mid")
+    output = convert("--tracks", "harp", code=1)
+    assert "rejected: band.mid: no such track (no track is named 'harp' (tracks: Piano," in output
+
+
+def test_data_of_an_older_reader_is_made_again(
+    midi: Path, data: Path, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess, "READER_VERSION", 1)
+    convert("1")
+    monkeypatch.undo()
+    assert "4 converted, 0 skipped" in convert("1")
+    assert Performance.load(data / "a" / "one.mid.data").reader == READER_VERSION
+    assert "0 converted, 4 skipped" in convert("1")
+
+
+def test_data_of_version_1_0_0_is_made_again(midi: Path, data: Path, convert: Convert) -> None:
+    convert("1")
+    for path in data.rglob("*.data"):
+        record = torch.load(path, weights_only=True)
+        del record["reader"], record["tracks"]
+        torch.save(record, path)
+    (data / "manifest.json").unlink()
+    assert "4 converted, 0 skipped" in convert("1")

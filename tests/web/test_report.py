@@ -101,6 +101,26 @@ def test_only_own_report_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFi
     assert MARK in report.read_text()
 
 
+def test_instruments_and_repairs_are_listed() -> None:
+    stats = replace(
+        make_record("a.mid").stats,
+        instruments=("Piano (program 0): 90 notes", "Violin (program 40): 5 notes, not used"),
+        selection="piano taken out of several instruments",
+        repairs={"notes without a note off": 3},
+        has_stuck_pedal=True,
+    )
+    page = ParsedPage(render_report(Summary([make_record("a.mid", stats=stats)]), "midi"))
+    for text in (
+        "Piano (program 0): 90 notes; Violin (program 40): 5 notes, not used",
+        "piano taken out of several instruments",
+        "3 notes without a note off",
+        "stuck, or never released",
+    ):
+        assert text in page.text
+    assert "Repaired: 3 notes without a note off." in page.texts["li"]
+    assert "The sustain pedal is stuck, or never released: 1 file." in page.texts["li"]
+
+
 @pytest.mark.parametrize("count", [0, 1, 10_000])
 def test_any_number_of_files_fits(count: int) -> None:
     records = [make_record(f"folder/{n}.mid", 1 + n % 7) for n in range(count)]
