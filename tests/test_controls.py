@@ -246,6 +246,15 @@ def test_transposition_moves_the_register() -> None:
     assert inside.mean() > 0.5
 
 
+def test_unknown_controls_stay_unknown_when_transposed() -> None:
+    silence = np.full((3, 1), 239, np.uint8)  # long time shifts
+    packed = ControlSeq.from_event_seq(EventSeq(silence[:, 0])).pack()[:, None]
+    assert (packed[..., 13:] == UNKNOWN).all()
+    moved, controls = transpose(silence, packed, np.array([5]))
+    assert np.array_equal(moved, silence)
+    assert np.array_equal(controls, packed)
+
+
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
 def test_excerpt_has_the_controls_of_the_stretched_performance(
     tmp_path: Path, factor: float
