@@ -379,7 +379,7 @@ class _Interpreter:
         _check_sizes((count,))
         storage = _Storage(key, DTYPES[dtype.name], count)
         if self.storages.setdefault(key, storage) != storage:
-            raise ValueError(f"storage {key:.20} is described in two ways")
+            raise ValueError(f"storage {key[:20]!r} is described in two ways")
         self._stack.append(storage)
 
 
