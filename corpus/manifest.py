@@ -223,10 +223,8 @@ def load_checked(path: Path) -> Performance:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     raise ValueError("a checksum is wrong")
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error})") from error
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return performance
 
 

@@ -223,7 +223,7 @@ def test_damaged_data_is_made_again_in_its_subset(midi: Path, data: Path, conver
     content[content.index(b"data/0") + 100] ^= 1
     damaged.write_bytes(content)
     output = convert()
-    assert f"damaged: {damaged} (damaged (a checksum is wrong)): made again" in output
+    assert f"damaged: {damaged} (a checksum is wrong): made again" in output
     assert "1 converted, 15 skipped" in output
     assert find_subsets(data) == before
 
