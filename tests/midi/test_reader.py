@@ -71,6 +71,7 @@ WHOLE = {
     "meta event of 300 bytes": header() + track(b"\x00\xff\x01\x82\x2c" + bytes(300) + SCALE),
     "tempo 0": header() + track(b"\x00\xff\x51\x03\x00\x00\x00" + SCALE),
     "time in five bytes": header() + track(b"\x80\x80\x80\x80\x00\xc0\x00" + SCALE),
+    "running status with one data byte": header() + track(b"\x00\xc0\x01\x00\x02\x00\x03" + SCALE),
     "bytes after the last track": header() + track() + b"\0" * 50,
 }  # fmt: skip
 REPAIRED = {
