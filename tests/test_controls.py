@@ -532,7 +532,7 @@ def test_report_has_a_line_for_each_requested_control() -> None:
     first, second = compare_sections(
         events, dataclasses.replace(make_schedule(loudness=[64.0]), parts=((0.0, "loudness 64"),))
     )
-    assert first == "loudness 64: 4.0 notes per 2 s"  # density and pitch classes are open
+    assert first == "loudness 64: 2.0 notes/s"  # density and pitch classes are open
     assert second == "loudness: 63.0 MIDI velocity (requested 64.0), 100% within one step"
 
 
@@ -616,10 +616,10 @@ def test_open_controls_can_be_drawn() -> None:
     schedule = make_schedule(density=[3, np.nan], loudness=[50.0, 90.0])
     notes = play(64, 60, 0.2)
     summary = summarize_sample(notes, schedule)
-    assert summary["notes per 2 s"] == "4.0 (requested 10-12)"
+    assert summary["density"] == "2.0 notes/s (requested 5-6)"
     assert draw_piano_roll(notes, "a", schedule, summary).startswith(b"\x89PNG")
     only_loudness = make_schedule(loudness=[50.0])
-    assert "requested" not in summarize_sample(notes, only_loudness)["notes per 2 s"]
+    assert "requested" not in summarize_sample(notes, only_loudness)["density"]
     assert draw_piano_roll(notes, "a", only_loudness).startswith(b"\x89PNG")
 
 

@@ -157,8 +157,8 @@ def test_density_table() -> None:
         for k in range(12)
     ]
     rows = [line.split() for line in quality.measure_densities(rising, CURRENT, 8.0)]
-    assert [float(row[-3]) for row in rows[1:13]] == [2 + 3 * k for k in range(12)]
-    assert rows[13][-3:] == ["18.5", "100.0%", "100.0%"]
+    assert [float(row[-3]) for row in rows[1:13]] == [(2 + 3 * k) / 2 for k in range(12)]
+    assert rows[13][-3:] == ["9.2", "100.0%", "100.0%"]
     assert rows[14] == ["Spearman", "1.000"]
 
 
