@@ -149,7 +149,8 @@ def test_how_notes_end(
 
 
 def test_open_note_sounds_until_the_last_track_ends() -> None:
-    assert spans(read([note_on(0, 60)], [tempo(900, 500_000)])) == [(60, 0, 900)]
+    tracks = [note_on(0, 60)], [tempo(900, 500_000)], note(62, 0, 100)
+    assert spans(read(*tracks)) == [(60, 0, 900), (62, 0, 100)]
 
 
 # ------------------------------------------------------------------------------------------ pedals
