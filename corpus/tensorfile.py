@@ -38,7 +38,7 @@ from torch import Tensor
 
 from utils import Array
 
-MAX_INSTRUCTIONS = 300_000  # of a pickle; a session with 64 layers has some 50,000
+MAX_INSTRUCTIONS = 200_000  # of a pickle; a session with 64 layers has some 50,000
 MAX_DEPTH = 20  # of values in values
 MAX_DIMS = 8  # of a tensor
 MAX_SHARING = 4  # size of all tensors / size of all storages: weights and average may be the same

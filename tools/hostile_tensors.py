@@ -337,13 +337,13 @@ def endless_files() -> Iterator[tuple[str, bytes]]:
         },
         "nested tuples": bomb,
         "nested lists": lists,
-        "deep lists": b"]" * 150_000 + b"a" * 149_999,
-        "deep tuples": b")" + b"\x85" * 150_000,
+        "deep lists": b"]" * 100_000 + b"a" * 99_999,
+        "deep tuples": b")" + b"\x85" * 100_000,
         "list in itself": b"]q\x01h\x01a",
         "dict in itself": b"}q\x01" + text("a") + b"h\x01s",
-        "many values": b"(" + b"N" * 400_000 + b"t",
+        "many values": b"(" + b"N" * 250_000 + b"t",
         "many dicts": b"(" + b"}" * 10_000_000 + b"t",
-        "many marks": b"(" * 400_000,
+        "many marks": b"(" * 250_000,
         **{
             f"codec {codec}": encode(text("\xfc" * 100_000), codec)
             for codec in ("punycode", "idna", "utf-7", "unicode_escape", "rot13", "utf-8", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import subprocess
@@ -194,12 +195,13 @@ print("done" if used < 100_000 else f"used {used} kB")
         hostile_tensors.endless_files,
     ],
 )
+@pytest.mark.parametrize("part", range(3))
 def test_hostile_files_are_rejected_in_little_time_and_memory(
-    tmp_path: Path, build_files: Callable[[], Iterator[tuple[str, bytes]]]
+    tmp_path: Path, build_files: Callable[[], Iterator[tuple[str, bytes]]], part: int
 ) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "good").write_bytes(save(RECORD, False))
-    for name, content in build_files():
+    for name, content in itertools.islice(build_files(), part, None, 3):
         (tmp_path / "files" / name).write_bytes(content)
     done = subprocess.run(
         [sys.executable, "-c", LOAD_ALL],
