@@ -26,90 +26,18 @@ from typing import Any
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import numpy as np
-import progress.bar
-import torch
-
 import utils
-from analysis.profile import TrainProfile
-from analysis.ranking import (
-    Candidate,
-    choose_best,
-    find_adherence,
-    measure_losses,
-    score_candidates,
-)
-from analysis.surprise import analyze_file, summarize, write_surprise
 from config import DEVICES, GenerateConfig
-from corpus.performance import hash_source
-from generation.control import (
-    EXAMPLE,
-    EXAMPLES,
-    load_control,
-    load_measured,
-    parse_control,
-)
-from generation.given_notes import (
-    Form,
-    Task,
-    load_accompaniment,
-    load_gap,
-    load_score,
-    parse_form,
-)
-from generation.pipeline import (
-    MARGIN,
-    MAX_EVENT_RATE,
-    PLAN_MARGIN,
-    BeamSearch,
-    Extent,
-    GenerationJob,
-    Primer,
-    SampleBuffer,
-    build_event_constraints,
-    decode_sample,
-    generate_events,
-    load_primer,
-)
-from generation.sampling import Sampler
-from generation.writer import (
-    Formats,
-    OutputFiles,
-    trim_events,
-    write_arrangement,
-    write_sample,
-)
-from midi import synth
+from generation.control import EXAMPLE, EXAMPLES, parse_control
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
 from midi.playback import TRACKS_HELP
-from model import PerformanceRNN, Session, pick_device
-from sequence import (
-    ENCODINGS,
-    ControlLayout,
-    Encoding,
-    EventSeq,
-    NoteSeq,
-    complete_schedule,
-)
-from training.sessions import History, load_history
 from utils import Number, Numbers, Parser
-from web.live import LiveSettings, check_live_path, write_live
-from web.page import check_page_path
-from web.player import (
-    MARK,
-    Sample,
-    check_player_path,
-    describe_surprise,
-    render_player,
-    write_player,
-)
 
 FORM_STRENGTH = 0.3  # of a section that returns
 SURPRISE_PAGE = "surprise.html"
 MAX_SAMPLES = 65536
 COPY_TRIES = 5
-NO_EVENTS = np.empty(0, np.uint8)
 DEFAULT_LENGTH = 1500  # events, about a minute
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
@@ -345,7 +273,10 @@ def parse_args(
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     options = GenerateConfig(**vars(arguments))
     try:
-        pick_device(options.device)
+        if options.device != "auto":
+            from model import pick_device  # imports torch
+
+            pick_device(options.device)
         check_combinations(options)
     except ValueError as error:
         parser.error(str(error))
@@ -361,6 +292,8 @@ def parse_args(
 
 def parse_form_control(parser: Parser, options: GenerateConfig) -> ControlSchedule | None:
     """Return the control of --form: that of its sections, or that of -c."""
+    from generation.given_notes import parse_form  # imports torch
+
     text, flag = options.control, "-c/--control"
     try:
         _, sections_text = parse_form(options.form or "", options.seconds or 0.0)
@@ -459,6 +392,79 @@ def build_metadata(options: GenerateConfig, seed: int, number: int) -> dict[str,
         "control": format_control(options),
         "made with": format_command(argv),
     }
+
+
+if __name__ == "__main__":
+    parse_args()  # before the slow imports: --help and errors in the command line come at once
+
+import numpy as np
+import progress.bar
+import torch
+
+from analysis.profile import TrainProfile
+from analysis.ranking import (
+    Candidate,
+    choose_best,
+    find_adherence,
+    measure_losses,
+    score_candidates,
+)
+from analysis.surprise import analyze_file, summarize, write_surprise
+from corpus.performance import hash_source
+from generation.control import load_control, load_measured
+from generation.given_notes import (
+    Form,
+    Task,
+    load_accompaniment,
+    load_gap,
+    load_score,
+    parse_form,
+)
+from generation.pipeline import (
+    MARGIN,
+    MAX_EVENT_RATE,
+    PLAN_MARGIN,
+    BeamSearch,
+    Extent,
+    GenerationJob,
+    Primer,
+    SampleBuffer,
+    build_event_constraints,
+    decode_sample,
+    generate_events,
+    load_primer,
+)
+from generation.sampling import Sampler
+from generation.writer import (
+    Formats,
+    OutputFiles,
+    trim_events,
+    write_arrangement,
+    write_sample,
+)
+from midi import synth
+from model import PerformanceRNN, Session, pick_device
+from sequence import (
+    ENCODINGS,
+    ControlLayout,
+    Encoding,
+    EventSeq,
+    NoteSeq,
+    complete_schedule,
+)
+from training.sessions import History, load_history
+from web.live import LiveSettings, check_live_path, write_live
+from web.page import check_page_path
+from web.player import (
+    MARK,
+    Sample,
+    check_player_path,
+    describe_surprise,
+    render_player,
+    write_player,
+)
+
+NO_EVENTS = np.empty(0, np.uint8)
 
 
 # --------------------------------------------------------------------------------- generation

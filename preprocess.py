@@ -21,17 +21,72 @@ from pathlib import Path
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import utils
+from config import FETCH_COMMAND, MANIFEST_FILE, MIDI_SUFFIXES, PreprocessConfig, parse_split
+from midi.playback import TRACKS_HELP, MissingTrackError
+from utils import Number, Parser
+
+# ------------------------------------------------------------------------------ command line
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    usage = "python3 %(prog)s [options] [midi_dir] [save_dir] [workers]"
+    parser = Parser("preprocess.py", __doc__ or "", PreprocessConfig(), usage=usage)
+    count, seconds = Number(int, 1, 1024), Number(float, above=0)
+
+    add = parser.add_argument_group("input and output").add_argument
+    add("midi_dir", nargs="?", help="folder of MIDI files, with all folders below it")
+    add("save_dir", nargs="?", help="folder for the .data files")
+    add("workers", nargs="?", type=count, help="worker processes (default: one per core)")
+    add("--time-limit", type=seconds, metavar="SECONDS", help="time limit for one file")
+    add("--report", action="store_true", help="also write SAVE_DIR/report.html with statistics")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--split", metavar="A,B,C", help="shares of train, validation, test, such as 80,10,10")
+    prune = "remove the data of MIDI files that are gone from midi_dir"
+    add("--prune", action="store_true", help=prune)
+    add("--tracks", metavar="auto|all|piano|NAME,..", help=TRACKS_HELP)
+    add("--legacy", "--original", action="store_true", help="use the original's event encoding")
+
+    filters = parser.add_argument_group("filters (files outside these limits are rejected)")
+    add = filters.add_argument
+    add("--min-seconds", type=Number(float, 0), metavar="SECONDS", help="shortest performance")
+    add("--max-seconds", type=seconds, metavar="SECONDS", help="longest performance")
+    add("--min-density", type=Number(float, 0), metavar="RATE", help="fewest notes/s")
+    add("--max-density", type=seconds, metavar="RATE", help="most notes/s")
+    add(
+        "--max-outside",
+        type=Number(float, 0, 1),
+        metavar="SHARE",
+        help="largest share of notes outside the piano's range",
+    )
+    add(
+        "--expressive",
+        action="store_true",
+        help="reject scores: onsets on a grid, or nearly all velocities the same",
+    )
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
+    """Parse the command line; print an error as one line, and exit with status 2."""
+    parser = build_parser()
+    options = PreprocessConfig(**vars(parser.parse_args(argv)))
+    try:
+        if options.split:
+            parse_split(options.split)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+if __name__ == "__main__":
+    parse_args()  # before the slow imports: --help and errors in the command line come at once
+
 import numpy as np
 import progress.bar
 
-import utils
-from config import (
-    FETCH_COMMAND,
-    MANIFEST_FILE,
-    MIDI_SUFFIXES,
-    PreprocessConfig,
-    parse_split,
-)
 from corpus.dedup import NEAR_DUPLICATE_PART, Fingerprint, find_pieces
 from corpus.filters import PerformanceStats, find_rejections, select_filters
 from corpus.manifest import DataEntry, DataSet, MidiFile, Plan, load_checked, read_stamp
@@ -51,9 +106,7 @@ from corpus.summary import (
     format_summary,
 )
 from midi.notes import READER_VERSION, has_only_drums, read_midi
-from midi.playback import TRACKS_HELP, MissingTrackError
 from sequence import CURRENT, LEGACY, ControlSeq, Encoding, EventSeq, NoteSeq, measure_onset_errors
-from utils import Number, Parser
 from web.report import check_report_path, render_report
 
 MIN_NOTES = 10  # of a performance; files with fewer are rejected
@@ -503,58 +556,6 @@ def group_records(
 
 
 # --------------------------------------------------------------------------------- command
-
-
-def build_parser() -> Parser:
-    """Return the parser of the command line."""
-    usage = "python3 %(prog)s [options] [midi_dir] [save_dir] [workers]"
-    parser = Parser("preprocess.py", __doc__ or "", PreprocessConfig(), usage=usage)
-    count, seconds = Number(int, 1, 1024), Number(float, above=0)
-
-    add = parser.add_argument_group("input and output").add_argument
-    add("midi_dir", nargs="?", help="folder of MIDI files, with all folders below it")
-    add("save_dir", nargs="?", help="folder for the .data files")
-    add("workers", nargs="?", type=count, help="worker processes (default: one per core)")
-    add("--time-limit", type=seconds, metavar="SECONDS", help="time limit for one file")
-    add("--report", action="store_true", help="also write SAVE_DIR/report.html with statistics")
-
-    add = parser.add_argument_group("data").add_argument
-    add("--split", metavar="A,B,C", help="shares of train, validation, test, such as 80,10,10")
-    prune = "remove the data of MIDI files that are gone from midi_dir"
-    add("--prune", action="store_true", help=prune)
-    add("--tracks", metavar="auto|all|piano|NAME,..", help=TRACKS_HELP)
-    add("--legacy", "--original", action="store_true", help="use the original's event encoding")
-
-    filters = parser.add_argument_group("filters (files outside these limits are rejected)")
-    add = filters.add_argument
-    add("--min-seconds", type=Number(float, 0), metavar="SECONDS", help="shortest performance")
-    add("--max-seconds", type=seconds, metavar="SECONDS", help="longest performance")
-    add("--min-density", type=Number(float, 0), metavar="RATE", help="fewest notes/s")
-    add("--max-density", type=seconds, metavar="RATE", help="most notes/s")
-    add(
-        "--max-outside",
-        type=Number(float, 0, 1),
-        metavar="SHARE",
-        help="largest share of notes outside the piano's range",
-    )
-    add(
-        "--expressive",
-        action="store_true",
-        help="reject scores: onsets on a grid, or nearly all velocities the same",
-    )
-    return parser
-
-
-def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
-    """Parse the command line; print an error as one line, and exit with status 2."""
-    parser = build_parser()
-    options = PreprocessConfig(**vars(parser.parse_args(argv)))
-    try:
-        if options.split:
-            parse_split(options.split)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

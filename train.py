@@ -29,12 +29,164 @@ from typing import Any
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import numpy as np
-
 import config
 import utils
-from analysis.profile import TrainProfile
 from config import DATA_SUFFIX, DEVICES, FETCH_COMMAND, PRECISIONS, SPLIT_FILE, SUBSETS, TrainConfig
+from sequence import CONTROLS, CURRENT, Control, parse_controls
+from utils import Number, Parser, print_line
+
+# ------------------------------------------------------------------------------ command line
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser("train.py", __doc__ or "", TrainConfig())
+    switch = argparse.BooleanOptionalAction
+    file: dict[str, Any] = {"metavar": "FILE"}
+    folder: dict[str, Any] = {"metavar": "DIR"}
+    count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
+    size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
+    share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
+    positive = Number(float, above=0)
+
+    add = parser.add_argument_group("input and output").add_argument
+    add("-s", "--session", **file, help="session file, made if it does not exist")
+    add("-d", "--dataset", **folder, help="folder of .data files to train on")
+    add("-v", "--validation", **folder, help="folder of .data files to validate on")
+    add(
+        "--validation-share",
+        type=Number(float, 0, 0.9),
+        metavar="SHARE",
+        help="without -v: share of the performances to validate on",
+    )
+    add(
+        "--init-from",
+        **file,
+        help="start a new session from the network of this one, with defaults for fine-tuning: "
+        "-l 0.0005 -t --patience 5 --validation-interval 30",
+    )
+    seconds = Number(float, 0)
+    add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
+    add("-L", "--enable-logging", action=switch, help="write TensorBoard logs to runs/")
+
+    add = parser.add_argument_group("model").add_argument
+    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2"
+    add("-p", "--model-params", metavar="K=V,..", help=sizes)
+
+    add = parser.add_argument_group("data").add_argument
+    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
+    add("-w", "--window-size", **size, help="events per window")
+    add("-S", "--stride-size", **count, help="events between window starts")
+    add("--carry", **size, help="consecutive windows that the hidden state is carried over")
+    add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
+    add(
+        "--stretch",
+        type=Number(float, 0, 0.5),
+        metavar="SHARE",
+        help="change the tempo of windows by up to this share; 0.05 is 5%%",
+    )
+    add(
+        "--controls",
+        metavar="NAMES",
+        help=f"controls of a new session, from {','.join(kind.name for kind in CONTROLS)}; "
+        "by default all of them",
+    )
+    add("-c", "--control-ratio", **share, help="share of the windows that use their controls")
+    add(
+        "-T",
+        "--teacher-forcing-ratio",
+        **share,
+        help="share of the input events that come from the data, not from the network",
+    )
+
+    add = parser.add_argument_group("optimization").add_argument
+    rate = Number(float, high=1, above=0)
+    add("-l", "--learning-rate", type=rate, metavar="RATE", help="highest learning rate")
+    add(
+        "--warm-up",
+        type=Number(int, 0),
+        metavar="STEPS",
+        help="steps in which the learning rate rises, at most a tenth of the training",
+    )
+    add("--weight-decay", type=Number(float, 0, 1), metavar="DECAY", help="weight decay of AdamW")
+    add(
+        "--ema-decay",
+        "--averaging",
+        type=Number(float, 0, 0.999999),
+        metavar="DECAY",
+        help="decay per step of the moving average of the weights, which is used for evaluation "
+        "and generation; 0: off",
+    )
+    add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
+    precision = "precision of the matrix products; auto: the fastest"
+    add("--precision", choices=PRECISIONS, help=precision)
+    add("--max-steps", **count, help="stop at this step of the session")
+    add(
+        "--max-minutes",
+        type=positive,
+        metavar="MINUTES",
+        help="stop after this training time of the session; the learning rate falls to 0",
+    )
+
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
+    add("--patience", **count, help="stop after N validations without a new best")
+    add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
+    add(
+        "--include-training",
+        action="store_true",
+        help="with --evaluate: also on performances that were training data of the session",
+    )
+    add("--export", **file, help="only write the network, in half precision, to FILE")
+
+    add = parser.add_argument_group("other").add_argument
+    add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
+    add("--device", choices=DEVICES, help="device to run on")
+    return parser
+
+
+def started_from_session(path: Path) -> bool:
+    """Return whether a session exists that started from another one, with --init-from."""
+    if not path.exists():
+        return False
+    from training.sessions import find_source  # imports torch
+
+    return bool(find_source(path))
+
+
+def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Parse the command line; an error ends the program with one line and exit status 2."""
+    parser = build_parser()
+    options = TrainConfig(**vars(parser.parse_args(argv)))
+    is_training = not (options.evaluate or options.export)
+    if options.init_from or (is_training and started_from_session(Path(options.session))):
+        parser.set_defaults(**config.FINE_TUNING)
+        options = TrainConfig(**vars(parser.parse_args(argv)))
+    try:
+        if not Path(options.session).name:
+            raise ValueError(f"argument -s/--session: {options.session!r} is not a file name")
+        if options.evaluate and options.export:
+            raise ValueError("argument --export: not together with --evaluate")
+        if options.init_from and (options.evaluate or options.export):
+            raise ValueError("argument --init-from: only for training")
+        config.parse_model_params(options.model_params)
+        if options.controls:
+            parse_controls(options.controls)
+        if options.device != "auto":
+            from model import pick_device  # imports torch
+
+            pick_device(options.device)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+if __name__ == "__main__":
+    parse_args()  # before the slow imports: --help and errors in the command line come at once
+
+import numpy as np
+
+from analysis.profile import TrainProfile
 from corpus.batches import Batch, WindowSampler
 from corpus.manifest import check_complete
 from corpus.performance import Corpus, hold_out
@@ -43,7 +195,6 @@ from generation.engine import round_weights
 from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
-from sequence import CONTROLS, CURRENT, Control, parse_controls
 from training.distributed import Distributed, exit_process, is_connection_error
 from training.evaluate import evaluate, format_table, list_visible_controls
 from training.logger import LoggedSample, Logger, format_time, get_log_dir
@@ -52,7 +203,6 @@ from training.sessions import (
     check_export_path,
     choose_precision,
     extend_history,
-    find_source,
     format_sizes,
     get_best_path,
     get_source,
@@ -73,7 +223,6 @@ from training.trainer import (
     StepResult,
     Trainer,
 )
-from utils import Number, Parser, print_line
 
 # options that change the result; they are stored in the session, so that a change is reported
 RECIPE = (
@@ -566,137 +715,6 @@ def export_session(options: TrainConfig) -> int:
         exported.save(options.export)
     print_line(f"{options.export}: the network of {options.session} in half precision")
     return 0
-
-
-def build_parser() -> Parser:
-    """Return the parser of the command line."""
-    parser = Parser("train.py", __doc__ or "", TrainConfig())
-    switch = argparse.BooleanOptionalAction
-    file: dict[str, Any] = {"metavar": "FILE"}
-    folder: dict[str, Any] = {"metavar": "DIR"}
-    count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
-    size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
-    share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
-    positive = Number(float, above=0)
-
-    add = parser.add_argument_group("input and output").add_argument
-    add("-s", "--session", **file, help="session file, made if it does not exist")
-    add("-d", "--dataset", **folder, help="folder of .data files to train on")
-    add("-v", "--validation", **folder, help="folder of .data files to validate on")
-    add(
-        "--validation-share",
-        type=Number(float, 0, 0.9),
-        metavar="SHARE",
-        help="without -v: share of the performances to validate on",
-    )
-    add(
-        "--init-from",
-        **file,
-        help="start a new session from the network of this one, with defaults for fine-tuning: "
-        "-l 0.0005 -t --patience 5 --validation-interval 30",
-    )
-    seconds = Number(float, 0)
-    add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
-    add("-L", "--enable-logging", action=switch, help="write TensorBoard logs to runs/")
-
-    add = parser.add_argument_group("model").add_argument
-    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2"
-    add("-p", "--model-params", metavar="K=V,..", help=sizes)
-
-    add = parser.add_argument_group("data").add_argument
-    add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
-    add("-w", "--window-size", **size, help="events per window")
-    add("-S", "--stride-size", **count, help="events between window starts")
-    add("--carry", **size, help="consecutive windows that the hidden state is carried over")
-    add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
-    add(
-        "--stretch",
-        type=Number(float, 0, 0.5),
-        metavar="SHARE",
-        help="change the tempo of windows by up to this share; 0.05 is 5%%",
-    )
-    add(
-        "--controls",
-        metavar="NAMES",
-        help=f"controls of a new session, from {','.join(kind.name for kind in CONTROLS)}; "
-        "by default all of them",
-    )
-    add("-c", "--control-ratio", **share, help="share of the windows that use their controls")
-    add(
-        "-T",
-        "--teacher-forcing-ratio",
-        **share,
-        help="share of the input events that come from the data, not from the network",
-    )
-
-    add = parser.add_argument_group("optimization").add_argument
-    rate = Number(float, high=1, above=0)
-    add("-l", "--learning-rate", type=rate, metavar="RATE", help="highest learning rate")
-    add(
-        "--warm-up",
-        type=Number(int, 0),
-        metavar="STEPS",
-        help="steps in which the learning rate rises, at most a tenth of the training",
-    )
-    add("--weight-decay", type=Number(float, 0, 1), metavar="DECAY", help="weight decay of AdamW")
-    add(
-        "--ema-decay",
-        "--averaging",
-        type=Number(float, 0, 0.999999),
-        metavar="DECAY",
-        help="decay per step of the moving average of the weights, which is used for evaluation "
-        "and generation; 0: off",
-    )
-    add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
-    precision = "precision of the matrix products; auto: the fastest"
-    add("--precision", choices=PRECISIONS, help=precision)
-    add("--max-steps", **count, help="stop at this step of the session")
-    add(
-        "--max-minutes",
-        type=positive,
-        metavar="MINUTES",
-        help="stop after this training time of the session; the learning rate falls to 0",
-    )
-
-    add = parser.add_argument_group("evaluation").add_argument
-    add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
-    add("--patience", **count, help="stop after N validations without a new best")
-    add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
-    add(
-        "--include-training",
-        action="store_true",
-        help="with --evaluate: also on performances that were training data of the session",
-    )
-    add("--export", **file, help="only write the network, in half precision, to FILE")
-
-    add = parser.add_argument_group("other").add_argument
-    add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
-    add("--device", choices=DEVICES, help="device to run on")
-    return parser
-
-
-def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
-    """Parse the command line; an error ends the program with one line and exit status 2."""
-    parser = build_parser()
-    options = TrainConfig(**vars(parser.parse_args(argv)))
-    is_training = not (options.evaluate or options.export)
-    if options.init_from or (is_training and find_source(Path(options.session))):
-        parser.set_defaults(**config.FINE_TUNING)
-        options = TrainConfig(**vars(parser.parse_args(argv)))
-    try:
-        if not Path(options.session).name:
-            raise ValueError(f"argument -s/--session: {options.session!r} is not a file name")
-        if options.evaluate and options.export:
-            raise ValueError("argument --export: not together with --evaluate")
-        if options.init_from and (options.evaluate or options.export):
-            raise ValueError("argument --init-from: only for training")
-        config.parse_model_params(options.model_params)
-        if options.controls:
-            parse_controls(options.controls)
-        pick_device(options.device)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 
 import utils
 from config import DATA_SUFFIX, MIDI_SUFFIXES
-from corpus.performance import Performance
 from midi.control_schedule import (
     PITCH_CLASSES,
     TIME_STEP,
@@ -94,6 +93,8 @@ def load_control(
         is_left = (times >= start - ROUNDING) & (start < seconds - ROUNDING)
         values = {name: column[is_left] for name, column in values.items()}
     else:
+        from corpus.performance import Performance  # imports torch
+
         performance = Performance.load(file)
         try:
             values = performance.compute_controls(encoding, layout)

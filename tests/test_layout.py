@@ -54,3 +54,24 @@ def test_importing_scripts_does_nothing(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (("generate.py", "--help"), 0),
+        (("generate.py", "-c", "C major;99"), 2),
+        (("train.py", "--help"), 0),
+        (("train.py", "--max-steps", "x"), 2),
+        (("preprocess.py", "--help"), 0),
+        (("preprocess.py", "--split", "3"), 2),
+    ],
+)
+def test_help_and_argument_errors_do_not_import_torch(argv: tuple[str, ...], status: int) -> None:
+    script, *options = argv
+    command = [sys.executable, "-X", "importtime", ROOT / script, *options]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == status
+    modules = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+    assert "argparse" in modules
+    assert "torch" not in modules
