@@ -290,6 +290,17 @@ def test_midi_keyboard_is_heard_and_midi_port_plays(browser: Browser, tmp_path: 
 
 @needs_browser
 @pytest.mark.slow
+def test_without_web_midi_the_page_says_so(browser: Browser, tmp_path: Path) -> None:
+    start_page(browser, write_small_page(tmp_path / "live.html"))
+    browser.evaluate("delete navigator.requestMIDIAccess, navigator.requestMIDIAccess = undefined")
+    browser.click("#midi")
+    browser.wait_for(lambda: "no Web MIDI" in browser.evaluate(STATUS))
+    browser.click("#play")
+    browser.wait_for(lambda: browser.evaluate("starts.length") > 5)
+
+
+@needs_browser
+@pytest.mark.slow
 def test_computer_keys_and_touch_play(browser: Browser, tmp_path: Path) -> None:
     start_page(browser, write_small_page(tmp_path / "live.html"))
     browser.click("input[value=echo]")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 
 from generation.engine import has_int8_linear
 from generation.pipeline import GenerationJob
+from tests.browser import needs_browser, open_browser
 from tests.web.golden import (
     TEMPERATURE,
     Golden,
@@ -23,9 +27,11 @@ from tests.web.golden import (
 )
 from tests.web.pages import needs_node, run_node
 from utils import Array
+from web.page import bundle_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "web" / "js"
+PART = 250  # events that the browser gets at once
 PLAIN_STEPS = 100  # with the kernel in JavaScript, which is slow
 CLOSE = 1e-3  # of logits
 ONE_LEVEL = 0.05  # the most that one 8-bit level of a hidden state may change a logit
@@ -105,6 +111,65 @@ def test_logits_masks_and_events_are_those_of_generate(tmp_path: Path) -> None:
 def test_controls_of_all_kinds_are_encoded(tmp_path: Path) -> None:
     expected = write_job(tmp_path, prepare_small_job())
     check_replay(run_replay(tmp_path, "plain", len(expected.events)), expected)
+
+
+# evaluated after the modules of the worker: makes `load` and `replayPart`
+REPLAY_IN_PAGE = """
+const {makeNetwork, readArrays} = module_network, {Performer} = module_performer;
+const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const floatsOf = (text) => new Float32Array(bytesOf(text).buffer);
+let performer;
+async function load(data, weights, kernel, controls) {
+  const stream = new Blob([bytesOf(weights)]).stream();
+  const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
+  const arrays = readArrays(await new Response(inflated).arrayBuffer(), data.entries);
+  const {sizes, quantization} = data.network;
+  const network = await makeNetwork(arrays, sizes, quantization, bytesOf(kernel));
+  performer = new Performer(network, data.model);
+  performer.setControls(0, controls);
+  return network.kernel.isSimd;
+}
+function replayPart(events, states, uniform) {
+  const job = {events, states: floatsOf(states), uniform: floatsOf(uniform)};
+  const result = replay(performer, job);
+  return {...result, logits: [...result.logits], allowed: [...result.allowed]};
+}
+"""
+
+
+@needs_browser
+@pytest.mark.slow
+def test_chromium_computes_the_logits_of_generate(tmp_path: Path) -> None:
+    job = prepare_shipped_job()
+    expected = write_job(tmp_path, job)
+    page = (tmp_path / "live.html").read_text()
+    texts = [
+        re.findall(rf'id="{name}">([^<]*)<', page)[0] for name in ("data", "weights", "kernel")
+    ]
+    data, weights, kernel = texts
+    script = Path(__file__).with_name("replay.js").read_text().replace("export ", "")
+    states, uniform = (
+        np.fromfile(tmp_path / name, np.float32).reshape(job.steps, -1)
+        for name in ("states.f32", "uniform.f32")
+    )
+    controls = {"request": {}, "temperature": TEMPERATURE, "usesPlan": True}
+    parts = []
+    with open_browser(tmp_path / "profile") as browser:
+        browser.evaluate(f"{bundle_script('worker')}{script}{REPLAY_IN_PAGE}; 0")
+        arguments = f"{data}, '{weights}', '{kernel}', {json.dumps(controls)}"
+        assert browser.evaluate(f"load({arguments})")
+        for start in range(0, job.steps, PART):
+            rows = slice(start, start + PART)
+            floats = (
+                base64.b64encode(array[rows].tobytes()).decode() for array in (states, uniform)
+            )
+            arguments = ", ".join([str(expected.events[rows].tolist()), *map(repr, floats)])
+            parts.append(browser.evaluate(f"replayPart({arguments})"))
+    result = {
+        name: list(itertools.chain.from_iterable(part[name] for part in parts)) for name in parts[0]
+    }
+    logits = np.array(result["logits"], np.float32)
+    check_replay(read_replay(result | {"isSimd": True}, logits), expected)
 
 
 def test_kernel_is_small() -> None:

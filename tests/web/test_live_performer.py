@@ -40,6 +40,21 @@ def find_events(result: dict[str, Any], source: str) -> list[tuple[int, float]]:
     return [(event, start) for event, origin, start, _ in result["records"] if origin == source]
 
 
+def test_changed_control_cuts_a_long_wait(page: Path) -> None:
+    changed = CONTROLS | {"request": {"density": 11, "histogram": C_MAJOR}}
+    waiting, near, after, far = perform(
+        page,
+        ["wait", 1000],
+        ["setControls", 800, changed],
+        ["wait", 3000],
+        ["setControls", 1100, CONTROLS],
+    )
+    assert waiting["clock"] == near["clock"] == pytest.approx(1000, abs=ROUNDING)
+    assert not near["messages"]
+    assert after["clock"] == pytest.approx(3000, abs=ROUNDING)
+    assert far["clock"] == pytest.approx(1100 + REACTION, abs=ROUNDING)
+
+
 def test_seed_decides_the_music(page: Path) -> None:
     first, again, other = (
         perform(page, ["reset", seed], ["advance", 0, 3000])[1]["messages"] for seed in (1, 1, 2)

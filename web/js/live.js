@@ -54,7 +54,11 @@ document.querySelector(`input[value="${session.mode}"]`).checked = true;
 session.controls = panel.controls();
 
 // Show what has changed in the session.
-function update(what) {
+function update(what, text) {
+  if (what === "error") {
+    find("status").textContent = `The session does not work in this browser: ${text}`;
+    return;
+  }
   if (what === "ready") {
     session.setMode(session.mode);
     find("play").disabled = find("new").disabled = false;

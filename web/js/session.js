@@ -13,7 +13,7 @@ const PRIMER_MS = 20000, HEARD_MS = 6000;  // of a primer: for the network, and 
 
 export class Session {
   // data: what generate.py wrote; makeWorker: returns a new worker; onChange: called with the
-  // name of what has changed: "ready", "state", "music".
+  // name of what has changed: "ready", "state", "music", or "error" and a text.
   constructor(data, makeWorker, onChange) {
     Object.assign(this, {data, onChange});
     this.timeline = new Timeline();
@@ -50,6 +50,7 @@ export class Session {
     if (message.type === "string") this.addString(message);
     else if (message.type === "tick") this.advance();
     else if (message.type === "music") this.play(message);
+    else if (message.type === "error") this.onChange("error", message.text);
     else if (message.type === "ready") {
       Object.assign(this, {isReady: true, isSimd: message.isSimd, speed: message.speed});
       this.reset(this.seed);
@@ -222,6 +223,7 @@ export class Session {
 
   // Continue the notes of a MIDI file. Return whether it has notes on the piano.
   continueNotes(notes) {
+    if (!this.isReady) throw new Error("the session is still loading");
     const {model} = this.data, events = encodeNotes(notes, model, PRIMER_MS);
     if (!events.length) return false;
     const length = events.reduce((sum, event) => sum + model.durations[event], 0);

@@ -50,8 +50,14 @@ function measureSpeed(work, count) {
 }
 
 onmessage = async ({data}) => {
-  await actions[data.type](data);
-  if (!performer || data.type === "string") return;
+  if (!performer && data.type !== "load" && data.type !== "string") return;
+  try {
+    await actions[data.type](data);
+  } catch (error) {
+    postMessage({type: "error", text: error.message});
+    throw error;
+  }
+  if (data.type === "string") return;
   const {clock, isAnswering} = performer;
   postMessage({type: "music", reply: data.type, messages: performer.takeMessages(), clock, speed, isAnswering});
 };
