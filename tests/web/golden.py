@@ -21,7 +21,7 @@ from utils import Array
 from web.live import LiveSettings, write_live
 
 CONTROL = "C major;3 | A minor;8 @8 | ~ F# dorian;1 @30"
-SEED, TEMPERATURE, REPEATS, SILENCE = 7, 0.95, 3, 1.5
+SEED, TEMPERATURE, REPEATS, SILENCE = 7, 0.95, 1, 1.5
 # a hidden state this close to the middle between two 8-bit levels, in levels, may be rounded to
 # either: the last bits of float32 differ between processors
 TIE = 3e-5

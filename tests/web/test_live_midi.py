@@ -36,10 +36,10 @@ def test_written_file_has_the_notes_and_texts(tmp_path: Path) -> None:
 
 def test_files_are_read_as_by_generate(midi_path: Path) -> None:
     notes = run_node_json("midifile.mjs", "read", midi_path)
-    rows = sorted((n["start"] / 1000, n["pitch"], n["velocity"]) for n in notes)
+    rows = sorted((n["start"] / 1000, n["pitch"], n["end"] / 1000, n["velocity"]) for n in notes)
     expected = NoteSeq.from_midi_file(midi_path)
-    columns = zip(expected.starts, expected.pitches, expected.velocities, strict=True)
-    np.testing.assert_allclose(rows, sorted(columns), atol=0.001)
+    columns = (expected.starts, expected.pitches, expected.ends, expected.velocities)
+    np.testing.assert_allclose(rows, sorted(zip(*columns, strict=True)), atol=0.001)
 
 
 def test_events_of_a_file_are_within_8_ms(midi_path: Path, tmp_path: Path) -> None:
