@@ -13,8 +13,9 @@ same names.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,18 +27,21 @@ import utils
 from config import MIDI_SUFFIXES, GenerateConfig
 from generation.control import parse_control
 from generation.given_notes import (
+    CONTEXT,
     EVIDENCE,
     Accompaniment,
     Form,
     Gap,
     ScorePerformance,
+    build_gap_controls,
     keep_playable,
+    measure_controls,
     parse_form,
     select_notes,
 )
 from generation.pipeline import GenerationJob
 from generation.smc import Trace
-from midi.control_schedule import ControlSchedule
+from midi.control_schedule import TIME_STEP, ControlSchedule
 from sequence import ControlSeq, EventSeq, NoteSeq
 from utils import Array
 
@@ -54,11 +58,16 @@ def ignore(seconds: float) -> None:
 
 
 def compute_losses(
-    job: GenerationJob, notes: NoteSeq, start: float, end: float
+    job: GenerationJob,
+    notes: NoteSeq,
+    start: float,
+    end: float,
+    find_controls: Callable[[Array], Array] | None = None,
 ) -> tuple[float, int]:
-    """Return the loss of the events between two seconds without control, and the notes there.
+    """Return the loss of the events between two seconds, and the number of notes there.
 
-    Nats; the network sees up to 30 s before.
+    Nats; the network sees up to 30 s before. find_controls: returns the control vectors
+    [times, dim] at some times in seconds; None for no control.
     """
     near = select_notes(notes, (notes.starts >= start - 30) & (notes.starts < end))
     near = keep_playable(near)
@@ -67,9 +76,12 @@ def compute_losses(
     seconds = origin + events.times / job.encoding.ticks_per_second
     inside = (seconds >= start) & (seconds < end)
     column = torch.from_numpy(events.to_array().astype(np.int64))[:, None]
+    controls = None
+    if find_controls is not None:
+        controls = torch.from_numpy(find_controls(seconds).astype(np.float32))[:, None]
     with torch.inference_mode():
         hidden = job.model.init_hidden_each(torch.zeros(1, job.model.config.init_dim))
-        logits, _ = job.model(job.model.shift_right(column), hidden)
+        logits, _ = job.model(job.model.shift_right(column), hidden, controls)
         losses = -logits.log_softmax(dim=-1).gather(2, column[..., None])[:, 0, 0]
     count = int(((near.starts >= start) & (near.starts < end)).sum())
     return float(losses[torch.from_numpy(inside)].sum()), count
@@ -97,42 +109,60 @@ def choose_files(folder: Path, count: int, seed: int) -> list[Path]:
 # --------------------------------------------------------------------------------------- fill
 
 
+def make_gap_controls(job: GenerationJob, gap: Gap) -> Callable[[Array], Array]:
+    """Return a function from times in seconds to the control vectors with which a gap is filled."""
+    before = select_notes(gap.notes, gap.notes.starts < gap.start)
+    after = select_notes(gap.notes, gap.notes.starts >= gap.end)
+    rows = build_gap_controls(job, before, after, gap.start, gap.end)
+    assert rows is not None
+    near = keep_playable(select_notes(before, before.starts >= gap.start - CONTEXT))
+
+    def find_controls(times: Array) -> Array:
+        steps = ((times - gap.start) / TIME_STEP).astype(int).clip(0, len(rows) - 1)
+        is_before = (times < gap.start)[:, None]
+        return np.where(is_before, measure_controls(job, near, times), rows[steps])
+
+    return find_controls
+
+
 def measure_fill(job: GenerationJob, arguments: argparse.Namespace) -> Iterator[str]:
     """Fill gaps in performances; compare with the pianist's notes and with continuing blindly."""
     rng = np.random.default_rng(arguments.seed)
-    losses: dict[str, list[tuple[float, float]]] = {"pianist": [], "filled": [], "blind": []}
+    names = ("pianist", "filled", "blind")
+    rows: list[list[list[float]]] = []  # [files, names, (gap, gap without control, after it)]
     sizes, lengths = [], []
     for number, path in enumerate(choose_files(arguments.validation, arguments.count, 0)):
         notes = NoteSeq.from_midi_file(path)
-        if notes.seconds < 40:
+        start = float(rng.uniform(20, max(21, min(90, notes.seconds - 15))))
+        gap = Gap(notes, start, start + GAP)
+        inside = (notes.starts >= gap.start) & (notes.starts < gap.end)
+        if inside.sum() < LEAST_NOTES or notes.seconds < start + GAP + EVIDENCE:
             continue
-        start = float(rng.uniform(20, min(90, notes.seconds - 15)))
-        end = start + GAP
-        gap = Gap(notes, start, end)
-        inside = (notes.starts >= start) & (notes.starts < end)
-        if inside.sum() < LEAST_NOTES:
-            continue
-        results = {"pianist": notes}
-        for name, particles in (("filled", arguments.particles), ("blind", 1)):
-            arrangement = gap.generate(job, number, particles, ignore)
-            results[name] = arrangement.notes
-            if name == "filled":
-                sizes.append(arrangement.traces[0].lowest_size)
-                lengths.append((~arrangement.is_given).sum() / inside.sum())
-        for name, result in results.items():
-            parts = [(start, end), (end, end + EVIDENCE)]
-            totals = [compute_losses(job, result, *part) for part in parts]
-            losses[name].append(
-                (totals[0][0] / max(1, totals[0][1]), totals[1][0] / max(1, totals[1][1]))
-            )
-    for name, rows in losses.items():
-        in_gap, after = zip(*rows, strict=True)
-        yield format_quantiles(f"{name}, nats/note in the gap", in_gap)
-        yield format_quantiles(f"{name}, nats/note in the {EVIDENCE:g} s after it", after)
-    pairs = np.array(losses["filled"]) - np.array(losses["pianist"])
-    blind = np.array(losses["filled"]) - np.array(losses["blind"])
-    yield f"filled gaps at least as likely as the pianist's: {(pairs[:, 0] <= 0).mean():.0%}"
-    yield f"what follows more likely than after the blind one: {(blind[:, 1] < 0).mean():.0%}"
+        arrangements = [
+            gap.generate(job, number, particles, ignore) for particles in (arguments.particles, 1)
+        ]
+        sizes.append(arrangements[0].traces[0].lowest_size)
+        lengths.append(float((~arrangements[0].is_given).sum() / inside.sum()))
+        find_controls = make_gap_controls(job, gap)
+        after = (gap.end, gap.end + EVIDENCE)
+        rows.append([])
+        for result in (notes, *(arrangement.notes for arrangement in arrangements)):
+            totals = [
+                compute_losses(job, result, gap.start, gap.end, find_controls),
+                compute_losses(job, result, gap.start, gap.end),
+                compute_losses(job, result, *after, find_controls),
+            ]
+            rows[-1].append([total / max(1, count) for total, count in totals])
+        print(path.name, np.round(rows[-1], 2).tolist(), file=sys.stderr, flush=True)
+    values = np.array(rows)
+    for k, name in enumerate(names):
+        yield format_quantiles(f"{name}, nats/note in the gap", values[:, k, 0])
+        yield format_quantiles(f"{name}, nats/note in the gap, no control", values[:, k, 1])
+        yield format_quantiles(f"{name}, nats/note in the {EVIDENCE:g} s after it", values[:, k, 2])
+    pianist, filled, blind = values.transpose(1, 0, 2)
+    likely = [(filled <= other).mean(axis=0) for other in (pianist, blind)]
+    yield f"filled gaps at least as likely as the pianist's: {likely[0][0]:.0%}"
+    yield f"what follows at least as likely as after the blind one: {likely[1][2]:.0%}"
     yield format_quantiles("notes in the gap, filled / pianist", lengths)
     yield format_quantiles("lowest effective number of particles", sizes)
 
@@ -320,6 +350,7 @@ def measure_perform(job: GenerationJob, arguments: argparse.Namespace) -> Iterat
         rows["random"].append(compare_performances(score, random, pianist))
         flat = (score.starts, score.velocities.astype(float))
         rows["flat"].append(compare_performances(score, flat, pianist))
+        print(number, rows["network"][-1], rows["random"][-1], file=sys.stderr, flush=True)
         if len(played) > 1:
             rows["another pianist"].append(compare_performances(score, played[1], pianist))
     for name, values in rows.items():
