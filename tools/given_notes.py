@@ -87,7 +87,7 @@ def compute_losses(
     return float(losses[torch.from_numpy(inside)].sum()), count
 
 
-def format_quantiles(name: str, values: Sequence[float]) -> str:
+def format_quantiles(name: str, values: Sequence[float] | Array) -> str:
     """Format median and quartiles of values."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return f"{name}: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}, {len(values)} values"
