@@ -270,7 +270,7 @@ def parse_args(
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         hint = "" if unknown[0].startswith("-") else f" (a control needs quotes: -c '{EXAMPLE}')"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        parser.error(parser.format_unknown(unknown) + hint)
     options = GenerateConfig(**vars(arguments))
     try:
         if options.device != "auto":

@@ -309,6 +309,7 @@ TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
     "seconds": (float, 0.0, 1e12),
     "events": (int, 0, 2**63),
     "best": (float, 0.0, math.inf),
+    "before": (float, 0.0, math.inf),
     "stale_validations": (int, 0, 2**53),
     "options control_ratio": (float, 0.0, 1.0),
     "scaler scale": (float, 1e-45, 1e38),

@@ -31,8 +31,17 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 
 import config
 import utils
-from config import DATA_SUFFIX, DEVICES, FETCH_COMMAND, PRECISIONS, SPLIT_FILE, SUBSETS, TrainConfig
-from sequence import CONTROLS, CURRENT, Control, parse_controls
+from config import (
+    DATA_SUFFIX,
+    DEVICES,
+    FETCH_COMMAND,
+    PRECISIONS,
+    PRETRAINED,
+    SPLIT_FILE,
+    SUBSETS,
+    TrainConfig,
+)
+from sequence import CONTROLS, CURRENT, Control, EventSeq, parse_controls
 from utils import Number, Parser, print_line
 
 # ------------------------------------------------------------------------------ command line
@@ -190,6 +199,7 @@ from analysis.profile import TrainProfile
 from corpus.batches import Batch, WindowSampler
 from corpus.manifest import check_complete
 from corpus.performance import Corpus, hold_out
+from generation.control import parse_control
 from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
 from midi.harmony import parse_scale_or_chord
@@ -197,7 +207,14 @@ from midi.pianoroll import draw_piano_roll
 from model import Session, pick_device
 from training.distributed import Distributed, exit_process, is_connection_error
 from training.evaluate import evaluate, format_table, list_visible_controls
-from training.logger import LoggedSample, Logger, format_time, get_log_dir
+from training.logger import (
+    LoggedSample,
+    Logger,
+    format_reference,
+    format_time,
+    get_log_dir,
+    render_sample,
+)
 from training.sessions import (
     check_encoding,
     check_export_path,
@@ -470,15 +487,20 @@ def train(
     path, schedule, distributed = Path(options.session), make_schedule(options), trainer.distributed
     started_at = validated_at = saved_at = time.monotonic()
     seconds_before = trainer.state.seconds
+    interval = options.validation_interval
+    if options.max_minutes is not None:
+        interval = min(interval, 6 * options.max_minutes)  # a tenth of the training
     unread: list[StepResult] = []  # read one step later, so that a GPU need not wait
+    is_first = True  # validation of this run
     try:
+        validate_before(trainer, val_data, logger, path)
         while True:
             now = time.monotonic()
             is_stopped, seconds, needs_validation, needs_saving = synchronize(
                 distributed,
                 stop.is_set(),
                 seconds_before + now - started_at,
-                now - validated_at > options.validation_interval,
+                now - validated_at > (interval if is_first else options.validation_interval),
                 now - saved_at > options.saving_interval,
             )
             trainer.set_seconds(seconds)
@@ -486,7 +508,7 @@ def train(
                 break
             if needs_validation:
                 validate(trainer, val_data, logger, path)
-                validated_at = time.monotonic()
+                validated_at, is_first = time.monotonic(), False
             if needs_validation or needs_saving:
                 trainer.save(path)
                 saved_at = time.monotonic()
@@ -531,6 +553,19 @@ def log_step(result: StepResult, logger: Logger, path: Path) -> None:
     logger.log_step(result.state, loss, grad_norm, result.lr)
 
 
+def validate_before(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> None:
+    """Evaluate a session that starts from another one before its first step.
+
+    So the result of fine-tuning is never worse than its start. path: the session file.
+    """
+    if trainer.state.step or not (trainer.metadata.get("init_from") and len(val_data)):
+        return
+    result = trainer.evaluate(val_data)
+    trainer.set_start(result)
+    trainer.save_best(get_best_path(path))
+    logger.log_start(trainer.state, result)
+
+
 def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> None:
     """Evaluate the averaged weights, log the result, and save the weights if they are the best.
 
@@ -550,14 +585,17 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
         }
         (events,) = generate_samples(trainer.ema, trainer.encoding, values, SAMPLE_EVENTS, seed=0)
         notes = events.to_note_seq()
-        picture = draw_piano_roll(notes, f"step {trainer.state.step}, C major, density 3")
+        requested = parse_control("C major;3")
+        title = f"step {trainer.state.step}, C major, density 3"
+        picture = draw_piano_roll(notes, title, requested)
+        audio, rate = render_sample(notes)
         profile = TrainProfile.from_record(trainer.train_profile)
         if profile is None:
-            return LoggedSample(picture)
+            return LoggedSample(picture, audio=audio, frame_rate=rate)
         passage = profile.index.find_longest(notes)
         copied = passage.notes if passage is not None else 0
         warning = profile.format_passage(passage) if copied > profile.copy_limit else ""
-        return LoggedSample(picture, copied, warning)
+        return LoggedSample(picture, copied, warning, audio, rate)
 
     logger.log_validation(trainer.state, result, is_best, make_sample)
     logger.log_open_controls(trainer.state, trainer.evaluate_open(val_data))
@@ -587,11 +625,19 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
     logs = get_log_dir(path) if options.enable_logging else None
     with (
         open_batches(trainer, sampler, options) as batches,
-        Logger(schedule, logs, is_silent=not distributed.is_main) as logger,
+        Logger(
+            schedule,
+            logs,
+            is_silent=not distributed.is_main,
+            pass_events=sampler.corpus.events,
+            reference=format_reference(EventSeq.dim(), Path(__file__).parent / PRETRAINED),
+        ) as logger,
         catch_signals() as stop,
     ):
         train(trainer, batches, val_data, logger, stop, options)
     state = trainer.state
+    if math.isfinite(state.before) and math.isfinite(state.best):
+        print_line(f"before {state.before:.3f}, now {state.best:.3f} nats/event")
     print_line(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
     best = path
     if math.isfinite(state.best) and get_best_path(path).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import functools
 import hashlib
@@ -17,6 +18,7 @@ import stat
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ try:
 except ImportError:  # Windows, where nobody can remove a file that is open
     fcntl = None  # type: ignore[assignment]
 
+VERSION = "1.1.0.dev0"
+DEBUG_VARIABLE = "PRNN_DEBUG"  # if it is set, every error prints a traceback
 PathLike = str | os.PathLike[str]
 Array = npt.NDArray[Any]
 # errors of a file system without locks
@@ -391,6 +395,22 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("usage", "python3 %(prog)s [options]")
         super().__init__(prog, description=description, formatter_class=HelpFormatter, **options)
         self.set_defaults(**vars(defaults))
+        version = f"%(prog)s {VERSION}"
+        self.add_argument("--version", action="version", version=version, help="print the version")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the command line; an unknown option is an error that names a similar one."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self.format_unknown(unknown))
+        return options
+
+    def format_unknown(self, arguments: list[str]) -> str:
+        """Format the error for arguments that are not options, with the most similar option."""
+        message = f"unrecognized arguments: {' '.join(arguments)}"
+        flag = arguments[0].partition("=")[0]
+        similar = difflib.get_close_matches(flag, self._option_string_actions, 1, 0.7)
+        return f"{message} (did you mean {similar[0]}?)" if similar else message
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         """Return the options that an abbreviation may mean; see the class."""
@@ -539,9 +559,10 @@ def _interrupt_by_signals() -> Iterator[None]:
 
 
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
-    """Run a command and return its exit status; print errors that the user can fix as one line.
+    """Run a command and return its exit status; print an error as one line.
 
-    These are OSError, ValueError, ImportError and lack of memory. name: of the program;
+    OSError, ValueError, ImportError and lack of memory are for the user to fix; for any other
+    error, a bug, the line says how to get the traceback. name: of the program;
     interrupted: the message after Ctrl-C, SIGTERM or SIGHUP.
     """
     with _keep_running_without_output() as outputs, _interrupt_by_signals():
@@ -561,15 +582,24 @@ def _run(command: Callable[[], int], interrupted: str) -> tuple[int, str]:
         return command(), ""
     except KeyboardInterrupt as error:
         return 128 + (error.args[0] if error.args else signal.SIGINT), interrupted
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except (ImportError, ValueError) as error:
-        message = str(error)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        message = "not enough memory: try a smaller batch, window, beam or network"
-    return 1, f"error: {message}"
+    except Exception as error:  # noqa: BLE001 the user gets a sentence, and the traceback on demand
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        return 1, f"error: {_format_error(error)}"
+
+
+def _format_error(error: Exception) -> str:
+    """Return a sentence about an error; one that is a bug also says how to get the traceback."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, ImportError | ValueError):
+        return str(error)
+    if _is_out_of_memory(error):
+        return "not enough memory: try a smaller batch, window, beam or network"
+    return (
+        f"unexpected {type(error).__name__}: {error}; this is a bug: to see where, run the same "
+        f"command with the environment variable {DEBUG_VARIABLE}=1, and report it"
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib.util
+import json
 import math
 import os
 import shutil
@@ -148,8 +150,7 @@ def test_session_is_saved_at_intervals(
     seen: list[int] = []
     call_before_step(monkeypatch, fail, 4)
     call_before_step(monkeypatch, lambda _: seen.append(load_training().get("step", 0)))
-    with pytest.raises(AssertionError, match="an unexpected error"):
-        run(data, "-i", interval)
+    assert run(data, "-i", interval) == 1
     assert seen == on_disk
     assert load_training()["step"] == 3
 
@@ -220,7 +221,7 @@ def test_sessions_of_older_versions_are_resumed(folder: Path, data: Path) -> Non
     run(data, "--max-steps", "3", "-c", "0.5", "--precision", "fp16")
     record = torch.load("m.sess", weights_only=True)
     entries = record["training"]
-    for name in ("init_from", "seen", "seen_is_complete"):
+    for name in ("init_from", "seen", "seen_is_complete", "before"):
         del entries[name]
     record["training"] = {
         **{name: entries[name] for name in ("step", "seconds", "events", "best", "precision")},
@@ -521,10 +522,52 @@ def test_options_reach_the_batches(
 def test_logs_contain_curves_and_a_picture(folder: Path, data: Path) -> None:
     assert run(data, "--max-steps", "2", "-T", "0.5", "-L") == 0
     content = b"".join(path.read_bytes() for path in (folder / "runs" / "m").iterdir())
-    for name in ("model/loss", "model/norm", "model/learning_rate", "PNG"):
+    tags = ("loss/train", "loss/val", "lr", "grad_norm", "grad_clipped", "throughput")
+    audio = ["audio/wav"] if importlib.util.find_spec("soundfile") else []
+    for name in (*tags, "in nats/event", "PNG", *audio):
         assert name.encode() in content
-    for name in ("loss", "perplexity", "bits_per_second", "accuracy_note_off"):
+    for name in ("perplexity", "bits_per_second", "accuracy_note_off"):
         assert f"validation/{name}".encode() in content
+
+
+def test_metrics_file_goes_on_with_a_resumed_training(folder: Path, data: Path) -> None:
+    for steps in ("2", "3"):
+        assert run(data, "--max-steps", steps, "-L") == 0
+    text = (folder / "runs" / "m" / "metrics.jsonl").read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    assert [record["step"] for record in records if "loss/train" in record] == [1, 2, 3]
+    assert [record["step"] for record in records if "loss/val" in record] == [2, 3]
+    assert all(0 < record["loss/val"] < 10 for record in records if "loss/val" in record)
+
+
+def test_fine_tuning_shows_the_loss_before_and_after(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    arguments = ("-s", "tuned.sess", "--init-from", "m.sess", "--max-steps")
+    capsys.readouterr()
+    assert run(data, *arguments, "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (before,) = [line for line in lines if line.startswith("before training | val ")]
+    loss = before.split()[4]
+    assert "untrained 5.48" in before
+    (end,) = [line for line in lines if line.startswith(f"before {loss}, now ")]
+    assert float(end.split()[3]) <= float(loss)
+    assert run(data, *arguments, "3") == 0  # resumed: the loss before is still known
+    output = capsys.readouterr().out
+    assert "before training" not in output
+    assert f"before {loss}, now " in output
+
+
+def test_first_validation_comes_after_a_tenth_of_the_minutes(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, "--max-minutes", "0.05", "--validation-interval", "300") == 0
+    lines = capsys.readouterr().out.splitlines()
+    validations = [line for line in lines if "nats/event (" in line]
+    steps = [int(line.split()[1]) for line in validations]
+    assert len(steps) == 2  # the second at the end
+    assert steps[0] < 0.6 * steps[1]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -532,9 +575,10 @@ def test_full_disk_stops_the_logs_only(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     open_file = logger._LogFile
-    monkeypatch.setattr(logger, "_LogFile", lambda path: open_file("/dev/full"))
+    monkeypatch.setattr(logger, "_LogFile", lambda path, mode="wb": open_file("/dev/full", mode))
     assert run(data, "-L", "--validation-share", "0", "--max-steps", "30") == 0
-    assert capsys.readouterr().out.count("logging stopped: No space left on device") == 1
+    # TensorBoard's file and metrics.jsonl
+    assert capsys.readouterr().out.count("logging stopped: No space left on device") == 2
     assert load_training()["step"] == 30
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import utils
+from config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -342,9 +343,55 @@ def test_ignored_signal_stays_ignored() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_other_errors_are_not_hidden() -> None:
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("a bug")])
+def test_a_bug_says_how_to_get_the_traceback(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> int:
-        raise RuntimeError("a bug")
+        raise error
 
-    with pytest.raises(RuntimeError, match="a bug"):
-        utils.run_command("x.py", fail, "")
+    assert utils.run_command("x.py", fail, "") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"x.py: error: unexpected {type(error).__name__}: {error};")
+    assert "PRNN_DEBUG=1" in line
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), RuntimeError("a bug")])
+def test_debug_prints_the_traceback(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise error
+
+    monkeypatch.setenv("PRNN_DEBUG", "1")
+    assert utils.run_command("x.py", fail, "") == 1
+    text = capsys.readouterr().err
+    assert text.startswith("Traceback (most recent call last)")
+    assert "in fail" in text
+    assert text.splitlines()[-1].startswith("x.py: error: ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("--sesion", " (did you mean --session?)"),
+        ("--batchsize=3", " (did you mean --batch-size?)"),
+        ("--zzzzz", ""),
+        ("stray", ""),
+    ],
+)
+def test_unknown_option_names_a_similar_one(
+    typed: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = utils.Parser("x.py", "", TrainConfig())
+    parser.add_argument("--session")
+    parser.add_argument("-b", "--batch-size")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([typed])
+    assert capsys.readouterr().err == f"x.py: error: unrecognized arguments: {typed}{hint}\n"
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        utils.Parser("x.py", "", TrainConfig()).parse_args(["--version"])
+    assert capsys.readouterr().out == f"x.py {utils.VERSION}\n"

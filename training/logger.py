@@ -1,4 +1,4 @@
-"""Progress of a training, in the terminal and in TensorBoard logs."""
+"""Progress of a training, in the terminal, in TensorBoard logs and in metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -6,24 +6,43 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
+import math
 import os
 import sys
+import tempfile
 import time
+import wave
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import progress
 
 import utils
+from midi import synth
+from midi.notes import NoteSeq
+from model import Session
 from training.evaluate import EvalResult, format_table
 from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
+from utils import Array
 
 LOG_DIR = Path("runs")
 INTERVAL = 30.0  # seconds between progress lines if the output is not a terminal
 WINDOW = 100  # steps, over which the displayed loss is averaged
+METRICS_FILE = "metrics.jsonl"  # in the log folder, a JSON object per step and validation
+DESCRIPTIONS = {  # of the curves in TensorBoard
+    "loss/train": "Loss of each training batch, in nats/event",
+    "loss/val": "Loss on the start of each validation performance, in nats/event; lower is better",
+    "lr": "Learning rate",
+    "grad_norm": "Norm of the gradients before clipping",
+    "grad_clipped": f"Share of the last {WINDOW} steps whose gradients were clipped",
+    "throughput": "Events trained on per second",
+    "music/copied_notes": "Notes of the longest passage that the sample has from the training data",
+}
 
 
 @dataclass(frozen=True)
@@ -31,38 +50,55 @@ class LoggedSample:
     """A generated sample for the logs.
 
     picture: piano roll as PNG; copied: notes of its longest passage from the training data, or
-    None if that is unknown; warning: printed, if there is one.
+    None if that is unknown; warning: printed, if there is one; audio: values from -1 to 1
+    [frames], or None, and frame_rate: frames per second.
     """
 
     picture: bytes
     copied: int | None = None
     warning: str = ""
+    audio: Array | None = None
+    frame_rate: int = 0
 
 
 class Logger:
     """A display of progress lines in the terminal and, with a `log_dir`, curves in TensorBoard.
 
-    schedule: for the time left; is_silent: display nothing.
-    It is a context manager, which closes the log at the end.
+    The curves are in metrics.jsonl, too. schedule: for the time left; is_silent: display nothing;
+    pass_events: events of the training data, for the time of a pass, or 0; reference: losses to
+    compare with, added to the lines of validations.
+    It is a context manager, which closes the logs at the end.
     """
 
     def __init__(
-        self, schedule: Schedule, log_dir: Path | None = None, is_silent: bool = False
+        self,
+        schedule: Schedule,
+        log_dir: Path | None = None,
+        is_silent: bool = False,
+        pass_events: int = 0,
+        reference: str = "",
     ) -> None:
         self.schedule = schedule
+        self.pass_events, self.reference = pass_events, reference
         self.line = progress.Infinite(file=io.StringIO() if is_silent else sys.stderr)
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.grad_norms: deque[float] = deque(maxlen=WINDOW)
         self.first_step: tuple[float, TrainState] | None = None  # time and state
         self.last_print_time = time.monotonic()
         self.writer: Any = None
+        self.metrics: _LogFile | None = None
         self.log_dir = log_dir
         if log_dir is not None and not is_silent:
+            with self._stop_after_error():
+                os.makedirs(log_dir, exist_ok=True)
+                self.metrics = _LogFile(str(log_dir / METRICS_FILE), "ab")
             with self._stop_after_error():
                 tensorboard = utils.import_optional("tensorboardX", "-L/--enable-logging")
                 records = utils.import_optional("tensorboardX.record_writer", "-L/--enable-logging")
                 records.register_writer_factory(_LogFiles.SCHEME, _LogFiles())
                 self.writer = tensorboard.SummaryWriter(f"{_LogFiles.SCHEME}:{log_dir}")
+                losses = ["Multiline", ["loss/train", "loss/val"]]
+                self.writer.add_custom_scalars({"loss": {"train and validation": losses}})
 
     def __enter__(self) -> Logger:
         return self
@@ -72,6 +108,8 @@ class Logger:
         with self._stop_after_error():
             if self.writer:
                 self.writer.close()
+        if self.metrics:
+            self.metrics.close()
 
     @contextlib.contextmanager
     def _stop_after_error(self) -> Iterator[None]:
@@ -96,11 +134,11 @@ class Logger:
             self._add_scalars(
                 state.step,
                 {
-                    "model/loss": loss,
-                    "model/norm": grad_norm,
-                    "model/clipped": clipped,
-                    "model/learning_rate": lr,
-                    "speed/events_per_second": events_per_second,
+                    "loss/train": loss,
+                    "grad_norm": grad_norm,
+                    "grad_clipped": clipped,
+                    "lr": lr,
+                    "throughput": events_per_second,
                 },
             )
         if self.line.is_tty() or now - self.last_print_time > INTERVAL:
@@ -114,9 +152,25 @@ class Logger:
             )
             text = (
                 f"step {state.step} | loss {sum(self.losses) / len(self.losses):.3f} | "
-                f"lr {lr:.1e} | {events_per_second:,.0f} events/s | {time_left}"
+                f"lr {lr:.1e} | {events_per_second:,.0f} events/s | "
+                f"{self._format_pass(events_per_second)}{time_left}"
             )
             self.line.writeln(text) if self.line.is_tty() else utils.print_line(text)
+
+    def _format_pass(self, events_per_second: float) -> str:
+        """Format the time for one pass over the training data, if it is known."""
+        if not (self.pass_events and events_per_second):
+            return ""
+        return f"{format_time(self.pass_events / events_per_second)} per pass | "
+
+    def log_start(self, state: TrainState, result: EvalResult) -> None:
+        """Display a validation before the first step."""
+        self._print(f"before training | val {result}{self._format_reference()}")
+        with self._stop_after_error():
+            self._write_validation(state, result)
+
+    def _format_reference(self) -> str:
+        return f" | {self.reference}" if self.reference else ""
 
     def log_validation(
         self,
@@ -127,7 +181,7 @@ class Logger:
     ) -> None:
         """Display a validation; make_sample: returns a sample for the logs."""
         comparison = "best so far" if is_best else f"best {state.best:.3f}"
-        self._print(f"step {state.step} | val {result} | {comparison}")
+        self._print(f"step {state.step} | val {result} | {comparison}{self._format_reference()}")
         with self._stop_after_error():
             self._write_validation(state, result)
         if self.writer and make_sample is not None:
@@ -152,7 +206,7 @@ class Logger:
         self._add_scalars(
             state.step,
             {
-                "validation/loss": result.nats_per_event,
+                "loss/val": result.nats_per_event,
                 "validation/nats_per_note": result.nats_per_note,
                 "validation/bits_per_second": result.bits_per_second,
                 "validation/perplexity": result.perplexity,
@@ -169,17 +223,27 @@ class Logger:
         image = utils.import_optional("matplotlib.image", "a piano roll")
         pixels = image.imread(io.BytesIO(sample.picture))
         self.writer.add_image("music", pixels, state.step, dataformats="HWC")
+        if sample.audio is not None:
+            rate = sample.frame_rate
+            self.writer.add_audio("music", sample.audio, state.step, sample_rate=rate)
         if sample.copied is not None:
             self._add_scalars(state.step, {"music/copied_notes": sample.copied})
         if sample.warning:
             self._print(f"step {state.step} | {sample.warning}")
 
     def _add_scalars(self, step: int, values: dict[str, float]) -> None:
+        if self.metrics:
+            finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
+            record = {"time": round(time.time(), 3), "step": step, **finite}
+            self.metrics.write(json.dumps(record).encode() + b"\n")
         for tag, value in values.items() if self.writer else ():
-            self.writer.add_scalar(tag, value, step)
+            description = DESCRIPTIONS.get(tag, "")
+            self.writer.add_scalar(tag, value, step, summary_description=description)
 
     def _print(self, text: str) -> None:
         """Print a line below the progress line, so that it stays."""
+        if self.metrics:
+            self.metrics.flush()
         self.line.writeln("")
         if self.line.is_tty():
             self.line.file.write("\r")
@@ -191,6 +255,35 @@ def format_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def render_sample(notes: NoteSeq) -> tuple[Array | None, int]:
+    """Return the audio of notes [frames] and its frame rate; (None, 0) if a library is missing.
+
+    It has one channel and half the frames of a CD, so that logs stay small.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ImportError):
+        utils.import_optional("soundfile", "audio in logs")  # tensorboardX writes with it
+        midi_path, path = Path(folder, "sample.mid"), Path(folder, "sample.wav")
+        midi_path.write_bytes(notes.to_midi_bytes())
+        synth.render_audio(midi_path, path)
+        with wave.open(str(path)) as file:
+            rate, channels = file.getframerate(), file.getnchannels()
+            frames = np.frombuffer(file.readframes(-1), "<i2").reshape(-1, channels)
+        return frames[::2].mean(axis=1) / 32768, rate // 2
+    return None, 0
+
+
+def format_reference(event_dim: int, pretrained: Path) -> str:
+    """Format the losses of an untrained network and, if its file exists, of the shipped session.
+
+    The loss of the shipped session is that on its own validation data.
+    """
+    text = f"untrained {math.log(event_dim):.2f}"
+    with contextlib.suppress(OSError, ValueError):
+        best = float(Session.load(pretrained).training["best"])
+        text += f", {pretrained.name} {best:.2f} on its own data" if math.isfinite(best) else ""
+    return text
 
 
 def get_log_dir(session: Path) -> Path:
@@ -226,8 +319,8 @@ class _LogFiles:
 class _LogFile:
     """A file that prints its first write error and ignores everything that is written later."""
 
-    def __init__(self, path: str) -> None:
-        self._file = open(path, "wb")
+    def __init__(self, path: str, mode: str = "wb") -> None:
+        self._file = open(path, mode)
         self.write = functools.partial(self._call, self._file.write)
         self.flush = functools.partial(self._call, self._file.flush)
         self.close = functools.partial(self._call, self._file.close)

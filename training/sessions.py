@@ -256,7 +256,13 @@ def load_state(session: Session, val_data: Corpus) -> TrainState:
         utils.print_line(
             "the validation data has changed: the best loss so far does not count any more"
         )
-    return replace(state, best=math.inf, stale_validations=0, val_data=val_data.fingerprint)
+    return replace(
+        state,
+        best=math.inf,
+        stale_validations=0,
+        before=math.inf,
+        val_data=val_data.fingerprint,
+    )
 
 
 def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool) -> None:

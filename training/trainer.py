@@ -52,6 +52,7 @@ class TrainState:
     best: float = math.inf  # lowest validation loss, nats/event
     val_data: str = ""  # fingerprint of the data that `best` was measured on
     stale_validations: int = 0  # validations since the best one
+    before: float = math.inf  # validation loss before fine-tuning, measured on `val_data`
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,11 @@ class Trainer:
             label: self._evaluate(val_data, OPEN_EVAL_EVENTS, visible)
             for label, visible in list_visible_controls(self.model.layout).items()
         }
+
+    def set_start(self, result: EvalResult) -> None:
+        """Record a validation before the first step in the state, as the first best one."""
+        loss = result.nats_per_event
+        self.state = replace(self.state, before=loss, best=loss, stale_validations=0)
 
     def update_best(self, result: EvalResult) -> bool:
         """Record a validation in the state; return whether it is the best so far."""

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model import PerformanceRNN, Session
 from sequence import CURRENT
+from tools.synthetic_data import TINY_SIZES
 from training.evaluate import EvalResult
-from training.logger import Logger, format_time, get_log_dir
+from training.logger import Logger, format_reference, format_time, get_log_dir
 from training.trainer import Schedule, TrainState
 
 RESULT = EvalResult(np.ones(240), np.ones(240), np.full(240, 2.5), CURRENT)
@@ -72,6 +74,27 @@ def test_file_progress_has_one_line_per_interval(
         "step 4 | loss 2.000 | lr 1.0e-03 | 100 events/s | 0:40 elapsed",
         "step 7 | val 2.500 nats/event (6.82 nats/note) | best 2.250",
     ]
+
+
+def test_progress_has_the_time_of_a_pass_and_validations_their_reference(
+    clock: Iterator[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Logger(Schedule(1.0), pass_events=6000, reference="untrained 5.48") as logger:
+        for step in itertools.islice(clock, 4):  # 100 events/s
+            logger.log_step(TrainState(step, 10.0 * step, 1000 * step), 2.0, 0.5, 0.001)
+        logger.log_validation(TrainState(4, best=2.25), RESULT, is_best=False)
+    progress_line, validation = capsys.readouterr().out.splitlines()
+    assert progress_line.endswith("| 100 events/s | 1:00 per pass | 0:40 elapsed")
+    assert validation.endswith("| best 2.250 | untrained 5.48")
+
+
+def test_reference_has_the_loss_of_the_shipped_session(tmp_path: Path) -> None:
+    path = tmp_path / "shipped.sess"
+    assert format_reference(240, path) == "untrained 5.48"
+    network = PerformanceRNN(TINY_SIZES).init_weights()
+    session = Session(TINY_SIZES, network.state_dict(), 2, training={"best": 2.034})
+    session.save(path)
+    assert format_reference(240, path) == "untrained 5.48, shipped.sess 2.03 on its own data"
 
 
 def test_format_time() -> None:
