@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 DATA_SUFFIX = ".data"
 DATASET_PROCESSED = "dataset/processed"
 PRETRAINED = "pretrained.sess"

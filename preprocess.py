@@ -135,9 +135,8 @@ def convert_file(
     """Encode one file; return its record, and the performance if it is new.
 
     tracks: see `midi.playback.select_instruments`; filters: the limit of each filter that is on;
-    current: the hashes of MIDI files whose
-    performance is in the data folder, and whether their statistics are needed; fingerprint:
-    compute the fingerprint.
+    current: the hashes of MIDI files whose performance is in the data folder, and whether their
+    statistics are needed; fingerprint: compute the fingerprint.
     """
     performance = None
     try:

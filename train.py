@@ -197,6 +197,7 @@ import numpy as np
 
 from analysis.profile import TrainProfile
 from corpus.batches import Batch, WindowSampler
+from corpus.dedup import find_copies
 from corpus.manifest import check_complete
 from corpus.performance import Corpus, hold_out
 from generation.control import parse_control
@@ -322,14 +323,15 @@ def leave_out_validation(
 ) -> Corpus:
     """Return the training data without the performances that are in the validation data, too.
 
-    The same performance is the same file, or made from the same MIDI file. Raises ValueError if no
-    other performance is left.
+    The same performance is the same file, or made from the same MIDI file, or has the same events.
+    Raises ValueError if no other performance is left.
     """
     val_files = {os.path.realpath(path) for path in val_paths}
     val_sources = set(val_data.sources)
+    is_copy = find_copies(train_data.performances, val_data.performances)
     is_both = [
-        source in val_sources or os.path.realpath(path) in val_files
-        for path, source in zip(train_paths, train_data.sources, strict=True)
+        copy or source in val_sources or os.path.realpath(path) in val_files
+        for path, source, copy in zip(train_paths, train_data.sources, is_copy, strict=True)
     ]
     if not any(is_both):
         return train_data

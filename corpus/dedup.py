@@ -51,6 +51,20 @@ def hash_events(performance: Performance) -> bytes:
     return hashlib.blake2b(performance.events.tobytes(), digest_size=16).digest()
 
 
+def find_copies(performances: Sequence[Performance], others: Sequence[Performance]) -> list[bool]:
+    """Return which performances have the same events as one of `others`.
+
+    Events are read only where the numbers of notes, events and milliseconds are the same.
+    """
+
+    def measure(performance: Performance) -> tuple[int, int, int]:
+        return performance.notes, len(performance), performance.milliseconds
+
+    sizes = set(map(measure, performances)) & set(map(measure, others))
+    hashes = {hash_events(other) for other in others if measure(other) in sizes}
+    return [measure(p) in sizes and hash_events(p) in hashes for p in performances]
+
+
 def sketch_notes(notes: NoteSeq) -> Array:
     """Return the sketch of notes: the sorted hashes of its distinct words, uint64 [words]."""
     chord = np.cumsum(np.diff(notes.starts, prepend=0.0) > CHORD_SECONDS)

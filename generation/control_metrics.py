@@ -92,10 +92,12 @@ def measure_control(pitches: Array, onsets: Array, histogram: Array) -> ControlM
 def compare_sections(events: EventSeq, control: ControlSchedule) -> list[str]:
     """Compare each section of a sample with its requested control; return a line for each.
 
-    Sections without notes are left out. More than MAX_LINES become one line of averages. A line
-    for each control other than density and histogram follows.
+    Sections without notes are left out; without any note there are no lines. More than MAX_LINES
+    become one line of averages. A line for each control other than density and histogram follows.
     """
     note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
+    if not len(note_ons):
+        return []
     onsets = events.times[note_ons] / events.encoding.ticks_per_second
     pitches = events.to_array()[note_ons].astype(np.int64) + PITCHES.start
     requested = control.evaluate(onsets, note_ons)

@@ -94,7 +94,8 @@ def write_sample(
     path = _write_files(write, notes, is_given, requested, metadata, formats)
     count = int((~is_given).sum())
     after = f" after the primer of {primer:.1f} s" if primer else ""
-    yield f"{path}: {count} notes, {notes.seconds - primer:.1f} s{after}"
+    unit = "note" if count == 1 else "notes"
+    yield f"{path}: {count} {unit}, {notes.seconds - primer:.1f} s{after}"
     if job.control is not None:
         yield from (f"  {line}" for line in compare_sections(events, job.control))
 

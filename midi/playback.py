@@ -120,18 +120,6 @@ class MidiStats:
     time_signatures: Array = field(default_factory=lambda: np.empty((0, 3)))
 
 
-@dataclass(frozen=True)
-class KeyStrokes:
-    """Notes by their keys, as columns [notes], sorted by channel, pitch and time.
-
-    ons: rows of the note ons in the events; ends: rows of the events that end the notes, or the
-    number of events if they sound until the channel's last track ends.
-    """
-
-    ons: Array
-    ends: Array
-
-
 def play_events(
     events: MidiEvents,
     tracks: str = "auto",
@@ -597,6 +585,8 @@ def select_instruments(
 def _find_names(names: Sequence[str], requested: str) -> list[bool]:
     """Return which names are requested: whole names if there are any, else parts of names."""
     parts = [part.strip().casefold() for part in requested.split(",") if part.strip()]
+    if not parts:
+        raise MissingTrackError(f"{requested!r} names no track")
     lower = [name.casefold() for name in names]
     result = [False] * len(names)
     for part in parts:

@@ -36,12 +36,14 @@ TRACK_NAME, INSTRUMENT_NAME, PORT, END_OF_TRACK, TEMPO, TIME_SIGNATURE = (
 
 MAX_QUANTITY = 8  # bytes of a variable-length quantity; the format allows 4, some files have 5
 MAX_NAME = 200  # bytes of a track's name
+MAX_TRACKS = 65_535  # that a header can declare
 SYSTEM = [status for status in range(0xF1, 0xFF) if status != ESCAPE]  # no part of the format
 SEGMENT = 12_000  # positions of a `_Segment`: its arrays are under 128 KB, which malloc keeps
 PADDING = 32  # zero bytes after the content: more than are read past an event's start
 
 # kinds of repair: what was found in the file
 NO_HEADER_FIRST = "bytes before the header"
+WRONG_RIFF_SIZE = "wrong size in a RIFF file"
 WRONG_TRACK_COUNT = "wrong number of tracks in the header"
 WRONG_LENGTH = "tracks of another length than they say"
 CUT_SHORT = "tracks that are cut short"
@@ -63,7 +65,8 @@ class MidiEvents:
     ticks: int64; tracks: int64, from 0; channels: int64, 0-15 plus 16 for each further port
     (format 2: and for each track); is_drum: bool; kinds: upper four bits of the status byte, 8-14;
     data1, data2: uint8, 0-127 (data2 is undefined for kinds with one data byte).
-    channel_ends: tick at which the last track of a channel ends, [channels].
+    channel_ends: tick at which a channel ends, [channels]: the end of the longest track; in format
+    2, of its own track.
     names: of each track, "" if it has none.
     quarter: ticks per quarter note; 0 in files with SMPTE time.
     tempo_ticks, tick_seconds: from each tick on, how many seconds a tick lasts, [tempos].
@@ -134,6 +137,9 @@ def _unwrap(content: bytes, repairs: Counter[str]) -> bytes:
             size = int.from_bytes(content[position + 4 : position + 8], "little")
             position += 8 + size + size % 2
         size = int.from_bytes(content[position + 4 : position + 8], "little")
+        if position + 8 + size > len(content) or not size:
+            repairs[WRONG_RIFF_SIZE] += 1
+            size = len(content)
         content = content[position + 8 : position + 8 + size]
     start = content.find(b"MThd", 0, 4096)
     if start < 0:
@@ -172,8 +178,12 @@ def _read_tracks(
     content: bytes, position: int, modes: int, repairs: Counter[str]
 ) -> list[_TrackBytes]:
     """Return the tracks of all chunks from `position` on."""
-    walker, tracks, size = _Walker(content, modes), [], len(content)
+    walker, size = _Walker(content, modes), len(content)
+    tracks: list[_TrackBytes] = []
     while position < size:
+        if len(tracks) > MAX_TRACKS:
+            message = f"over {MAX_TRACKS:,} tracks (byte {position})"
+            raise ValueError(f"not readable as MIDI: {message}")
         kind, start = content[position : position + 4], position + 8
         end = start + int.from_bytes(content[position + 4 : start], "big")
         if kind == b"MTrk" and start <= size:

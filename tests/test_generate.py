@@ -415,6 +415,12 @@ def test_primer_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith(" s (4 notes outside the piano's 88 keys dropped)")
 
 
+def test_control_without_a_generated_note(capsys: pytest.CaptureFixture[str]) -> None:
+    write_midi(Path("song.mid"), 50)
+    assert run("-i", "song.mid", "-l", "1", "-c", "C;3") == 0
+    assert "song.mid" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------ stream
 
 

@@ -129,6 +129,15 @@ def test_duplicate_that_comes_later_gets_no_data(midi: Path, data: Path, convert
 # --------------------------------------------------------------------------- rejected files
 
 
+def test_riff_files_are_found(midi: Path, data: Path, convert: Convert) -> None:
+    content = write_midi(midi / "four.mid", seed=4).read_bytes()
+    (midi / "four.mid").unlink()
+    size = len(content).to_bytes(4, "little")
+    (midi / "four.rmi").write_bytes(b"RIFF" + size + b"RMIDdata" + size + content)
+    assert "5 converted" in convert("1")
+    assert Performance.load(data / "four.rmi.data").notes > 0
+
+
 def test_unusable_files_are_rejected(midi: Path, data: Path, convert: Convert) -> None:
     (midi / "text.mid").write_text("dear diary")
     (midi / "empty.mid").touch()

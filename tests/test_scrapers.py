@@ -520,6 +520,7 @@ def test_unusual_names_are_kept(site: Site, tmp_path: Path) -> None:
         "a b.mid": ("/x/a%20b.mid", "x/a b.mid"),
         "it&#39;s &quot;so&quot;.mid": ("/x/it's%20%22so%22.mid", 'x/it\'s "so".mid'),
         "%C3%BCn%C3%AF.MIDI": ("/x/%C3%BCn%C3%AF.MIDI", "x/ünï.MIDI"),
+        "r.RMI": ("/x/r.RMI", "x/r.RMI"),
         "naïve.kar": ("/x/na%C3%AFve.kar", "x/naïve.kar"),
         "$(touch x);`id`.mid": ("/x/$(touch%20x);%60id%60.mid", "x/$(touch x);`id`.mid"),
         "-rf.mid#part": ("/x/-rf.mid", "x/-rf.mid"),

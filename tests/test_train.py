@@ -382,6 +382,22 @@ def test_validation_data_is_not_trained_on(
     assert len(load_training()["seen"]) == 3 * 12
 
 
+def test_same_notes_of_another_midi_file_are_not_trained_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path / "data", count=4, notes=200)
+    copy = Performance.load(data / "1.mid.data")
+    (tmp_path / "val").mkdir()
+    content = dataclasses.replace(copy, source="0123456789abcdef").to_bytes()
+    (tmp_path / "val" / "other.data").write_bytes(content)
+    train_data, val_data = train.load_data(
+        train.parse_args(make_argv(data, "-v", str(tmp_path / "val")))
+    )
+    assert "1 performance is both in the training and the validation" in capsys.readouterr().out
+    assert (len(train_data), len(val_data)) == (3, 1)
+    assert copy.source not in train_data.sources
+
+
 def test_training_only_on_validation_data_is_an_error(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

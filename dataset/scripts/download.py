@@ -38,7 +38,7 @@ from typing import Any, NoReturn
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")  # as in config.py, which is not imported here
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")  # as in config.py, which is not imported here
 MAX_MEMBER_BYTES = 64 << 20  # of a file in an archive
 MAX_MEMBERS = 100_000  # of an archive
 MAX_PAGE_BYTES = 8 << 20

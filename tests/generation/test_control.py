@@ -420,7 +420,7 @@ def test_help_examples_are_valid() -> None:
 # ------------------------------------------------------------------------------------ files
 
 
-@pytest.mark.parametrize("name", ["a.mid", "A.MIDI", "a.kar"])
+@pytest.mark.parametrize("name", ["a.mid", "A.MIDI", "a.kar", "a.rmi"])
 def test_midi_file_has_a_control_for_each_event(tmp_path: Path, name: str) -> None:
     path = write_midi(tmp_path / name, 50, 1)
     control = load_control(str(path), 0)

@@ -69,6 +69,11 @@ def test_wrong_notes_are_counted(events: EventSeq) -> None:
     assert "requested 17 or more notes/s, got " in line
 
 
+@pytest.mark.parametrize("text", ["C;1", "C;1 | F#;2 @10", "loudness 60"])
+def test_without_notes_there_is_nothing_to_compare(text: str) -> None:
+    assert compare_sections(EventSeq.from_array([]), parse_control(text)) == []
+
+
 def test_many_sections_are_averaged(events: EventSeq) -> None:
     count = MAX_LINES + 1
     text = "C;1" + "".join(f" | C;1 @{second}" for second in range(1, count))

@@ -346,6 +346,12 @@ def test_missing_track_is_an_error_with_the_existing_names() -> None:
         read_midi(midi_bytes(PIANO, VIOLIN), "Cello")
 
 
+@pytest.mark.parametrize("names", ["", " , "])
+def test_no_name_of_a_track_is_an_error(names: str) -> None:
+    with pytest.raises(ValueError, match=f"{names!r} names no track"):
+        read_midi(midi_bytes(PIANO, VIOLIN), names)
+
+
 def test_instruments_are_listed() -> None:
     found = measure(PIANO, VIOLIN + program(41, 1, 200) + note(74, 300, 400, channel=1), BEAT)
     assert [

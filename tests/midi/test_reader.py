@@ -127,6 +127,13 @@ def test_ports_have_their_own_channels() -> None:
     assert read(content) == SCALE_NOTES  # without the pedal and the program of the strings
 
 
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_wrong_size_in_a_riff_file(size: int) -> None:
+    content = b"RIFF\0\0\0\0RMIDdata" + size.to_bytes(4, "little") + header() + track(SCALE)
+    assert read(content) == SCALE_NOTES
+    assert read_events(content).repairs == {"wrong size in a RIFF file": 1}
+
+
 def test_late_ticks_do_not_wrap() -> None:
     late = b"\xff\xff\xff\x7f\xb0\x07\x01" * 20 + SCALE  # 20 times 2^28 - 1 ticks
     starts = NoteSeq.from_midi_bytes(header() + track(late)).starts
@@ -151,6 +158,7 @@ def test_impossible_ticks_are_not_read() -> None:
         (header(division=b"\xe7\x00") + track(), r"25 frames per second of 0 ticks .* \(byte 12\)"),
         (header(), r"it has no track \(byte 14\)"),
         (header() + track(b"\x80" * 40), r"no event can be read .* \(byte 22\)"),
+        (header() + track(SCALE) + track(b"") * 70_000, r"over 65,535 tracks \(byte \d+\)"),
     ],
 )
 def test_file_without_anything_to_trust_is_rejected(content: bytes, message: str) -> None:
