@@ -110,7 +110,7 @@ COMMANDS = {  # the name of each example, and the options that make it
     "keep-2": f"--keep {INPUTS}/greensleeves.mid|-c|A minor;6/s",
     "keep-3": f"--keep {INPUTS}/lullaby.mid|-c|Eb major;5/s",
     "fill-1": "--fill 10-16 docs/sample-1.mid",
-    "fill-2": "--fill 20-26 docs/sample-2.mid",
+    "fill-2": "--fill 40-46 docs/sample-3.mid",
     "fill-3": "--fill 8-14 docs/sample-3.mid",
     "perform-1": f"--perform {INPUTS}/prelude-score.mid",
     "perform-2": f"--perform {INPUTS}/gymnopedie-score.mid",
