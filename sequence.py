@@ -577,10 +577,11 @@ class _HistogramKind(ControlKind):
 
 # MIDI pitch of the white and black keys: C4 is 60
 NOTE_NAMES = {
-    f"{letter}{accidental}{octave}": 12 * (octave + 1) + pitch_class + semitone
+    f"{letter}{accidental}{octave}": pitch
     for accidental, semitone in (("", 0), ("#", 1), ("b", -1))
     for letter, pitch_class in NATURALS.items()
     for octave in range(9)
+    if (pitch := 12 * (octave + 1) + pitch_class + semitone) in PITCHES
 }
 
 # All controls. A new one goes to the end: older .data files have the columns of the first ones.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from midi.control_schedule import (
     middle_notes,
     normalize_histogram,
 )
-from midi.harmony import parse_harmonies
+from midi.harmony import NATURALS, Harmony, parse_harmonies
 from sequence import (
     CONTROLS,
     CURRENT,
@@ -41,6 +42,7 @@ MAX_RATE = 60  # notes/s that a control may request
 TEMPO, METER = 120.0, 4.0  # quarter notes per minute and per bar, if none are given
 TEMPOS = (20, 400)
 FOREVER = 1e6  # seconds, the length of a harmony without end; over a day
+DASHES = ("-", "\N{EN DASH}", "\N{EM DASH}")  # between chords
 ROUNDING = 1e-6  # seconds by which sums of times may be off
 EXAMPLE = "C major;3 | A minor;6 @20"
 EXAMPLES = """\
@@ -253,6 +255,8 @@ def parse_control(text: str) -> ControlSchedule:
     text = unicodedata.normalize("NFKC", text).replace("\N{MULTIPLICATION SIGN}", "x")
     parts: list[Part] = []
     texts = _split(text, "|")
+    if len(texts) > 2 and not texts[0].strip() and not texts[-1].strip():
+        texts = texts[1:-1]  # the first and the last bar line of a lead sheet
     tempo, meter = TEMPO, METER
     for number, part in enumerate(texts, 1):
         try:
@@ -327,6 +331,8 @@ def _split_part(part: str) -> tuple[list[str], Clause]:
         field, at, clause = text.replace("]", "] ").partition("@")
         sides = [field.split(), clause.split()]
         for words in sides:
+            if len(words) > 1 and words[-2] in ("x", "X") and words[-1].isdecimal():
+                words[-2:] = [words[-2] + words[-1]]
             if words and words[-1][0] in "xX" and words[-1][1:].isdecimal():
                 repeats.append(words.pop())
         if at:
@@ -344,7 +350,7 @@ def _parse_clause(text: str) -> Clause:
     values: dict[str, Any] = {}
     for word in text.lower().replace(" bpm", "bpm").split():
         if word.endswith("bpm"):
-            message = "{} is not a tempo, such as 90bpm"
+            message = f"tempo {{}} is not a number from {TEMPOS[0]} to {TEMPOS[1]}"
             values["tempo"] = _parse_float(word.removesuffix("bpm"), message, TEMPOS)
         elif "/" in word:
             values["meter"] = _parse_meter(word)
@@ -392,7 +398,8 @@ def _find_start(start: float | None, previous: Part | None) -> float:
     if previous is None:
         if start:
             raise ValueError(
-                f"it starts at second {start:g}, but the first part must start at second 0"
+                f"it starts at second {start:g}, but the first part must start at second 0; "
+                f"a tempo is written '@ {start:g}bpm'"
             )
         return 0.0
     if start is None:
@@ -415,17 +422,20 @@ def _parse_fields(fields: Sequence[str], bar: float, repeats: int | None) -> dic
         raise ValueError("it is empty, but it needs pitch classes, a density, or both")
     values: dict[str, Any] = {}
     value: Any
-    for number, field in enumerate(fields):
-        name, _, rest = field.partition(" ")
+    for number, field in enumerate(fields[:-1] if fields[-1] == "" != fields[0] else fields):
+        name, rest = re.findall("^([A-Za-z]*)[ :=]*(.*)", field)[0]
         name = name.lower()
         if (name == PITCHES and rest.lower() == "any") or (number == 0 and not field):
             name, value = PITCHES, OPEN_PITCHES
         elif name in VALUE_KINDS:
             value = _parse_value(VALUE_KINDS[name], rest)
-        elif "," in field:
+        elif "," in field and field.lstrip("[ ")[:1].upper() not in NATURALS:
             name, value = PITCHES, _parse_weights(field)
-        elif field[:1] in "+-.0123456789" or PITCHES in values:
+        elif field[:1] in "+-.0123456789":
             name, value = "density", _parse_density(field)
+        elif PITCHES in values:
+            names = ", ".join(VALUE_KINDS)
+            raise ValueError(f"{quote(field)} is no density, such as 8/s, and none of {names}")
         else:
             name, value = PITCHES, _parse_progression(field, bar, repeats)
         if name in values:
@@ -448,9 +458,9 @@ def _parse_progression(text: str, bar: float, repeats: int | None) -> Progressio
     if "[" in text or "]" in text:
         if text.find("[") or text.find("]") != len(text) - 1:
             raise ValueError(f"{quote(text)}: bars are written as [Dm7 G7 | Cmaj7]")
-        bars = [parse_harmonies(part.split()) for part in text[1:-1].split("|")]
+        bars = [_parse_names(part) for part in text[1:-1].split("|")]
     else:
-        bars = [[harmony] for harmony in parse_harmonies(text.split())]
+        bars = [[harmony] for harmony in _parse_names(text)]
         if len(bars) == 1 and bars[0][0].is_scale and repeats is None:
             return Progression(np.zeros(1), bars[0][0].weights[None])
     if not all(bars) or repeats == 0:
@@ -460,6 +470,15 @@ def _parse_progression(text: str, bar: float, repeats: int | None) -> Progressio
     if bar / max(map(len, bars)) < TIME_STEP:
         raise ValueError(f"{quote(text)}: its chords are shorter than {TIME_STEP} s")
     return Progression(bar * starts, weights, bar * len(bars), repeats)
+
+
+def _parse_names(text: str) -> list[Harmony]:
+    """Return scales and chords between spaces, commas or dashes, such as "Am - F - C"."""
+    words = [word for word in text.replace(",", " ").split() if word not in DASHES]
+    for word in words:
+        if word.lower() in VALUE_KINDS or word.endswith("/s"):
+            raise ValueError(f"a ';' is missing before {quote(word)}")
+    return parse_harmonies(words)
 
 
 def _parse_float(text: str, message: str, allowed: tuple[float, float] | None = None) -> float:
@@ -472,7 +491,7 @@ def _parse_float(text: str, message: str, allowed: tuple[float, float] | None = 
     except ValueError:
         raise ValueError(message.format(quote(text))) from None
     if allowed is not None and not allowed[0] <= value <= allowed[1]:
-        raise ValueError(f"{quote(text)} must be {allowed[0]} to {allowed[1]}")
+        raise ValueError(message.format(quote(text)))
     return value
 
 
@@ -494,14 +513,16 @@ def _parse_value(kind: ControlKind, text: str) -> float:
 
 
 def _parse_density(text: str) -> int:
-    """Return the density level of a text: a level such as '3', or notes per second, '8/s'."""
+    """Return the density level of a text: a level, '3', or notes per second, '8/s' or '5-6/s'."""
     number, slash, unit = "".join(text.split()).replace("notes/", "/").partition("/")
     if not slash and number.isdecimal():
         return Control(np.ones(12), int(number)).note_density
     message = "density {} is neither notes per second ('8/s') nor a whole number 0-11"
     if unit != "s":
         raise ValueError(message.format(quote(text)))
-    rate = _parse_float(number, message.replace("{}", quote(text)))
+    low, dash, high = number.partition("-")
+    message = message.replace("{}", quote(text))
+    rate = (_parse_float(low, message) + _parse_float(high if dash else low, message)) / 2
     if not 0 <= rate <= MAX_RATE:
         raise ValueError(f"density {quote(text)} is not between 0 and {MAX_RATE} notes/s")
     return int(find_density_level(rate * WINDOW))

@@ -79,6 +79,8 @@ CHORDS = {
     "sus4": (0, 5, 7),
 }
 ALIASES = {"": "maj", "sus": "sus4", "7sus": "7sus4", "+": "aug", "aug7": "7#5", "69": "6/9"}
+# signs of lead sheets, at the beginning of a kind of chord
+SIGNS = {"-": "m", "Δ": "maj", "°": "dim", "ø": "m7b5", "(": ""}
 ALL_NAMES = SCALES | CHORDS
 MAX_NAME_WORDS = max(name.count(" ") for name in SCALES) + 1
 ROOT_WEIGHT, FIFTH_WEIGHT = 2.0, 1.5  # the other notes have weight 1
@@ -86,6 +88,7 @@ ROOT_WEIGHT, FIFTH_WEIGHT = 2.0, 1.5  # the other notes have weight 1
 
 def _find_kind(text: str) -> str | None:
     """Return the name in the tables of a scale or chord, such as "Whole Tone" or "min7"."""
+    text = SIGNS.get(text[:1], text[:1]) + re.sub(r"[()]", "", text[1:])
     if re.match("M(?![A-Za-z])", text):  # M is major, m is minor
         text = "maj" + text[1:]
     text = re.sub("^min(?!or)", "m", text.lower())

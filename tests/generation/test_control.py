@@ -61,6 +61,12 @@ SHARPS = "C C# D D# E F F# G G# A A# B".split()
         ("E phrygian dominant", "E F G# A B C D"),
         ("C harmonic major", "C D E F G G# B"),
         ("A Hungarian minor", "A B C D# E F G#"),
+        ("Bb°7", "A# C# E G"),
+        ("F#ø", "F# A C E"),
+        ("CΔ7", "C E G B"),
+        ("C-7", "C D# G A#"),
+        ("Cm(maj7)", "C D# G B"),
+        ("C7(b9)", "C E G A# C#"),
         ("C major blues", "C D D# E G A"),
         ("A minor blues", "A C D D# E G"),
     ],
@@ -106,7 +112,10 @@ def test_weights_are_normalized(text: str, density: int, histogram: np.ndarray) 
 
 @pytest.mark.parametrize(
     ("density", "level"),
-    [("0", 0), (" 11 ", 11), ("8/s", 5), ("0/s", 0), ("0.4/s", 0), ("2 / s", 1), ("60/s", 11)],
+    [
+        *(("0", 0), (" 11 ", 11), ("8/s", 5), ("0/s", 0), ("0.4/s", 0), ("2 / s", 1), ("60/s", 11)),
+        *(("5-6/s", 3), ("0-1.5 notes/s", 0), ("14 - 15/s", 9)),
+    ],
 )
 def test_density_is_a_level_or_a_rate(density: str, level: int) -> None:
     """Level k stands for 1 + 3k to 3 + 3k notes in two seconds."""
@@ -341,6 +350,21 @@ def test_repeats_may_follow_any_field() -> None:
         assert list_chords(text, 0, 2) == [AM, F]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["Am, F", "Am - F", "Am F x 1", "| Am | F |", "[Am, | F]", "Am F;", "| Am | F |\n"],
+)
+def test_usual_ways_to_write_chords(text: str) -> None:
+    control = parse_control(text)
+    assert control.length == 4
+    assert list_chords(text, 0, 2) == [AM, F]
+
+
+@pytest.mark.parametrize("text", ["loudness: 90", "loudness=90", "Loudness = 90;"])
+def test_sign_between_name_and_value(text: str) -> None:
+    assert parse_control(text).scalars["loudness"].tolist() == [90]
+
+
 def test_many_repeats_take_no_memory() -> None:
     assert len(parse_control("Am F C G x10000")) == 4
 
@@ -375,7 +399,12 @@ def test_many_repeats_take_no_memory() -> None:
         ("C; register H4", ["register 'H4'", "21 to 108", "C4"]),
         ("C; touch -1", ["touch '-1'", "0.01 to 60 s"]),
         ("C; loudness 3; loudness 4", ["more than one loudness"]),
-        ("C; volume 3", ["'volume 3'"]),
+        ("C; volume 3", ["'volume 3'", "none of density, loudness"]),
+        ("C major, loudness 90", ["';' is missing before 'loudness'"]),
+        ("Am F C G 5/s", ["';' is missing before '5/s'"]),
+        ("Am F @ 500bpm", ["tempo '500'", "20 to 400"]),
+        ("Am F @90", ["'@ 90bpm'"]),
+        ("C; register C0", ["'C0'", "21 to 108"]),
         ("Am F x2; 3 x4", ["more than one 'x4'"]),
         ("1,2;3", ["12 weights"]),
         ("1,0,1,0,1,1,0,1,0,1,0,x;3", ["'x'"]),
