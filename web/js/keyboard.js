@@ -26,11 +26,17 @@ export class Keyboard {
     higher.onclick = () => this.shift(12);
   }
 
+  setColors(colors) {
+    this.colors = colors;
+    this.shown = null;
+  }
+
   resize() {
     this.width = this.canvas.parentElement.clientWidth
       - parseFloat(getComputedStyle(this.canvas.parentElement).paddingLeft) * 2;
     this.whites = Math.max(8, Math.floor(this.width / WHITE_WIDTH / 7) * 7 + 1);
     this.pen = sizeCanvas(this.canvas, this.width, HEIGHT);
+    this.shown = null;
     this.shift(0);
   }
 
@@ -116,7 +122,9 @@ export class Keyboard {
   draw() {
     const {pen, colors} = this;
     if (!colors) return;
-    const pressed = this.session.pressed ?? new Map();
+    const pressed = this.session.pressed ?? new Map(), shown = [this.first, ...pressed].join();
+    if (shown === this.shown) return;
+    this.shown = shown;
     pen.clearRect(0, 0, this.width, HEIGHT);
     for (const isBlack of [false, true]) {
       for (const key of this.keys()) {

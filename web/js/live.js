@@ -102,7 +102,9 @@ function animate() {
 }
 
 function setColors() {
-  roll.colors = keyboard.colors = loadColors(DATA.palette);
+  const colors = loadColors(DATA.palette);
+  roll.setColors(colors);
+  keyboard.setColors(colors);
   draw();
 }
 

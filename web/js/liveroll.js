@@ -16,6 +16,21 @@ export class LiveRoll {
     const isNarrow = this.width < 560, row = isNarrow ? 3 : 4;
     this.roll = new PianoRoll({low: 21, high: 108, top: 0, row, keys: isNarrow ? 30 : 40});
     this.pen = sizeCanvas(this.canvas, this.width, this.roll.bottom);
+    this.drawBackground();
+  }
+
+  setColors(colors) {
+    this.colors = colors;
+    this.drawBackground();
+  }
+
+  // Draw what stays the same, the rows, into a canvas of its own.
+  drawBackground() {
+    if (!this.colors || !this.roll) return;
+    this.background = document.createElement("canvas");
+    const pen = sizeCanvas(this.background, this.width, this.roll.bottom);
+    this.roll.drawRows(pen, this.colors, this.width);
+    this.shownKeys = null;
   }
 
   draw() {
@@ -26,12 +41,12 @@ export class LiveRoll {
     const page = span - AHEAD;
     const left = stillness.matches ? Math.max(0, Math.floor(now / page) * page) : now - page;
     const x = (second) => roll.keys + (second - left) * SCALE;
-    pen.clearRect(0, 0, width, roll.bottom);
     pen.save();
     pen.beginPath();
     pen.rect(roll.keys, 0, width - roll.keys, roll.bottom);
     pen.clip();
-    roll.drawRows(pen, colors, width);
+    pen.clearRect(0, 0, width, roll.bottom);
+    pen.drawImage(this.background, 0, 0, width, roll.bottom);
     for (let second = Math.max(0, Math.ceil(left)); second < left + span; second++) {
       pen.fillStyle = second % 5 ? colors.line : colors.octave;
       pen.fillRect(x(second), 0, 1, roll.bottom);
@@ -49,7 +64,10 @@ export class LiveRoll {
     pen.fillStyle = colors.active;
     pen.fillRect(x(now) - 0.5, 0, 1, roll.bottom);
     pen.restore();
-    roll.drawKeyboard(pen, colors, pressed, roll.bottom);
     session.pressed = pressed;
+    const keys = [...pressed].join();
+    if (keys === this.shownKeys) return;
+    this.shownKeys = keys;
+    roll.drawKeyboard(pen, colors, pressed, roll.bottom);
   }
 }

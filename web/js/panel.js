@@ -2,7 +2,7 @@
 import {normalize} from "./control.js";
 import {BLACK_KEYS, clamp} from "./theme.js";
 
-const THROTTLE_MS = 60;
+const THROTTLE_MS = 150;
 const PRESETS = [  // scale, density level, temperature; other controls stay open
   {name: "Nocturne", root: 3, scale: "major", density: 2, temperature: 0.9},
   {name: "Ballad", root: 5, scale: "major", density: 4, temperature: 0.95},

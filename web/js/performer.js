@@ -13,7 +13,7 @@ const KEPT_MS = 6000;       // how far back the performer can go
 const REACTION_MS = 90;     // music until then is already on its way to the listener
 const PAUSE_MS = 1000;      // mode "echo" answers after a pause of this length
 const FOLLOWED_MS = 8000;   // mode "together" follows the pitch classes of these last seconds
-const LONG_WAIT_MS = 400;   // a changed control interrupts a wait that is longer
+const LONG_WAIT_MS = 400;   // a changed control interrupts music that is further ahead
 const MAX_PROJECTIONS = 16;  // that are kept: each may have 1.5 MB of gates
 const MAX_EVENTS = 3000;    // in one call of `advance`, so that a call ends
 
@@ -166,12 +166,14 @@ export class Performer {
 
   // ----------------------------------------------------------------------------- the time
 
-  // Generate music from `now`, the time that sounds, until it reaches the time `until`.
-  advance(now, until) {
+  // Generate music until it reaches the time `until`, or `mayGoOn` returns false. now: the time
+  // that sounds.
+  advance(now, until, mayGoOn = () => true) {
     if (this.mode === "echo" && !this.answerAfterPause(now)) return;
     for (let i = 0; i < MAX_EVENTS && this.clock < until; i++) {
       this.generateEvent();
       this.endLongNotes();
+      if (!mayGoOn()) break;
     }
     this.forgetBefore(now - KEPT_MS);
   }

@@ -8,7 +8,8 @@ const LATE_MS = 40;          // by which the music waits when the network is lat
 const MIDI_AHEAD_MS = 60;    // how early a note is sent to a MIDI port
 // how far the network runs ahead: at first, more after each late note, and in a hidden tab, which
 // browsers wake once a second
-const LOOKAHEAD_MS = {first: 300, more: 150, most: 1500, hidden: 1600};
+const LOOKAHEAD_MS = {first: 1000, more: 250, most: 2000, hidden: 2000};
+const FIRST_NOTES_MS = 400;  // of music that the network has when the time starts
 const PRIMER_MS = 20000, HEARD_MS = 6000;  // of a primer: for the network, and for the listener
 
 export class Session {
@@ -138,7 +139,8 @@ export class Session {
   play({reply, messages, clock, speed, isAnswering}) {
     if (reply === "prime" || (this.isPlaying && this.zero === null)) {
       this.waiting.push(...messages);
-      if (reply !== "advance") return;
+      const hasNotes = clock > this.position + FIRST_NOTES_MS || this.mode === "echo";
+      if (reply !== "advance" || !hasNotes) return;
       this.zero = this.piano.context.currentTime + (START_MS - this.position) / 1000;
       messages = this.waiting;
       this.waiting = [];

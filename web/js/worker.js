@@ -5,6 +5,9 @@ import {renderString} from "./strings.js";
 
 const TICK_MS = 25;
 const WARM_UP = 60;  // steps that measure the speed at the start
+// how long a call of `advance` may take, so that keys and controls do not wait: the time of a few
+// events
+const BUDGET_MS = {fast: 15, slow: 40}, FAST = 250;  // events/s
 
 let performer = null, timer = 0;
 let speed = 0;  // events/s
@@ -27,8 +30,9 @@ const actions = {
     performer.stop(now);
   },
   advance({now, until}) {
-    const before = performer.count;
-    measureSpeed(() => performer.advance(now, until), () => performer.count - before);
+    const before = performer.count, budget = BUDGET_MS[speed > FAST ? "fast" : "slow"];
+    const end = performance.now() + budget, mayGoOn = () => performance.now() < end;
+    measureSpeed(() => performer.advance(now, until, mayGoOn), () => performer.count - before);
   },
   controls({now, controls}) { performer.setControls(now, controls); },
   mode({now, mode}) { performer.setMode(now, mode); },
