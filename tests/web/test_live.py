@@ -152,6 +152,7 @@ const access = {inputs: new Map([["in", input]]), outputs: new Map([["out", outp
 navigator.requestMIDIAccess = async () => access;
 window.play = (...bytes) => input.onmidimessage({data: Uint8Array.from(bytes)});
 }"""
+LATE = "document.getElementById('status').dataset.late"
 STATUS = "document.getElementById('status').textContent"
 
 
@@ -230,8 +231,9 @@ def test_saved_file_has_the_notes_that_sounded(browser: Browser, tmp_path: Path)
     notes = NoteSeq.from_midi_bytes(content)
     starts = browser.evaluate("starts.filter((s) => !s.isCancelled).map((s) => s.at)")
     assert len(notes) == len(starts) > 10
-    starts = np.sort(starts) - min(starts)
-    np.testing.assert_allclose(np.sort(notes.starts) - notes.starts.min(), starts, atol=0.002)
+    waits = np.diff(np.sort(starts)) - np.diff(np.sort(notes.starts))
+    # on a busy computer the music waits for late notes; then the file does not have the wait
+    assert (np.abs(waits) > 0.002).sum() <= int(browser.evaluate(LATE))
     texts = read_midi_texts(content)
     assert {"session: small.sess", "seed: 11"} <= set(texts)
 

@@ -14,9 +14,10 @@ export function writeMidi(notes, texts) {
   const events = [];  // [time, order, bytes]
   for (const text of texts) events.push([0, 0, [0xff, 0x01, ...prefixLength(encodeText(text))]]);
   events.push([0, 1, [0xc0, 0]]);  // a piano
-  for (const {start, end, pitch, velocity} of notes) {
-    events.push([Math.round(start), 2, [0x90, pitch, velocity]]);
-    events.push([Math.max(Math.round(end), Math.round(start) + 1), 1, [0x80, pitch, 0]]);
+  for (const {start, end, pitch, velocity, source} of notes) {
+    const channel = source === "player" ? 1 : 0;  // both may hold one key
+    events.push([Math.round(start), 2, [0x90 | channel, pitch, velocity]]);
+    events.push([Math.max(Math.round(end), Math.round(start) + 1), 1, [0x80 | channel, pitch, 0]]);
   }
   events.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   const tempo = [0, 0xff, 0x51, 3, TEMPO >> 16, (TEMPO >> 8) & 255, TEMPO & 255];

@@ -3,7 +3,7 @@ import {encodeNotes, measureEvents} from "./midi.js";
 import {Piano, STRING_PITCHES} from "./piano.js";
 import {Timeline} from "./timeline.js";
 
-const START_MS = 60;         // from the first notes of the network to their sound
+const START_MS = 150;        // from the first notes of the network to their sound
 const LATE_MS = 40;          // by which the music waits when the network is late
 const MIDI_AHEAD_MS = 60;    // how early a note is sent to a MIDI port
 // how far the network runs ahead: at first, more after each late note, and in a hidden tab, which
@@ -141,7 +141,8 @@ export class Session {
       this.waiting.push(...messages);
       const hasNotes = clock > this.position + FIRST_NOTES_MS || this.mode === "echo";
       if (reply !== "advance" || !hasNotes) return;
-      this.zero = this.piano.context.currentTime + (START_MS - this.position) / 1000;
+      const delay = this.mode === "echo" ? 0 : START_MS;
+      this.zero = this.piano.context.currentTime + (delay - this.position) / 1000;
       messages = this.waiting;
       this.waiting = [];
       this.startTime();

@@ -8,13 +8,16 @@ export class Timeline {
   clear() {
     this.notes = [];        // {start, end, pitch, velocity, source} in ms; end Infinity: it sounds
     this.open = new Map();  // the sounding note of each source and pitch
+    this.last = new Map();  // the last note of each source and pitch
   }
 
   // Add a note on and return its note.
   strike(source, pitch, velocity, time) {
-    this.release(source, pitch, time);
+    const previous = this.last.get(source + pitch);
+    if (previous) previous.end = Math.min(previous.end, time);  // notes of a key do not overlap
     const note = {start: time, end: Infinity, pitch, velocity, source};
     this.open.set(source + pitch, note);
+    this.last.set(source + pitch, note);
     this.notes.push(note);
     return note;
   }
@@ -43,15 +46,20 @@ export class Timeline {
       return true;
     });
     for (const note of removed) {
-      if (this.open.get("session" + note.pitch) === note) this.open.delete("session" + note.pitch);
+      const key = "session" + note.pitch;
+      if (this.open.get(key) === note) this.open.delete(key);
+      if (this.last.get(key) === note) this.last.delete(key);
     }
-    for (const note of reopened) this.open.set("session" + note.pitch, note);
+    for (const note of reopened) {
+      this.open.set("session" + note.pitch, note);
+      this.last.set("session" + note.pitch, note);
+    }
     return {removed, reopened};
   }
 
   // Return the notes until `now`, cut off there.
   list(now) {
-    const heard = this.notes.filter(({start}) => start < now);
+    const heard = this.notes.filter(({start, end}) => start < now && start < end);
     return heard.map((note) => ({...note, end: Math.min(note.end, now)}));
   }
 
