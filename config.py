@@ -30,6 +30,8 @@ FINE_TUNING = {
     "patience": 5,
     "validation_interval": 30.0,
 }
+# more defaults of train.py --tune
+TUNING = {"max_minutes": 4.0, "control_ratio": 0.9}
 # the type and the allowed range of each size of the network
 MODEL_SIZES: dict[str, tuple[type, float, float]] = {
     "init_dim": (int, 1, 16384),
@@ -125,6 +127,7 @@ class PreprocessConfig:
     max_density: float | None = None  # notes/s
     max_outside: float | None = None  # share of the notes outside the piano's range, 0..1
     expressive: bool = False  # reject scores: onsets on a grid, or nearly one velocity
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,9 +161,12 @@ class TrainConfig:
     max_minutes: float | None = None
     patience: int | None = None  # validations without improvement until training ends
     init_from: str = ""  # session file
+    tune: str = ""  # folder of MIDI files
     evaluate: bool = False
     include_training: bool = False  # in the evaluation
     export: str = ""  # session file
+    json: bool = False  # of the evaluation
+    quiet: bool = False
     seed: int = 0
     device: str = "auto"  # one of DEVICES
 
@@ -219,5 +225,7 @@ class GenerateConfig:
     html: bool = False
     live: str | None = None  # HTML file
     surprise: list[str] | None = None  # MIDI files to measure instead of generating
+    json: bool = False
+    quiet: bool = False
     force: bool = False
     device: str = "auto"  # one of DEVICES

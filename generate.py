@@ -9,6 +9,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import secrets
@@ -43,7 +44,7 @@ STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
 PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only", "follow")
 LIVE_OPTIONS = (  # which --live has
-    *("live", "force", "session", "device", "seed", "control", "steering"),
+    *("live", "force", "session", "device", "seed", "control", "steering", "quiet"),
     *("temperature", "repeats", "silence"),
 )
 GIVEN_OPTIONS = ("keep", "fill", "perform", "form")
@@ -212,6 +213,10 @@ def build_parser() -> Parser:
     live = "write no samples, but one HTML file in which the session plays, and plays along"
     add("--live", metavar="FILE", help=live)
 
+    as_json = "print the results as JSON, and the messages to stderr"
+    add("--json", action="store_true", help=as_json)
+    add("--quiet", action="store_true", help="print nothing but errors")
+
     add = parser.add_argument_group("analysis").add_argument
     add(
         "--surprise",
@@ -318,6 +323,8 @@ def check_combinations(options: GenerateConfig) -> None:
     if options.live is not None:
         check_live_options(options)
     is_file = options.control is not None and os.path.exists(options.control)
+    if options.json and (options.surprise or options.live):
+        raise ValueError("argument --json: only for samples")
     if options.soundfont is not None and not options.wav:
         raise ValueError("argument --soundfont: only with --wav")
     if options.max_length == 0 and not is_file:
@@ -366,7 +373,18 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
 
     Options that do not change the music are left out.
     """
-    names = ("two_tracks", "output_dir", "png", "wav", "soundfont", "html", "force", "stream")
+    names = (
+        "two_tracks",
+        "output_dir",
+        "png",
+        "wav",
+        "soundfont",
+        "html",
+        "force",
+        "stream",
+        "json",
+        "quiet",
+    )
     output_options = {name: getattr(GenerateConfig(), name) for name in names}
     others = ("best_of", "avoid_copies", "piece", "batch_size")
     output_options |= {name: getattr(GenerateConfig(), name) for name in others}
@@ -438,6 +456,7 @@ from generation.sampling import Sampler
 from generation.writer import (
     Formats,
     OutputFiles,
+    WrittenSample,
     trim_events,
     write_arrangement,
     write_sample,
@@ -616,7 +635,9 @@ def check_output(options: GenerateConfig) -> None:
         check_player_path(folder)
 
 
-def generate(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
+def generate(
+    options: GenerateConfig, control: ControlSchedule | None
+) -> Iterator[str | WrittenSample]:
     """Generate and write all samples; yield messages.
 
     control: as `parse_args` returns it.
@@ -799,7 +820,9 @@ def format_seen(history: History, path: Path) -> str:
     return "no" if history.is_complete else "unknown"
 
 
-def arrange(options: GenerateConfig, control: ControlSchedule | None) -> Iterator[str]:
+def arrange(
+    options: GenerateConfig, control: ControlSchedule | None
+) -> Iterator[str | WrittenSample]:
     """Generate samples around given notes and write them; yield messages."""
     job = prepare_job(options, control)
     task = load_task(options, job.encoding)
@@ -899,16 +922,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)  # a step is so short that a second thread would slow it down
 
     def run() -> int:
-        if options.surprise:
-            messages = measure_files(options)
-        elif options.live is not None:
-            messages = generate_live(options, control)
-        elif any(getattr(options, name) is not None for name in GIVEN_OPTIONS):
-            messages = arrange(options, control)
-        else:
-            messages = generate(options, control)
-        for message in messages:
-            utils.print_line(message)
+        with utils.redirect_messages(options.quiet, options.json) as stdout:
+            messages: Iterator[str | WrittenSample]
+            if options.surprise:
+                messages = measure_files(options)
+            elif options.live is not None:
+                messages = generate_live(options, control)
+            elif any(getattr(options, name) is not None for name in GIVEN_OPTIONS):
+                messages = arrange(options, control)
+            else:
+                messages = generate(options, control)
+            results = []
+            for message in messages:
+                utils.print_line(str(message))
+                if isinstance(message, WrittenSample):
+                    results.append(message.to_record())
+                elif results and message.startswith("  "):  # about the sample
+                    results[-1]["details"].append(message.strip())
+            if options.json:
+                stdout.write(json.dumps(results) + "\n")
         return 0
 
     stopped = "stopped; the samples written so far are kept"

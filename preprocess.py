@@ -42,6 +42,8 @@ def build_parser() -> Parser:
     add("--time-limit", type=seconds, metavar="SECONDS", help="time limit for one file")
     add("--report", action="store_true", help="also write SAVE_DIR/report.html with statistics")
 
+    add("--quiet", action="store_true", help="print nothing but errors")
+
     add = parser.add_argument_group("data").add_argument
     add("--split", metavar="A,B,C", help="shares of train, validation, test, such as 80,10,10")
     prune = "remove the data of MIDI files that are gone from midi_dir"
@@ -566,6 +568,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.report:  # fail before the work, not after
             utils.import_optional("matplotlib", "--report")
             check_report_path(report)
+        with utils.redirect_messages(options.quiet):
+            return convert(report)
+
+    def convert(report: Path) -> int:
         summary = preprocess(options)
         if options.report:
             utils.atomic_write(report, render_report(summary, options.midi_dir))

@@ -2,7 +2,7 @@
 
 examples:
   python3 train.py -s model.sess --max-minutes 60
-  python3 train.py -s mine.sess --init-from pretrained.sess --max-minutes 10
+  python3 train.py -s mine.sess --tune my_midi_folder
   python3 train.py -s model.best.sess -d dataset/processed/test --evaluate
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import itertools
+import json
 import math
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,12 @@ def build_parser() -> Parser:
         **file,
         help="start a new session from the network of this one, with defaults for fine-tuning: "
         "-l 0.0005 -t --patience 5 --validation-interval 30",
+    )
+    add(
+        "--tune",
+        **folder,
+        help="convert the MIDI files of this folder, fine-tune the session on them, and write "
+        "three pieces; defaults: --init-from pretrained.sess --max-minutes 4 -c 0.9",
     )
     seconds = Number(float, 0)
     add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
@@ -149,6 +156,8 @@ def build_parser() -> Parser:
     add("--export", **file, help="only write the network, in half precision, to FILE")
 
     add = parser.add_argument_group("other").add_argument
+    add("--json", action="store_true", help="with --evaluate: print the metrics as JSON")
+    add("--quiet", action="store_true", help="print nothing but errors")
     add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
     add("--device", choices=DEVICES, help="device to run on")
     return parser
@@ -168,7 +177,11 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     parser = build_parser()
     options = TrainConfig(**vars(parser.parse_args(argv)))
     is_training = not (options.evaluate or options.export)
-    if options.init_from or (is_training and started_from_session(Path(options.session))):
+    if options.tune:
+        source = str(Path(__file__).parent / PRETRAINED)
+        parser.set_defaults(init_from=source, **config.FINE_TUNING, **config.TUNING)
+        options = TrainConfig(**vars(parser.parse_args(argv)))
+    elif options.init_from or (is_training and started_from_session(Path(options.session))):
         parser.set_defaults(**config.FINE_TUNING)
         options = TrainConfig(**vars(parser.parse_args(argv)))
     try:
@@ -176,8 +189,11 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
             raise ValueError(f"argument -s/--session: {options.session!r} is not a file name")
         if options.evaluate and options.export:
             raise ValueError("argument --export: not together with --evaluate")
-        if options.init_from and (options.evaluate or options.export):
+        check_tuning(options)
+        if options.init_from and not is_training:
             raise ValueError("argument --init-from: only for training")
+        if options.json and not options.evaluate:
+            raise ValueError("argument --json: only with --evaluate")
         config.parse_model_params(options.model_params)
         if options.controls:
             parse_controls(options.controls)
@@ -190,10 +206,27 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     return options
 
 
+def check_tuning(options: TrainConfig) -> None:
+    """Raise ValueError for options that do not go with --tune."""
+    if not options.tune:
+        return
+    for flag, value, default in (
+        ("-d/--dataset", options.dataset, TrainConfig.dataset),
+        ("-v/--validation", options.validation, None),
+        ("--evaluate", options.evaluate, False),
+        ("--export", options.export, ""),
+    ):
+        if value != default:
+            raise ValueError(f"argument {flag}: not together with --tune")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("argument --tune: not with several processes")
+
+
 if __name__ == "__main__":
     parse_args()  # before the slow imports: --help and errors in the command line come at once
 
 import numpy as np
+import progress.bar
 
 from analysis.profile import TrainProfile
 from corpus.batches import Batch, WindowSampler
@@ -205,9 +238,9 @@ from generation.control_metrics import evaluate_controls, generate_samples
 from generation.engine import round_weights
 from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
-from model import Session, pick_device
+from model import PerformanceRNN, Session, pick_device
 from training.distributed import Distributed, exit_process, is_connection_error
-from training.evaluate import evaluate, format_table, list_visible_controls
+from training.evaluate import EvalResult, evaluate, format_table, list_visible_controls
 from training.logger import (
     LoggedSample,
     Logger,
@@ -241,6 +274,7 @@ from training.trainer import (
     StepResult,
     Trainer,
 )
+from training.tuning import convert_songs, generate_pieces, get_data_dir, get_music_dir
 
 # options that change the result; they are stored in the session, so that a change is reported
 RECIPE = (
@@ -609,7 +643,10 @@ def format_corpus(corpus: Corpus) -> str:
 
 
 def train_session(options: TrainConfig, distributed: Distributed) -> None:
-    """Open the session, train it, and print how to listen to it."""
+    """Open the session, train it, and print how to listen to it.
+
+    Raises KeyboardInterrupt at the end of a --tune that was stopped by a signal.
+    """
     trainer, sampler, val_data = prepare(options, distributed)
     print_line(
         f"train {format_corpus(sampler.corpus)} | val {format_corpus(val_data)} | "
@@ -637,15 +674,24 @@ def train_session(options: TrainConfig, distributed: Distributed) -> None:
         catch_signals() as stop,
     ):
         train(trainer, batches, val_data, logger, stop, options)
+    print_result(trainer, path, options.control_ratio)
+    if options.tune and stop.is_set():
+        raise KeyboardInterrupt
+
+
+def print_result(trainer: Trainer, path: Path, control_ratio: float) -> None:
+    """Print the state of a training at its end; path: the session file."""
     state = trainer.state
     if math.isfinite(state.before) and math.isfinite(state.best):
         print_line(f"before {state.before:.3f}, now {state.best:.3f} nats/event")
+        if state.best == state.before:
+            print_line("no validation was better than before the training: try more music")
     print_line(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
     best = path
     if math.isfinite(state.best) and get_best_path(path).exists():
         best = get_best_path(path)
         print_line(f"best: {best}, {state.best:.3f} nats/event")
-    needs_control = trainer.model.layout.is_plain and options.control_ratio == 1
+    needs_control = trainer.model.layout.is_plain and control_ratio == 1
     print_line(f"to hear it: {format_generate_command(best, needs_control)}")
 
 
@@ -690,8 +736,22 @@ def run_training(options: TrainConfig) -> int:
     return 0
 
 
-def evaluate_session(options: TrainConfig) -> int:
-    """Print the metrics of a session on the .data files of a folder that it was not trained on."""
+def tune_session(options: TrainConfig) -> int:
+    """Convert a folder of MIDI files, fine-tune the session on them, and write pieces to hear."""
+    path = Path(options.session)
+    convert_songs(Path(options.tune), path, options.quiet)
+    run_training(replace(options, dataset=str(get_data_dir(path))))
+    best = get_best_path(path)
+    generate_pieces(path, best if best.exists() else path, options.quiet)
+    print_line(f"listen to the music in {get_music_dir(path)}")
+    return 0
+
+
+def evaluate_session(options: TrainConfig) -> dict[str, Any]:
+    """Print the metrics of a session on the .data files of a folder that it was not trained on.
+
+    Returns them as a record for JSON.
+    """
     path, dataset = Path(options.session), options.dataset
     instead = f"-d {Path(dataset) / SUBSETS[2]}, or another subset"
     session, corpus = Session.load(path), Corpus.load(find_data_files(dataset, instead))
@@ -703,17 +763,41 @@ def evaluate_session(options: TrainConfig) -> int:
     corpus, mark, note = choose_held_out(session, corpus, options.include_training)
     print_line(note)
     results = {
-        f"{label}{mark}": evaluate(model, corpus, visible=visible)
-        for label, visible in list_visible_controls(model.layout).items()
+        f"{label}{mark}": result for label, result in evaluate_visible(model, corpus).items()
     }
     for line in format_table(results).splitlines():
         print_line(line)
     if mark:
         print_line(f"{mark} {note}")
     print_line("generated to a control, with the defaults of generate.py:")
+    lines = []
     for line in evaluate_controls(model, corpus.encoding):
         print_line(f"  {line}")
-    return 0
+        lines.append(line)
+    return {
+        "session": str(path),
+        "step": session.training.get("step", 0),
+        "data": dataset,
+        "performances": len(corpus),
+        "is_training_data": {"": False, "*": True}.get(mark),  # null: unknown
+        "note": note,
+        "results": {label.removesuffix(mark): r.to_record() for label, r in results.items()},
+        "generated": lines,
+    }
+
+
+def evaluate_visible(model: PerformanceRNN, corpus: Corpus) -> dict[str, EvalResult]:
+    """Evaluate a network with fewer and fewer controls, by label; show the progress."""
+    choices = list_visible_controls(model.layout)
+    suffix, results = "%(percent)d%%  %(eta_td)s", {}
+    with progress.bar.Bar("evaluating", max=len(choices), suffix=suffix, file=sys.stderr) as bar:
+        for number, (label, visible) in enumerate(choices.items()):
+
+            def show(share: float, done: int = number) -> None:
+                bar.goto(done + share)
+
+            results[label] = evaluate(model, corpus, visible=visible, show_progress=show)
+    return results
 
 
 def choose_held_out(
@@ -768,13 +852,20 @@ def export_session(options: TrainConfig) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = parse_args(argv)
-    command = run_training
-    if options.evaluate:
-        command = evaluate_session
-    elif options.export:
-        command = export_session
+
+    def run() -> int:
+        with utils.redirect_messages(options.quiet, options.json) as stdout:
+            if options.evaluate:
+                record = evaluate_session(options)
+                if options.json:
+                    stdout.write(json.dumps(record) + "\n")
+                return 0
+            if options.export:
+                return export_session(options)
+            return tune_session(options) if options.tune else run_training(options)
+
     message = "interrupted; the session file is as it was last saved"
-    return utils.run_command("train.py", functools.partial(command, options), message)
+    return utils.run_command("train.py", run, message)
 
 
 if __name__ == "__main__":

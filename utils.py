@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -556,6 +556,23 @@ def _interrupt_by_signals() -> Iterator[None]:
                     handlers.callback(signal.signal, number, signal.SIG_DFL)
                     signal.signal(number, interrupt)
         yield
+
+
+@contextlib.contextmanager
+def redirect_messages(quiet: bool, as_json: bool = False) -> Iterator[TextIO]:
+    """Redirect everything that is printed; yield the stdout from before, for a result in JSON.
+
+    quiet: print nothing; as_json: print to stderr instead of stdout.
+    """
+    stdout = sys.stdout
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            nothing = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+            stack.enter_context(contextlib.redirect_stderr(nothing))
+        elif as_json:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield stdout
 
 
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:

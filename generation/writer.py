@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,46 @@ class Formats:
     wav: bool = False
     soundfont: str | None = None
     two_tracks: bool = False
+
+
+@dataclass(frozen=True)
+class WrittenSample:
+    """What was written; its text is the message about it.
+
+    notes: the number of new notes; primer: seconds before them; given: the number of given notes;
+    metadata: the texts in the MIDI file.
+    """
+
+    path: Path
+    notes: int
+    seconds: float
+    metadata: dict[str, str]
+    primer: float = 0.0
+    given: int = 0
+
+    def __str__(self) -> str:
+        if self.given:
+            return (
+                f"{self.path}: {self.given} given and {self.notes} new notes, {self.seconds:.1f} s"
+            )
+        after = f" after the primer of {self.primer:.1f} s" if self.primer else ""
+        unit = "note" if self.notes == 1 else "notes"
+        return f"{self.path}: {self.notes} {unit}, {self.seconds - self.primer:.1f} s{after}"
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the sample for JSON, with a list for the details that follow."""
+        return {
+            "path": str(self.path),
+            "notes": self.notes,
+            "given_notes": self.given,
+            "seconds": round(self.seconds, 3),
+            "primer_seconds": round(self.primer, 3),
+            "seed": int(self.metadata["seed"]),
+            "piece": int(self.metadata["piece"]),
+            "control": self.metadata["control"],
+            "command": self.metadata["made with"],
+            "details": [],
+        }
 
 
 class OutputFiles:
@@ -78,7 +119,7 @@ def write_sample(
     events: EventSeq,
     metadata: dict[str, str],
     formats: Formats,
-) -> Iterator[str]:
+) -> Iterator[str | WrittenSample]:
     """Write a sample as MIDI, and in the other formats; yield messages.
 
     write: writes the MIDI file and returns its path; events: the generated events;
@@ -92,10 +133,7 @@ def write_sample(
         primer = job.primer.seconds
     is_given = notes.starts < primer - 1e-6  # rounding errors
     path = _write_files(write, notes, is_given, requested, metadata, formats)
-    count = int((~is_given).sum())
-    after = f" after the primer of {primer:.1f} s" if primer else ""
-    unit = "note" if count == 1 else "notes"
-    yield f"{path}: {count} {unit}, {notes.seconds - primer:.1f} s{after}"
+    yield WrittenSample(path, int((~is_given).sum()), notes.seconds, metadata, primer)
     if job.control is not None:
         yield from (f"  {line}" for line in compare_sections(events, job.control))
 
@@ -106,7 +144,7 @@ def write_arrangement(
     arrangement: Arrangement,
     metadata: dict[str, str],
     formats: Formats,
-) -> Iterator[str]:
+) -> Iterator[str | WrittenSample]:
     """Write given and new notes as `write_sample` writes a sample; yield messages."""
     notes = arrangement.notes
     requested = None
@@ -116,8 +154,7 @@ def write_arrangement(
         requested = job.control.evaluate(times, rows).select(rows, times[rows])
     path = _write_files(write, notes, arrangement.is_given, requested, metadata, formats)
     given = int(arrangement.is_given.sum())
-    kept = f"{given} given and {len(notes) - given} new notes" if given else f"{len(notes)} notes"
-    yield f"{path}: {kept}, {notes.seconds:.1f} s"
+    yield WrittenSample(path, len(notes) - given, notes.seconds, metadata, given=given)
     if arrangement.traces:
         size = min(trace.lowest_size for trace in arrangement.traces)
         parents = min(trace.fewest_parents for trace in arrangement.traces)

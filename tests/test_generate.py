@@ -1,5 +1,6 @@
 """generate.py: output files, options, messages and errors."""
 
+import json
 import re
 import shlex
 import signal
@@ -74,6 +75,31 @@ def test_samples_are_piano_music(capsys: pytest.CaptureFixture[str]) -> None:
         assert min(note.start for note in instrument.notes) == 0
         assert all(note.end > note.start for note in instrument.notes)
         assert mido.MidiFile(path).length == pytest.approx(float(match[2]), abs=0.1)
+
+
+def test_json_has_the_samples_and_messages_go_to_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("-c", "C major;3", "--seed", "4", "--json") == 0
+    captured = capsys.readouterr()
+    records = json.loads(captured.out)
+    assert [Path(record["path"]).read_bytes()[:4] for record in records] == [b"MThd"] * len(records)
+    notes = [len(read_notes(record["path"])) for record in records]
+    assert [record["notes"] for record in records] == notes
+    assert {record["seed"] for record in records} == {4}
+    assert "requested" in records[0]["details"][0]
+    assert f"{records[0]['path']}: {notes[0]} notes" in captured.err
+    assert "--json" not in records[0]["command"]
+
+
+def test_quiet_prints_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    assert run("--quiet", "-s", "missing.sess") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("generate.py: error: missing.sess: ")
 
 
 def test_seed_and_number_determine_a_sample() -> None:

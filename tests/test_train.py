@@ -586,6 +586,25 @@ def test_first_validation_comes_after_a_tenth_of_the_minutes(
     assert steps[0] < 0.6 * steps[1]
 
 
+def test_evaluation_as_json(
+    folder: Path, data: Path, val_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "1")
+    capsys.readouterr()
+    assert run(val_data, "--evaluate", "--json") == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    result = record["results"]["all controls"]
+    assert f"{result['nats_per_event']:.4f}" in captured.err  # the table
+    assert 0 < result["nats_per_event"] < 8
+    assert set(result["accuracy_by_kind"]) == {"note_on", "note_off", "velocity", "time_shift"}
+    assert (record["is_training_data"], record["performances"]) == (False, 2)
+    assert run(val_data, "--evaluate", "--json", "--quiet") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == record
+    assert captured.err == ""
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_full_disk_stops_the_logs_only(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

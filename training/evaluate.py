@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,20 @@ class EvalResult:
             accuracy[kind] = float(correct / count) if count else math.nan
         return accuracy
 
+    def to_record(self) -> dict[str, Any]:
+        """Return the metrics by name, for JSON; None for an accuracy without events."""
+        kinds = self.accuracy_by_kind.items()
+        return {
+            "events": self.events,
+            "notes": self.notes,
+            "nats_per_event": self.nats_per_event,
+            "nats_per_note": self.nats_per_note,
+            "bits_per_second": self.bits_per_second,
+            "perplexity": self.perplexity,
+            "accuracy": self.accuracy,
+            "accuracy_by_kind": {k: None if math.isnan(share) else share for k, share in kinds},
+        }
+
     def __str__(self) -> str:
         return f"{self.nats_per_event:.3f} nats/event ({self.nats_per_note:.2f} nats/note)"
 
@@ -122,12 +137,14 @@ def evaluate(
     corpus: Corpus,
     max_events: int | None = None,
     visible: Sequence[str] | None = None,
+    show_progress: Callable[[float], None] | None = None,
 ) -> EvalResult:
     """Measure how well a network predicts each event of a performance from the events before it.
 
     max_events: the number of events to evaluate of each performance, or None for all;
     visible: the names of the controls that the network gets, those of the performance; None: all,
     empty: none. Only for a network whose controls can be open it may be some of them.
+    show_progress: called with the share of the events that is done.
     The hidden state starts from a zero vector and is carried through the whole performance.
     """
     model.eval()
@@ -164,6 +181,8 @@ def evaluate(
         for row, values in zip(sums, (None, correct, losses), strict=True):
             weights = None if values is None else values.cpu().numpy()[inside]
             row += np.bincount(events.ravel()[inside], weights, minlength=EventSeq.dim())
+        if show_progress is not None:
+            show_progress(float(sums[0].sum() / lengths.sum()))
     counts = sums[:2].astype(np.int64)
     return EvalResult(counts[0], counts[1], sums[2], corpus.encoding)
 

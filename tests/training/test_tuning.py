@@ -1,0 +1,92 @@
+"""train.py --tune: from a folder of MIDI files to music with one command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import preprocess
+import train
+from config import TrainConfig
+from model import PerformanceRNN, Session
+from tools.synthetic_data import TINY_SIZES, write_midi
+from training import tuning
+
+ARGV = ["-s", "mine.sess", "--tune", "songs"]
+SMALL = ["--init-from", "tiny.sess", "-b", "4", "-w", "20", "--precision", "fp32"]
+
+
+@pytest.fixture
+def songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of MIDI files in a new working folder, which also has tiny.sess."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tuning, "SECONDS", 3)
+    network = PerformanceRNN(TINY_SIZES).init_weights()
+    Session(TINY_SIZES, network.state_dict(), 2).save("tiny.sess")
+    for seed in range(4):
+        write_midi(tmp_path / "songs" / f"{seed}.mid", seed=seed)
+    return tmp_path / "songs"
+
+
+def test_tuning_converts_trains_and_generates(
+    songs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*ARGV, *SMALL, "--max-steps", "3"]) == 0
+    output = capsys.readouterr().out
+    assert "before training | val " in output
+    assert "nats/event\n" in output.partition("\nbefore ")[2]
+    assert len(list(Path("mine-data").glob("*.data"))) == 4
+    assert len(list(Path("mine-music").glob("*.mid"))) == 3
+    assert Session.load("mine.best.sess").training["init_from"] == "tiny.sess"
+    record = Path("runs/mine/metrics.jsonl").read_text().splitlines()[0]
+    assert json.loads(record)["step"] == 0
+
+
+def run_in_process(name: str, arguments: list[str], quiet: bool) -> None:
+    """Run preprocess.py in this process, which is faster, and generate nothing."""
+    if name == "preprocess.py":
+        assert preprocess.main([*arguments[:2], "1", *arguments[2:]]) == 0
+
+
+def test_tuning_again_keeps_the_session_and_takes_new_songs(
+    songs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning, "run_script", run_in_process)
+    argv = [*ARGV, *SMALL, "--max-steps", "2"]
+    assert train.main(argv) == 0
+    before = Path("mine.sess").read_bytes()
+    assert train.main(argv) == 0
+    assert Path("mine.sess").read_bytes() == before
+    assert "training is finished" in capsys.readouterr().out
+    write_midi(songs / "new.mid", seed=9)
+    (songs / "0.mid").unlink()
+    assert train.main([*argv, "--max-steps", "3"]) == 0
+    assert Session.load("mine.sess").training["step"] == 3
+    names = sorted(path.stem for path in Path("mine-data").glob("*.data"))
+    assert [name.partition(".")[0] for name in names] == ["1", "2", "3", "new"]
+
+
+def test_folder_without_songs_leaves_no_session(
+    songs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["-s", "mine.sess", "--tune", "nothing", *SMALL]) == 1
+    assert "preprocess.py nothing mine-data" in capsys.readouterr().err
+    assert not list(Path().glob("mine*.sess"))
+
+
+def test_defaults_are_for_fine_tuning_the_shipped_session() -> None:
+    options = train.parse_args(ARGV)
+    assert Path(options.init_from).samefile(Path(train.__file__).parent / "pretrained.sess")
+    assert (options.max_minutes, options.learning_rate, options.patience) == (4, 5e-4, 5)
+    assert options.use_transposition
+    assert TrainConfig().max_minutes is None
+    assert train.parse_args([*ARGV, "--max-minutes", "9"]).max_minutes == 9
+
+
+@pytest.mark.parametrize("other", [["-d", "x"], ["-v", "x"], ["--evaluate"], ["--export", "x"]])
+def test_options_that_do_not_go_together(
+    other: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train.parse_args([*ARGV, *other])
+    assert "not together with --tune" in capsys.readouterr().err
