@@ -113,6 +113,7 @@ def test_options_in_the_text_exist(page: Path) -> None:
     options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(code)))
     options -= OTHER_PROGRAMS
     sources = [ROOT / name for name in SCRIPTS] + list((ROOT / "tools").glob("*.py"))
+    sources.append(ROOT / "utils.py")  # the options of all scripts
     text = "\n".join(source.read_text() for source in sources)
     defined = set(re.findall(r'"(--[a-z][\w-]*)"', text)) | {"--help", "--version"}
     assert not {o for o in options if not defined & {o, o.replace("--no-", "--", 1)}}

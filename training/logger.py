@@ -92,6 +92,7 @@ class Logger:
             with self._stop_after_error():
                 os.makedirs(log_dir, exist_ok=True)
                 self.metrics = _LogFile(str(log_dir / METRICS_FILE), "ab")
+        if log_dir is not None and self.metrics is not None:
             with self._stop_after_error():
                 tensorboard = utils.import_optional("tensorboardX", "-L/--enable-logging")
                 records = utils.import_optional("tensorboardX.record_writer", "-L/--enable-logging")

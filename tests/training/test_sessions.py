@@ -257,7 +257,7 @@ def test_hangup_saves_unless_it_is_ignored(
 
 @pytest.mark.parametrize("name", ["save", "evaluate"])
 def test_error_at_the_end_keeps_the_training(
-    run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """As in torchrun, where saving and evaluating fail if another process is lost."""
     original = getattr(Trainer, name)
@@ -270,8 +270,8 @@ def test_error_at_the_end_keeps_the_training(
         return original(trainer, *arguments)
 
     monkeypatch.setattr(Trainer, name, fail_at_the_end)
-    with pytest.raises(RuntimeError, match="lost"):
-        run("--max-steps", "4", "-i", "1000")
+    assert run("--max-steps", "4", "-i", "1000") == 1
+    assert "unexpected RuntimeError: lost" in capsys.readouterr().err
     assert Session.load("m.sess").training["step"] == 4
 
 

@@ -262,7 +262,7 @@ def test_controls_change_the_music(browser: Browser, tmp_path: Path) -> None:
 
 @needs_browser
 @pytest.mark.slow
-def test_midi_keyboard_is_heard_and_midi_port_plays(browser: Browser, tmp_path: Path) -> None:
+def test_midi_keyboard_sounds_and_midi_port_plays(browser: Browser, tmp_path: Path) -> None:
     start_page(browser, write_small_page(tmp_path / "live.html"))
     browser.click("#midi")
     browser.wait_for(lambda: browser.evaluate("output.options.length") == 2)

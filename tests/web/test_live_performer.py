@@ -170,7 +170,7 @@ def test_stop_releases_all_keys(page: Path) -> None:
     assert all(m["time"] >= 5000 - ROUNDING for m in more["messages"])
 
 
-def test_primer_is_heard_at_its_end_only(page: Path) -> None:
+def test_primer_sounds_at_its_end_only(page: Path) -> None:
     notes = [(60 + k % 12, 300 * k) for k in range(20)]
     events, clock = [], 0
     for pitch, _ in notes:
@@ -179,7 +179,7 @@ def test_primer_is_heard_at_its_end_only(page: Path) -> None:
     controls = [{"density": 2, "histogram": C_MAJOR}] * len(events)
     primed, more = perform(page, ["prime", 3, events, controls, clock - 1000], ["advance", 0, 1500])
     assert primed["clock"] == pytest.approx(1000)
-    heard = [m["pitch"] for m in select(primed, "on")]
-    assert heard == [pitch for pitch, _ in notes][-len(heard) :]
-    assert 1 <= len(heard) < 5
+    sounding = [m["pitch"] for m in select(primed, "on")]
+    assert sounding == [pitch for pitch, _ in notes][-len(sounding) :]
+    assert 1 <= len(sounding) < 5
     assert all(m["time"] >= 1000 for m in select(more, "on"))
