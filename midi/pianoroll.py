@@ -21,6 +21,7 @@ COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
 GIVEN_COLORS = ("#a9d8a0", "#5fb85a", "#2f8f3e", "#14602a")  # of given notes, soft to loud
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
 GRAY, LINE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
+CURVE_HEIGHT = 0.2  # inches, of the row of a control
 GRID = 0.25  # seconds between two points of the density curve
 DENSITY_STEPS = (2, 5, 10, 20, 40, 100, 1000)  # between two labels of the density axis
 # margin at the left, keyboard, margin at the right, gap between rows, in inches
@@ -49,6 +50,22 @@ def scale_density_axis(most: Array, density: Array) -> tuple[int, int]:
     return top, next((step for step in DENSITY_STEPS if top <= 3 * step), DENSITY_STEPS[-1])
 
 
+def scale_curves(requested: ControlSchedule) -> list[tuple[str, Array]]:
+    """Return label and curve of each requested control besides pitch classes and density.
+
+    A label has the name and the range, such as "loudness 40-90". A curve has a share from 0 at
+    the lowest value to 1 at the highest [rows]; 0.5 if they are equal, nan where it is open.
+    """
+    curves = []
+    for name, column in requested.scalars.items():
+        if not np.isnan(column).all():
+            low, high = float(np.nanmin(column)), float(np.nanmax(column))
+            ends = dict.fromkeys(f"{value:.3g}" for value in (low, high))
+            shares = (column - low) / (high - low) if high > low else 0.5 + 0 * column
+            curves.append((f"{name} {'-'.join(ends)}", shares))
+    return curves
+
+
 def draw_piano_roll(
     notes: NoteSeq,
     title: str,
@@ -68,7 +85,8 @@ def draw_piano_roll(
     """
     seconds = max(5.0, notes.seconds)
     low, high = int(notes.pitches.min(initial=50)) - 3, int(notes.pitches.max(initial=70)) + 4
-    control_heights = [] if requested is None else [0.98, 0.62]
+    curves = [] if requested is None else scale_curves(requested)
+    control_heights = [] if requested is None else [0.98, 0.62] + [CURVE_HEIGHT] * len(curves)
     figure, rows = _create_figure(seconds, [*control_heights, (high - low) * 0.072], bool(command))
     _write_texts(figure, title, summary or {}, command)
     keys, plot = rows[-1]
@@ -83,6 +101,8 @@ def draw_piano_roll(
     if requested is not None:
         _draw_classes(rows[0], requested, seconds)
         _draw_density(rows[1], requested, notes.starts, seconds, primer)
+        for row, (label, shares) in zip(rows[2:], curves, strict=False):
+            _draw_curve(row, label, requested.columns[0], shares, seconds)
     if primer:
         for _, axes in rows:
             axes.axvline(primer, color=INK, lw=1, ls=(0, (4, 3)), zorder=4)
@@ -233,6 +253,17 @@ def _draw_density(
     keys.set_yticks(np.arange(0, top, step))
     keys.tick_params(labelsize=7, direction="in", pad=-22)
     _label_right(plot, "notes/s\n▬ requested\n— generated")
+
+
+def _draw_curve(row: Any, label: str, times: Array, shares: Array, seconds: float) -> None:
+    """Draw a requested control over time as a line; see `scale_curves`."""
+    keys, plot = row
+    edges = np.concatenate([[0.0], times[1:], [max(seconds, times[-1])]])
+    line = np.append(shares, shares[-1])
+    plot.plot(edges, line, color=CONTROL_COLORS[2], lw=1.6, drawstyle="steps-post")
+    plot.set(xlim=(0, seconds), ylim=(-0.3, 1.3), facecolor=CONTROL_COLORS[0])
+    keys.set(xlim=(0, 1), yticks=[])
+    _label_right(plot, label)
 
 
 def _make_color_map(colors: tuple[str, ...]) -> Any:

@@ -23,7 +23,7 @@ from midi.metadata import (
     summarize_sample,
 )
 from midi.notes import NoteSeq, read_midi_texts
-from midi.pianoroll import LOUD, SOFT, measure_density, scale_density_axis
+from midi.pianoroll import LOUD, SOFT, measure_density, scale_curves, scale_density_axis
 from utils import Array, atomic_write, format_count
 from web.page import PALETTE, bundle_script, check_page_path, format_time, render_page
 
@@ -117,7 +117,8 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
     """Return the notes (times in milliseconds) and the requested control of a sample as lists.
 
     With a requested control, `low` and `high` are its fewest and most notes per second in each
-    row, and `generated` is the density curve of the notes after the primer.
+    row, `curves` are those of `scale_curves`, and `generated` is the density curve of the notes
+    after the primer.
     """
     starts, ends, pitches, velocities = sample.notes.columns
     columns = [np.rint(1000 * starts), np.rint(1000 * ends), pitches, velocities]
@@ -139,6 +140,7 @@ def _encode_sample(sample: Sample) -> dict[str, Any]:
             "low": _encode_column(low),
             "high": _encode_column(high),
             "histogram": schedule["histogram"],
+            "curves": [[label, _encode_column(curve)] for label, curve in scale_curves(requested)],
         }
         data["generated"] = density.tolist()
         data["density_top"], data["density_step"] = scale_density_axis(np.nan_to_num(high), density)

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from midi.control_schedule import ControlSchedule
-from midi.pianoroll import COLORS, LOUD, SOFT, draw_piano_roll, measure_density, scale_density_axis
+from midi.pianoroll import (
+    COLORS,
+    LOUD,
+    SOFT,
+    draw_piano_roll,
+    measure_density,
+    scale_curves,
+    scale_density_axis,
+)
 from sequence import NoteSeq
 
 
@@ -51,6 +59,22 @@ def test_control_is_drawn_above_the_notes() -> None:
         assert len(first) > 500 < len(second)
         assert first.mean() > second.mean() + 20, "C and few notes are below B and many notes"
         assert first.max() < roll_top
+
+
+def test_other_controls_have_a_row_each() -> None:
+    nothing, times = np.full(2, np.nan), np.array([0.0, 5.0])
+    scalars = {"loudness": np.array([40, 90]), "touch": np.array([np.nan, 0.5]), "spread": nothing}
+    requested = ControlSchedule(nothing, np.full((2, 12), np.nan), times, scalars=scalars)
+    (loudness, rising), (touch, constant) = scale_curves(requested)
+    assert (loudness, rising.tolist()) == ("loudness 40-90", [0, 1])
+    assert (touch, constant[1]) == ("touch 0.5", 0.5)
+    assert np.isnan(constant[0])
+    notes = NoteSeq([0, 9], [1, 10], [60, 64], [64, 64])
+    image = decode_png(draw_piano_roll(notes, "", requested))
+    rows, columns = find_color(image, "#0b5c4d")
+    soft, loud = rows[columns < 400], rows[columns > 600]
+    assert soft.min() > loud.min() + 5, "soft is below loud"
+    assert loud.max() > soft.max() + 15, "touch has a row of its own"
 
 
 def test_density_counts_onsets_per_two_seconds() -> None:

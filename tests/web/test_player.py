@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_samples_are_listed_with_metadata(tmp_path: Path) -> None:
     assert requested["times"] == [0, 4, 8]
     assert (requested["low"], requested["high"]) == ([2, 5, 14], [3, 6, 15])
     np.testing.assert_allclose(requested["histogram"], 1000 * REQUESTED.histogram, atol=2)
+    assert requested["curves"] == []
+
+
+def test_other_controls_are_curves(tmp_path: Path) -> None:
+    requested = replace(REQUESTED, scalars={"loudness": np.array([40, np.nan, 90])})
+    texts = encode_metadata(METADATA, requested)
+    notes = NoteSeq([0, 9], [1, 10], [60, 64], [64, 64])
+    notes.to_midi_file(tmp_path / "a.mid", texts=texts)
+    (sample,) = read_data(write_and_parse(tmp_path))
+    assert sample["requested"]["curves"] == [["loudness 40-90", [0, None, 1]]]
 
 
 def test_page_holds_notes_and_file(tmp_path: Path) -> None:

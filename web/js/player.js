@@ -9,6 +9,7 @@ const LOOKAHEAD = 1.3;  // seconds scheduled in advance: browsers wake a hidden 
 const MIN_SECONDS = 5;  // length of the time axis
 // heights of the parts of the picture, in pixels
 const MARGIN = 3, CLASS_ROW = 8, DENSITY = 44, GAP = 8, AXIS = 20, CURVE = 64;
+const VALUE_ROW = 18;  // of a control such as loudness
 const DENSITY_BASE = MARGIN + 12 * CLASS_ROW + GAP + DENSITY;
 const MOVES = {ArrowLeft: -5, ArrowRight: 5, PageDown: -20, PageUp: 20, Home: -1e9, End: 1e9};
 
@@ -190,7 +191,8 @@ class Sample {
 
   updateLayout() {
     const width = this.rollElement.clientWidth, length = Math.max(MIN_SECONDS, this.seconds);
-    const isNarrow = width < 560, top = this.requested ? DENSITY_BASE + GAP : 0;
+    const isNarrow = width < 560, rows = this.requested?.curves.length;
+    const top = this.requested ? DENSITY_BASE + GAP + VALUE_ROW * rows : 0;
     const [row, keys] = isNarrow ? [4.5, 30] : [5.5, 40];
     this.roll = new PianoRoll({low: this.low, high: this.high, top, row, keys});
     this.scale = Math.max(MIN_SCALE, (width - keys) / length);
@@ -269,6 +271,7 @@ class Sample {
       pen.fillRect(from, top, to - from, this.densityY(low[i] - 0.25) - top);
     }
     pen.globalAlpha = 1;
+    this.drawCurves(pen, right, startOf);
     pen.fillStyle = colors.octave;
     pen.fillRect(this.roll.keys, DENSITY_BASE, right - this.roll.keys, 1);
     pen.strokeStyle = colors.generated;
@@ -279,6 +282,25 @@ class Sample {
       pen.lineTo(this.x(this.primer + 0.25 * i), this.densityY(notes));
     });
     pen.stroke();
+  }
+
+  // Each other requested control as a line, with its name and range.
+  drawCurves(pen, right, startOf) {
+    this.requested.curves.forEach(([label, shares], row) => {
+      const top = DENSITY_BASE + GAP / 2 + VALUE_ROW * row;
+      pen.fillStyle = colors["requested-ground"];
+      pen.fillRect(this.roll.keys, top, right - this.roll.keys, VALUE_ROW - 2);
+      pen.fillStyle = colors.requested;
+      shares.forEach((share, i) => {
+        const from = this.x(startOf(i)), to = i + 1 < shares.length ? this.x(startOf(i + 1)) : right;
+        if (share !== null) pen.fillRect(from, top + (VALUE_ROW - 5) * (1 - share), to - from, 3);
+      });
+      pen.fillStyle = colors.soft;
+      pen.font = "9px system-ui, sans-serif";
+      pen.textAlign = "left";
+      pen.textBaseline = "middle";
+      pen.fillText(label, this.roll.keys + 4, top + VALUE_ROW / 2 - 1);
+    });
   }
 
   curveY(nats) {
