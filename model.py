@@ -319,6 +319,9 @@ TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
     "scaler _growth_tracker": (int, 0, 2**53),
 }
 TRAINING_TEXTS = ("val_data", "train_data", "precision")
+LFS_MARK = "version https://git-lfs"  # at the start of a pointer file
+# before the names of weights, if a wrapped network was saved: DistributedDataParallel, compile
+WRAPPERS = ("module.", "_orig_mod.")
 MAX_TEXT = 10_000  # characters
 MAX_WEIGHT = 1e10  # with larger weights the network could compute what is not finite
 
@@ -348,6 +351,12 @@ class Session:
     hidden_state: Tensor | None = None
     controls: tuple[str, ...] = PLAIN_CONTROLS
     train_profile: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Return a short description: controls, sizes, steps of training."""
+        sizes = f"{self.config.gru_layers} x {self.config.hidden_dim} units"
+        step, names = self.training.get("step", 0), ",".join(self.controls)
+        return f"<Session: {sizes}, encoding {self.encoding}, controls {names}, step {step}>"
 
     def build_model(self, device: torch.device, ema: bool = True) -> PerformanceRNN:
         """Return the network in float32; its weights are the average if there is one and `ema`."""
@@ -395,6 +404,12 @@ class Session:
         except FileNotFoundError as error:
             hint = "no such session file: train.py makes one, and pretrained.sess is ready to use"
             raise FileNotFoundError(error.errno, hint, os.fspath(path)) from error
+        except ValueError as error:
+            if utils.has_mark(path, LFS_MARK):
+                raise ValueError(
+                    f"{path}: only a pointer to a file in Git LFS: get the file with git lfs pull"
+                ) from error
+            raise
         try:
             return _parse_session(record)
         except ValueError as error:
@@ -418,9 +433,10 @@ def _parse_session(record: Any) -> Session:
     for name, (kind, _, _) in MODEL_SIZES.items():
         if type(sizes[name]) not in (int, kind):
             raise ValueError(f"{name} is {tensorfile.format_value(sizes[name])}, not a number")
-    config, state = ModelConfig(**sizes), record.get("model_state", {})
+    config, state = ModelConfig(**sizes), _remove_wrappers(record.get("model_state", {}))
     _check_state(config, state)
-    ema_state, hidden_state = record.get("averaged_state"), record.get("carried_state")
+    ema_state = _remove_wrappers(record.get("averaged_state"))
+    hidden_state = record.get("carried_state")
     if ema_state is not None:
         _check_state(config, ema_state)
     if hidden_state is not None:
@@ -444,6 +460,15 @@ def _parse_session(record: Any) -> Session:
         _parse_controls(record, config),
         _parse_profile(record.get("train_profile")),
     )
+
+
+def _remove_wrappers(state: Any) -> Any:
+    """Return the weights with their names in the network itself; anything else unchanged."""
+    for _ in range(len(WRAPPERS)):
+        for prefix in WRAPPERS:
+            if isinstance(state, dict) and state and all(str(k).startswith(prefix) for k in state):
+                state = {str(name)[len(prefix) :]: state[name] for name in state}
+    return state
 
 
 def _parse_controls(record: dict[str, Any], config: ModelConfig) -> tuple[str, ...]:

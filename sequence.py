@@ -146,6 +146,11 @@ class EventSeq:
     (32 bins), time shift (15 ms to 1.171 s). `encoding` defines the durations and velocities.
     """
 
+    def __repr__(self) -> str:
+        """Return a short description: events, notes, length."""
+        seconds = self.total_ms / 1000
+        return f"<EventSeq: {len(self.to_array())} events, {self.note_ons} notes, {seconds:.1f} s>"
+
     def __init__(self, array: npt.ArrayLike = (), encoding: Encoding = CURRENT) -> None:
         """Raise TypeError for indices that are not integers, ValueError for one out of range."""
         values = np.asarray(array) if np.size(array) else np.empty(0, np.uint8)
@@ -794,6 +799,11 @@ class ControlSeq:
     note_density: [events]; pitch_histogram: [events, 12]; scalars: the values of the other
     controls of the table, by name, [events] each. A legacy performance has only the first two.
     """
+
+    def __repr__(self) -> str:
+        """Return a short description: events and names of the controls."""
+        names = ", ".join(("density", "histogram", *self.scalars))
+        return f"<ControlSeq: {len(self.note_density)} events, {names}>"
 
     DENSITIES = DENSITIES  # the fewest note ons in a window at each density level
     WINDOW = WINDOW  # seconds

@@ -45,6 +45,10 @@ class NoteSeq:
     pitches: Array = field(default_factory=lambda: np.empty(0))
     velocities: Array = field(default_factory=lambda: np.empty(0))
 
+    def __repr__(self) -> str:
+        """Return a short description: notes and length."""
+        return f"<NoteSeq: {len(self)} notes, {self.seconds:.1f} s>"
+
     def __post_init__(self) -> None:
         columns = [np.asarray(c) for c in (self.starts, self.ends, self.pitches, self.velocities)]
         if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:

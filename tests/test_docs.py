@@ -209,3 +209,20 @@ def test_training_commands_run_in_a_copy(tmp_path: Path) -> None:
         check=True,
     )
     check_training_results(folder)
+
+
+def test_python_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("docs", "pretrained.sess"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "python.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
+        exec(block, names)  # noqa: S102
+    lines = capsys.readouterr().out.splitlines()
+    kinds = ["<NoteSeq:", "<EventSeq:", "<ControlSeq:", "<Session:"]
+    assert [line.split()[0] for line in lines[:4]] == kinds
+    assert 1 < float(lines[4].split()[0]) < 3
+    assert Path("copy.mid").read_bytes()[:4] == Path("sample.mid").read_bytes()[:4] == b"MThd"

@@ -20,6 +20,7 @@ from tests.reference_network import (
     compute_logits_from,
     make_model,
 )
+from tools.synthetic_data import TINY_SIZES
 
 
 def draw_inputs(steps: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -404,3 +405,22 @@ def test_unused_optimizer_is_created_on_the_cpu(
         tmp_path / "m.sess"
     )
     assert devices == ["cpu"]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_of_a_wrapped_network_are_loaded(prefix: str, tmp_path: Path) -> None:
+    state = PerformanceRNN(TINY_SIZES).init_weights().state_dict()
+    Session(TINY_SIZES, state, 2).save(tmp_path / "m.sess")
+    record = torch.load(tmp_path / "m.sess", weights_only=True)
+    record["model_state"] = {prefix + name: weight for name, weight in state.items()}
+    torch.save(record, tmp_path / "m.sess")
+    loaded = Session.load(tmp_path / "m.sess").state
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.sess"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ValueError, match=r"m\.sess: only a pointer to a file in Git LFS"):
+        Session.load(path)
