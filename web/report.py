@@ -94,10 +94,10 @@ def check_report_path(path: Path) -> None:
 
 
 def _format_length(seconds: float) -> str:
-    """Format seconds in the best unit: "1.5 h", "2.0 min" or "3.4 s"."""
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    """Format seconds as hours, minutes and seconds: "3:24" or "1:02:40"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _make_tiles(summary: Summary) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from sequence import NoteSeq
 from tests.browser import needs_browser, open_browser
 from tests.web.parsed_page import ParsedPage
 from tools.synthetic_data import write_midi
+from web import report
 from web.report import MARK, MAX_ROWS, render_report
 
 HOSTILE_NAMES = (
@@ -229,3 +230,10 @@ def test_report_fits_a_phone(tmp_path: Path) -> None:
         width, window = browser.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width <= window
         assert browser.find_problems() == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.4, "0:03"), (59.6, "1:00"), (204, "3:24"), (3760, "1:02:40")]
+)
+def test_lengths_are_minutes_and_seconds(seconds: float, text: str) -> None:
+    assert report._format_length(seconds) == text
