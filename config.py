@@ -14,6 +14,7 @@ PRETRAINED = "pretrained.sess"
 # downloads MAESTRO; messages about missing data suggest it
 FETCH_COMMAND = "(cd dataset; bash scripts/maestro_scraper.sh midi/maestro)"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUDIO_FORMATS = ("wav", "flac", "ogg", "mp3")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SUBSETS = ("train", "validation", "test")
 MANIFEST_FILE = "manifest.json"  # in a folder of .data files: what preprocess.py knows about them
@@ -198,6 +199,8 @@ class GenerateConfig:
     keep_pitches: str | None = None  # LOW-HIGH, MIDI pitches
     fill: Sequence[str] | None = None  # FROM-TO in seconds, and a MIDI file
     perform: str | None = None  # MIDI file of a score
+    variation: Sequence[str] | None = None  # share 0..1 of new music, and a MIDI file
+    keep_until: Sequence[str] | None = None  # seconds, and a MIDI file that goes on anew
     strength: float | None = None  # of a performance, 0..1; None: 1, with `form` 0.3
     form: str | None = None  # letters of sections
     particles: int = 256
@@ -218,9 +221,15 @@ class GenerateConfig:
     free: bool = False  # no event mask
     exact: bool = False  # float32 only
     seed: int | None = None  # None: a random one
+    bpm: float | None = None  # quarter notes per minute of the tempo map
+    meter: str | None = None  # time signature of the tempo map; None: 4/4
+    beats: bool = False  # tempo map of the estimated beats
+    grid: str | None = None  # such as 1/16
+    pedal: bool = False  # write the sustain pedal
     stream: bool = False
     png: bool = False
     wav: bool = False
+    audio: str | None = None  # format, one of AUDIO_FORMATS
     soundfont: str | None = None  # .sf2 file; None: that of pretty_midi
     html: bool = False
     live: str | None = None  # HTML file

@@ -28,7 +28,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import utils
-from config import DEVICES, GenerateConfig
+from config import AUDIO_FORMATS, DEVICES, GenerateConfig
 from generation.control import EXAMPLE, EXAMPLES, parse_control
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
@@ -47,12 +47,13 @@ LIVE_OPTIONS = (  # which --live has
     *("live", "force", "session", "device", "seed", "control", "steering", "quiet"),
     *("temperature", "repeats", "silence"),
 )
-GIVEN_OPTIONS = ("keep", "fill", "perform", "form")
+GIVEN_OPTIONS = ("keep", "fill", "variation", "perform", "form")
 KEEP_OPTIONS = ("keep_tracks", "keep_pitches")
+CONTINUATION_OPTIONS = ("primer", "beam_size")  # that do not go with --keep-until
 PARTICLE_OPTIONS = ("particles", "two_tracks")
 OTHER_METHODS = (  # that do not go with given notes
     *("primer", "max_length", "beam_size", "stochastic_beam_search", "greedy_ratio", "stream"),
-    *("best_of", "avoid_copies"),
+    *("best_of", "avoid_copies", "keep_until"),
 )
 SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
@@ -138,7 +139,7 @@ def build_parser() -> Parser:
         "--seconds",
         type=Number(float, 1, 86400),
         metavar="SECONDS",
-        help="instead of -l: end each sample at a musical boundary within 2 s of this length",
+        help="instead of -l: end each sample at a musical boundary about this long, within 2 s",
     )
     add("-i", "--primer", metavar="FILE", help="MIDI file that each sample continues")
     add("--primer-seconds", type=positive, metavar="SECONDS", help="length of the primer")
@@ -208,8 +209,18 @@ def build_parser() -> Parser:
     add("--stream", action="store_true", help="write the samples while they are generated")
     add("--png", action="store_true", help="also draw each sample as a piano roll")
     add("--wav", action="store_true", help="also render each sample to audio")
-    add("--soundfont", metavar="FILE", help=".sf2 file for --wav (default: pretty_midi's)")
+    add("--audio", choices=AUDIO_FORMATS, help="also render each sample to audio in this format")
+    text = ".sf2 file for --wav and --audio (default: pretty_midi's)"
+    add("--soundfont", metavar="FILE", help=text)
     add("--html", action="store_true", help="also write index.html, a page that plays the samples")
+    add("--bpm", type=Number(float, 10, 1000), metavar="BPM", help="write this tempo")
+    add("--meter", metavar="N/D", help="with --bpm or --beats: the time signature (default: 4/4)")
+    text = "write a tempo map whose beats follow the music, as estimated from it"
+    add("--beats", action="store_true", help=text)
+    text = "with a tempo: put the onsets of new notes on a grid, such as 1/16"
+    add("--grid", metavar="1/N", help=text)
+    text = "write the sustain pedal and shorter notes, which sound the same"
+    add("--pedal", action="store_true", help=text)
     live = "write no samples, but one HTML file in which the session plays, and plays along"
     add("--live", metavar="FILE", help=live)
 
@@ -240,6 +251,10 @@ def add_given_notes(parser: Parser) -> None:
         metavar=("FROM-TO", "FILE"),
         help="replace the notes of a MIDI file between two seconds, such as 30-40",
     )
+    text = "generate a share of the notes of a MIDI file anew, from 0 to 1, such as 0.5"
+    add("--variation", nargs=2, metavar=("SHARE", "FILE"), help=text)
+    text = "keep a MIDI file until a second, and go on anew, to the same length"
+    add("--keep-until", nargs=2, metavar=("SECONDS", "FILE"), help=text)
     add("--perform", metavar="FILE", help="MIDI file of a score that is played expressively")
     add(
         "--strength",
@@ -315,6 +330,7 @@ def parse_form_control(parser: Parser, options: GenerateConfig) -> ControlSchedu
 def has_control(options: GenerateConfig) -> bool:
     """Return whether the options request a control."""
     follows = options.primer is not None and options.follow
+    follows |= options.variation is not None or options.keep_until is not None
     return options.control is not None or options.like is not None or follows
 
 
@@ -325,8 +341,12 @@ def check_combinations(options: GenerateConfig) -> None:
     is_file = options.control is not None and os.path.exists(options.control)
     if options.json and (options.surprise or options.live):
         raise ValueError("argument --json: only for samples")
-    if options.soundfont is not None and not options.wav:
-        raise ValueError("argument --soundfont: only with --wav")
+    if options.soundfont is not None and not list_audio(options):
+        raise ValueError("argument --soundfont: only with --wav or --audio")
+    if options.bpm is not None and options.beats:
+        raise ValueError("argument --beats: not together with --bpm")
+    if options.meter is not None and options.bpm is None and not options.beats:
+        raise ValueError("argument --meter: only with --bpm or --beats")
     if options.max_length == 0 and not is_file:
         raise ValueError("argument -l/--max-length: 0 is only for a control file, give one with -c")
     if options.seconds is not None and options.max_length is not None:
@@ -349,6 +369,7 @@ def check_combinations(options: GenerateConfig) -> None:
         (("strength",), not {"--perform", "--form"} & {*tasks}, "only with --perform or --form"),
         (PARTICLE_OPTIONS, not tasks, f"only with one of --{', --'.join(GIVEN_OPTIONS)}"),
         (OTHER_METHODS, bool(tasks), f"not together with {''.join(tasks)}"),
+        (CONTINUATION_OPTIONS, options.keep_until is not None, "not together with --keep-until"),
         (("best_of",), options.piece is not None, "not together with --piece"),
         (("stream",), options.best_of is not None, "not together with --best-of"),
         (PRIMER_OPTIONS, options.primer is None, "only with a primer, give one with -i"),
@@ -373,21 +394,19 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
 
     Options that do not change the music are left out.
     """
-    names = (
-        "two_tracks",
-        "output_dir",
-        "png",
-        "wav",
-        "soundfont",
+    names = ("two_tracks", "output_dir", "png", "wav", "audio", "soundfont")
+    others = (
         "html",
         "force",
         "stream",
         "json",
         "quiet",
+        "best_of",
+        "avoid_copies",
+        "piece",
+        "batch_size",
     )
-    output_options = {name: getattr(GenerateConfig(), name) for name in names}
-    others = ("best_of", "avoid_copies", "piece", "batch_size")
-    output_options |= {name: getattr(GenerateConfig(), name) for name in others}
+    output_options = {name: getattr(GenerateConfig(), name) for name in (*names, *others)}
     selection: dict[str, Any] = {"piece": (number,)} if number else {"batch_size": 1}
     options = replace(options, **output_options | selection | {"seed": seed})
     return build_parser().to_argv(options)
@@ -396,6 +415,8 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
 def format_control(options: GenerateConfig) -> str:
     """Return the requested control as a text for people; "none" for none."""
     files = [options.like, options.primer if options.follow and not options.control else None]
+    if not options.control and not options.like:
+        files += [pair[1] for pair in (options.variation, options.keep_until) if pair is not None]
     like = next((f"like {path}" for path in files if path is not None), None)
     return "; ".join(filter(None, [options.control, like])) or "none"
 
@@ -435,7 +456,9 @@ from generation.given_notes import (
     Task,
     load_accompaniment,
     load_gap,
+    load_kept_start,
     load_score,
+    load_variation,
     parse_form,
 )
 from generation.pipeline import (
@@ -451,6 +474,7 @@ from generation.pipeline import (
     decode_sample,
     generate_events,
     load_primer,
+    ring_out,
 )
 from generation.sampling import Sampler
 from generation.writer import (
@@ -462,6 +486,7 @@ from generation.writer import (
     write_sample,
 )
 from midi import synth
+from midi.notation import TempoMap, load_tempo_map, parse_grid, parse_meter
 from model import PerformanceRNN, Session, pick_device
 from sequence import (
     ENCODINGS,
@@ -558,6 +583,7 @@ def load_requested_control(
 
 def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> GenerationJob:
     """Load the session, the primer, and the control if it is a file."""
+    options = expand_options(options)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     model, encoding = load_model(options)
     primer = None
@@ -568,11 +594,13 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
     steps, seconds = options.max_length or DEFAULT_LENGTH, options.seconds
     if control is not None and not options.max_length and not options.beam_size:
         seconds = seconds or control.length
-    margin = PLAN_MARGIN if options.seconds is None else MARGIN
     if seconds is not None:
         steps = math.ceil((seconds + MARGIN) * MAX_EVENT_RATE)
     elif control is not None and control.events is not None and not options.max_length:
         steps = control.events
+    extent = Extent(seconds, options.continuation_only, PLAN_MARGIN)
+    if options.seconds is not None:
+        extent = Extent.from_seconds(options.seconds, options.continuation_only)
     limits = (options.repeats, options.silence)
     return GenerationJob(
         model,
@@ -584,13 +612,75 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         method=build_method(options),
         control=control,
         primer=primer,
-        extent=Extent(seconds, options.continuation_only, margin),
+        extent=extent,
         steering=options.steering,
         guidance=options.guidance,
         init_zero=options.init_zero,
         exact=options.exact,
         numbers=options.piece,
     )
+
+
+def expand_options(options: GenerateConfig) -> GenerateConfig:
+    """Return options with --keep-until and --variation in terms of other options.
+
+    Both request the control of their file over time, if no other one is requested.
+    """
+    pair = options.variation or options.keep_until
+    if pair is not None and options.control is None and options.like is None:
+        options = replace(options, like=pair[1])
+    if options.keep_until is None:
+        return options
+    seconds, path = options.keep_until
+    until, rest = load_kept_start(seconds, path)
+    if options.seconds is None and options.max_length is None:
+        options = replace(options, seconds=max(1.0, rest))
+    return replace(options, primer=path, primer_seconds=until, follow=False)
+
+
+def list_audio(options: GenerateConfig) -> tuple[str, ...]:
+    """Return the formats of audio to write, each once."""
+    return tuple(dict.fromkeys([*["wav"] * options.wav, *filter(None, [options.audio])]))
+
+
+def build_formats(options: GenerateConfig) -> Formats:
+    """Return how to write the samples; ValueError for texts that cannot be understood."""
+    try:
+        meter = (4, 4) if options.meter is None else parse_meter(options.meter)
+    except ValueError as error:
+        raise ValueError(f"argument --meter: {error}") from error
+    file = options.keep or options.perform
+    for pair in (options.fill, options.variation):
+        file = file if pair is None else pair[1]
+    tempo_map = None if options.bpm is None else TempoMap.constant(options.bpm, meter)
+    if file is not None and tempo_map is None:
+        tempo_map = load_tempo_map(file)
+    grid = None
+    if options.grid is not None:
+        has_tempo = tempo_map is not None or options.beats
+        grid = find_grid(options.grid, has_tempo, expand_options(options).primer)
+    return Formats(
+        options.png,
+        list_audio(options),
+        options.soundfont,
+        options.two_tracks,
+        options.pedal,
+        tempo_map,
+        meter if options.beats else None,
+        grid,
+    )
+
+
+def find_grid(text: str, has_tempo: bool, primer: str | None) -> float:
+    """Return the step of --grid in quarter notes; ValueError without a tempo for it."""
+    try:
+        grid = parse_grid(text)
+    except ValueError as error:
+        raise ValueError(f"argument --grid: {error}") from error
+    if not has_tempo and (primer is None or load_tempo_map(primer) is None):
+        of = "" if primer is None else f"{primer} has none, "
+        raise ValueError(f"argument --grid: it needs a tempo, {of}give --bpm or --beats")
+    return grid
 
 
 def build_method(options: GenerateConfig) -> Sampler | BeamSearch:
@@ -628,9 +718,8 @@ def check_output(options: GenerateConfig) -> None:
     utils.check_writable(folder)
     if options.png:
         utils.import_optional("matplotlib", "--png")
-    if options.wav:
-        utils.import_optional("midirenderer", "--wav")
-        synth.find_soundfont(options.soundfont)
+    for audio_format in list_audio(options):
+        synth.check_audio(audio_format, options.soundfont)
     if options.html and not options.force:
         check_player_path(folder)
 
@@ -644,9 +733,10 @@ def generate(
     """
     job = prepare_job(options, control)
     check_output(options)
+    formats = build_formats(options)
     yield format_settings(options, job)
     if job.primer is not None:
-        yield format_primer(options, job.primer)
+        yield format_primer(expand_options(options), job.primer)
     samples = SampleBuffer(job.batch_size, job.encoding, job.primer is not None)
     outputs = OutputFiles(Path(options.output_dir), options.force)
     if options.stream:
@@ -655,6 +745,7 @@ def generate(
     def write_stream(is_last: bool = False) -> None:
         count = job.batch_size if options.stream else 0
         all_notes = [decode_sample(job, samples.get(number)) for number in range(count)]
+        all_notes = [ring_out(job, notes) for notes in all_notes]
         is_ready = is_last or all(map(len, all_notes))  # so that names are in order
         for number, notes in enumerate(all_notes):
             if is_ready and len(notes):
@@ -665,7 +756,6 @@ def generate(
     except KeyboardInterrupt:
         write_stream(is_last=True)  # keep what is generated so far
         raise
-    formats = Formats(options.png, options.wav, options.soundfont)
     profile = TrainProfile.from_record(Session.load(options.session).train_profile)
     chosen = list(range(job.batch_size))
     if options.best_of is not None:
@@ -827,9 +917,9 @@ def arrange(
     job = prepare_job(options, control)
     task = load_task(options, job.encoding)
     check_output(options)
+    formats = build_formats(options)
     yield format_settings(options, job)
     outputs = OutputFiles(Path(options.output_dir), options.force)
-    formats = Formats(options.png, options.wav, options.soundfont, options.two_tracks)
     total, suffix = math.ceil(task.seconds), "%(index)d/%(max)d s  %(eta_td)s"
     for place, number in enumerate(options.piece or range(options.batch_size)):
         bar = progress.bar.Bar("generating", max=total, suffix=suffix, file=sys.stderr)
@@ -857,6 +947,9 @@ def load_task(options: GenerateConfig, encoding: Encoding) -> Task:
     if options.fill is not None:
         seconds, path = options.fill
         return load_gap(seconds, path, sustain)
+    if options.variation is not None:
+        share, path = options.variation
+        return load_variation(share, path, sustain)
     if options.perform is not None:
         strength = 1.0 if options.strength is None else options.strength
         return load_score(options.perform, strength, sustain)

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import utils
-from config import MODEL_SIZES, ModelConfig
+from config import MODEL_SIZES, PRETRAINED, ModelConfig
 from corpus import tensorfile
 from sequence import PLAIN_CONTROLS, ControlLayout
 
@@ -397,10 +398,13 @@ class Session:
     def load(path: str | os.PathLike[str]) -> Session:
         """Read a session file of this project or of the original.
 
-        Raises OSError if it cannot be opened, ValueError with the path if its content is invalid.
+        The name of the shipped session, without a folder, is found from any folder. Raises OSError
+        if it cannot be opened, ValueError with the path if its content is invalid.
         """
+        shipped = Path(__file__).with_name(PRETRAINED)
+        is_shipped = os.fspath(path) == PRETRAINED and not os.path.exists(path)
         try:
-            record = tensorfile.load(path)
+            record = tensorfile.load(shipped if is_shipped and shipped.exists() else path)
         except FileNotFoundError as error:
             hint = "no such session file: train.py makes one, and pretrained.sess is ready to use"
             raise FileNotFoundError(error.errno, hint, os.fspath(path)) from error

@@ -34,12 +34,14 @@ from generation.pipeline import (
 from generation.sampling import Sampler
 from generation.smc import FOREVER, EventTable, GivenEvents, ParticleFilter, Trace
 from midi.control_schedule import TIME_STEP, WINDOW
-from midi.notes import find_next_onsets
+from midi.notation import TempoMap
+from midi.notes import find_next_onsets, read_midi
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq, encode_schedule
 from utils import Array
 
 CHORD = 7_000  # microseconds; given events closer together are at one time
 SHORTEST = 0.015  # seconds; the shortest time shift
+ROUNDING = 0.001  # seconds; error of the times in a MIDI file
 CONTEXT = 30.0  # seconds of the music before a gap that the network sees
 EVIDENCE = 4.0  # seconds of the music after a gap that decide what fits
 RUBATO = 0.25  # largest change of the time between two chords of a score, as a share
@@ -94,7 +96,7 @@ def check_notes(notes: NoteSeq, source: str) -> None:
         )
     order = np.lexsort((notes.starts, notes.pitches))
     pitches, starts = notes.pitches[order], notes.starts[order]
-    overlap = (np.diff(pitches) == 0) & (np.diff(starts) < SHORTEST)
+    overlap = (np.diff(pitches) == 0) & (np.diff(starts) < SHORTEST - ROUNDING)
     if overlap.any():
         first = int(overlap.argmax())
         raise ValueError(
@@ -325,18 +327,68 @@ class Accompaniment:
     def generate(
         self, job: GenerationJob, number: int, particles: int, on_progress: Progress
     ) -> Arrangement:
-        origin, end = float(self.notes.starts[0]), self.notes.seconds
-        given = build_given_events(self.notes, origin, job.encoding, end=end)
-        controls = build_control_table(
-            job.control, job.encoding, job.model.device, job.steering, job.model.layout
-        )
-        seed = utils.derive_seed(job.seed, number)
-        trace = run_particles(
-            job, given, seed, particles, controls, origin, on_progress=on_progress
-        )
-        context = Context(NO_EVENTS, np.empty((0, 0)), origin, NoteSeq())
-        new = decode_new_notes(context, trace, job.encoding).truncate(end)
-        return merge_notes(self.notes, new, (trace,))
+        extent = (float(self.notes.starts[0]), self.notes.seconds)
+        return accompany(job, self.notes, extent, number, particles, on_progress)
+
+
+def accompany(
+    job: GenerationJob,
+    notes: NoteSeq,
+    extent: tuple[float, float],
+    number: int,
+    particles: int,
+    on_progress: Progress,
+) -> Arrangement:
+    """Return sample `number` of a job: notes, with new ones from one second to another."""
+    origin, end = extent
+    given = build_given_events(notes, origin, job.encoding, end=end)
+    controls = build_control_table(
+        job.control, job.encoding, job.model.device, job.steering, job.model.layout
+    )
+    seed = utils.derive_seed(job.seed, number)
+    trace = run_particles(job, given, seed, particles, controls, origin, on_progress=on_progress)
+    context = Context(NO_EVENTS, np.empty((0, 0)), origin, NoteSeq())
+    new = decode_new_notes(context, trace, job.encoding).truncate(end)
+    return merge_notes(notes, new, (trace,))
+
+
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """Keep some chords of each bar of a piece, and generate new notes around them.
+
+    share: how much is new, from 0, nothing, to 1, everything; bars: when they start, in seconds.
+    """
+
+    notes: NoteSeq
+    share: float
+    bars: Array
+
+    @property
+    def seconds(self) -> float:
+        return self.notes.seconds - float(self.notes.starts[0])
+
+    def generate(
+        self, job: GenerationJob, number: int, particles: int, on_progress: Progress
+    ) -> Arrangement:
+        notes = self.notes
+        if self.share == 0:
+            return Arrangement(notes, np.ones(len(notes), bool))
+        rng = np.random.default_rng(utils.derive_seed(job.seed, number, 0))
+        kept = select_notes(notes, self.choose_notes(rng))
+        extent = (float(notes.starts[0]), notes.seconds)
+        return accompany(job, kept, extent, number, particles, on_progress)
+
+    def choose_notes(self, rng: np.random.Generator) -> Array:
+        """Return which notes are kept, bool [notes]: of each bar a share of its chords."""
+        groups, centers = _group_times(np.rint(1e6 * self.notes.starts).astype(np.int64))
+        bars = np.searchsorted(self.bars, centers / 1e6, "right")
+        is_kept = np.zeros(len(centers), bool)
+        for bar in np.unique(bars):
+            chords = rng.permutation(np.flatnonzero(bars == bar))
+            # rounded at random, so that the shares are right on average in bars of few chords
+            count = int(np.floor((1 - self.share) * len(chords) + rng.random()))
+            is_kept[chords[:count]] = True
+        return is_kept[groups]
 
 
 # ------------------------------------------------------------------------------------- gap
@@ -410,7 +462,7 @@ def keep_playable(notes: NoteSeq) -> NoteSeq:
     notes = select_notes(notes, np.isin(notes.pitches, PITCHES))
     order = np.lexsort((notes.starts, notes.pitches))
     pitches, starts = notes.pitches[order], notes.starts[order]
-    repeats = np.append(False, (np.diff(pitches) == 0) & (np.diff(starts) < SHORTEST))
+    repeats = np.append(False, (np.diff(pitches) == 0) & (np.diff(starts) < SHORTEST - ROUNDING))
     return select_notes(notes, ~np.isin(np.arange(len(notes)), order[repeats[: len(notes)]]))
 
 
@@ -697,6 +749,48 @@ def load_accompaniment(path: str, tracks: str, pitches: str | None, sustain: boo
         raise ValueError(f"{path}: no notes{where}, so none can be kept")
     check_notes(notes, path)
     return Accompaniment(notes)
+
+
+def load_variation(share: str, path: str, sustain: bool) -> Variation:
+    """Load a piece to vary; its bars are those of the file, or two seconds long.
+
+    share: how much is new, 0-1. Raises ValueError for another share, or notes that cannot stay.
+    """
+    amount = _parse_number(share, "--variation", "a share from 0 to 1", 0, 1)
+    notes, stats = read_midi(path, sustain=sustain)
+    if not len(notes):
+        raise ValueError(f"{path}: no notes, so it has no variation")
+    check_notes(notes, path)
+    tempo_map = TempoMap.from_stats(stats)
+    bars = np.arange(notes.starts[0], notes.seconds, WINDOW)
+    if tempo_map is not None:
+        bars = tempo_map.list_bars(notes.seconds)
+    return Variation(notes, amount, bars)
+
+
+def load_kept_start(seconds: str, path: str) -> tuple[float, float]:
+    """Return the second until which a piece is kept, and how many seconds it has after it.
+
+    Raises ValueError if the second is not in the piece.
+    """
+    until = _parse_number(seconds, "--keep-until", "a number of seconds above 0", 0, 86400)
+    notes = NoteSeq.from_midi_file(path).trim_start()
+    if not 0 < until < notes.seconds:
+        raise ValueError(
+            f"argument --keep-until: {path} has {notes.seconds:.2f} s, so second {seconds} is not "
+            "in it"
+        )
+    return until, notes.seconds - until
+
+
+def _parse_number(text: str, flag: str, kind: str, low: float, high: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        raise ValueError(f"argument {flag}: {text!r} is not {kind}")
+    return number
 
 
 def parse_range(text: str, flag: str, example: str) -> tuple[float, float]:

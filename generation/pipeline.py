@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from midi.control_schedule import (
     ControlSchedule,
     middle_notes,
 )
+from midi.notation import TempoMap
+from midi.notes import read_midi
 from model import PerformanceRNN
 from sequence import (
     PITCHES,
@@ -43,7 +46,10 @@ from utils import Array
 
 MAX_NOTE_SECONDS = 5.0  # longer generated notes are cut: the network has missed their note offs
 FOLLOW_SECONDS = 20.0  # of a primer, whose mean controls the continuation gets
-MARGIN = 2.0  # seconds by which the length of a sample may differ from --seconds
+MARGIN = 2.0  # most seconds by which the length of a sample may differ from --seconds
+MARGIN_SHARE = 0.2  # the same as a share of --seconds
+RING_SECONDS = 2.0  # for which the last notes go on after the end
+LAST_SECONDS = 0.1  # notes that sound in the last seconds before the end are the last notes
 PLAN_MARGIN = 0.5  # the same for the length that chords in bars give
 MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 
@@ -57,7 +63,7 @@ class Primer:
 
     dropped_notes: number of its notes that were outside the piano's 88 keys; end: the second
     after the first note of the file at which the primer ends; style: the mean of its controls at
-    its end.
+    its end; tempo_map: of its part of the file, from its first note on; None if the file has none.
     """
 
     events: EventSeq
@@ -65,6 +71,7 @@ class Primer:
     dropped_notes: int
     end: float = 0.0
     style: ControlSchedule | None = None
+    tempo_map: TempoMap | None = None
 
     @property
     def seconds(self) -> float:
@@ -86,7 +93,7 @@ def load_primer(
     It begins with a note and ends just before one. Notes that sound at its end go on in the
     generated music. Raises ValueError if there is no note.
     """
-    notes = NoteSeq.from_midi_file(path, sustain=not encoding.is_legacy, tracks=tracks)
+    notes, stats = read_midi(path, tracks, not encoding.is_legacy)
     is_later = notes.starts >= start
     on_piano = np.isin(notes.pitches, PITCHES)
     selected = NoteSeq(*(column[is_later & on_piano] for column in notes.columns))
@@ -102,13 +109,18 @@ def load_primer(
         end -= 1  # this velocity is for the note after the primer
     is_dropped = is_later & ~on_piano & (notes.starts <= selected.starts[0] + seconds)
     controls, primer = ControlSeq.from_event_seq(whole), EventSeq(events[:end], encoding)
-    offset = float(selected.starts[0] - notes.starts[0])
+    first = float(selected.starts[0])
+    offset = first - float(notes.starts[0])
+    tempo_map = TempoMap.from_stats(stats)
+    if tempo_map is not None:
+        tempo_map = tempo_map.crop(first, first + primer.total_ms / 1000)
     return Primer(
         primer,
         controls.encode(layout)[:end],
         int(is_dropped.sum()),
         offset + primer.total_ms / 1000,
         measure_style(primer, controls, layout),
+        tempo_map,
     )
 
 
@@ -144,12 +156,19 @@ class Extent:
 
     seconds: end at a musical boundary about this long after the primer (None: after the last
     event); continuation_only: leave out the primer; margin: the most seconds by which the
-    boundary may differ.
+    boundary may differ; longest: seconds after which no note rings on.
     """
 
     seconds: float | None = None
     continuation_only: bool = False
     margin: float = MARGIN
+    longest: float = math.inf
+
+    @staticmethod
+    def from_seconds(seconds: float, continuation_only: bool = False) -> Extent:
+        """Return the extent of a sample of a requested length: within 2 s of it, and 20%."""
+        margin = min(MARGIN, MARGIN_SHARE * seconds)
+        return Extent(seconds, continuation_only, margin, seconds + margin)
 
 
 WHOLE = Extent()
@@ -341,7 +360,11 @@ def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
         events = EventSeq(whole, job.encoding)
     notes = events.to_note_seq().limit_durations(MAX_NOTE_SECONDS, start).trim_start()
     if extent.seconds is not None:
-        notes = end_at_boundary(notes, start + extent.seconds, start, extent.margin)
+        latest = extent.seconds + extent.margin
+        if latest >= extent.longest:  # leave time for the last notes to ring
+            latest -= extent.margin / 2
+        margins = (extent.margin, latest - extent.seconds)
+        notes = end_at_boundary(notes, start + extent.seconds, start, *margins)
     if extent.continuation_only:
         is_new = notes.starts >= start
         notes = NoteSeq(*(column[is_new] for column in notes.columns))
@@ -349,19 +372,45 @@ def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
 
 
 def end_at_boundary(
-    notes: NoteSeq, seconds: float, start: float = 0.0, margin: float = MARGIN
+    notes: NoteSeq,
+    seconds: float,
+    start: float = 0.0,
+    margin: float = MARGIN,
+    late_margin: float | None = None,
 ) -> NoteSeq:
     """Cut notes at a musical boundary within `margin` seconds of `seconds`.
+
+    late_margin: the most seconds by which it may be later; None: `margin`.
 
     The boundary is the onset after the longest time without an onset, but never the first onset
     from second `start` on. Notes that sound at the boundary end there.
     """
     onsets = np.unique(notes.starts)
     ends = onsets[onsets >= start][1:]
-    ends = ends[np.abs(ends - seconds) <= margin]
+    late_margin = margin if late_margin is None else late_margin
+    ends = ends[(ends >= seconds - margin) & (ends <= seconds + late_margin)]
     waits = np.diff(onsets, prepend=0.0)[np.searchsorted(onsets, ends)]
     for end in ends[np.argsort(-waits, kind="stable")]:
         result = notes.truncate(float(end))
         if result.seconds >= seconds - margin:
             return result
     return notes.truncate(seconds)
+
+
+def let_ring(notes: NoteSeq, is_given: Array, longest: float = math.inf) -> NoteSeq:
+    """Let the last notes ring on for RING_SECONDS, at most until second `longest`.
+
+    The last notes are those that sound in the last LAST_SECONDS, without given ones, bool [notes].
+    """
+    is_last = ~is_given & (notes.ends >= notes.seconds - LAST_SECONDS)
+    end = max(notes.seconds, min(notes.seconds + RING_SECONDS, longest))
+    return replace(notes, ends=np.where(is_last, end, notes.ends))
+
+
+def ring_out(job: GenerationJob, notes: NoteSeq) -> NoteSeq:
+    """Let the last notes of a decoded sample ring on, except those of the primer."""
+    start = 0.0
+    if job.primer is not None and not job.extent.continuation_only:
+        start = job.primer.seconds
+    is_given = notes.starts < start - 1e-6  # rounding errors
+    return let_ring(notes, is_given, start + job.extent.longest)

@@ -6,19 +6,21 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import utils
+from config import AUDIO_FORMATS
 from generation.control_metrics import compare_sections
 from generation.given_notes import Arrangement
-from generation.pipeline import GenerationJob, decode_sample
+from generation.pipeline import GenerationJob, decode_sample, ring_out
 from midi import synth
 from midi.control_schedule import TIME_STEP, ControlSchedule
 from midi.metadata import encode_metadata, find_primer_end, format_title, summarize_sample
+from midi.notation import Meter, TempoMap, find_beats, quantize_onsets, write_tempo_map
 from midi.pianoroll import draw_piano_roll
 from sequence import EventSeq, NoteSeq
 from utils import Array
@@ -26,16 +28,29 @@ from utils import Array
 
 @dataclass(frozen=True)
 class Formats:
-    """The formats of a sample besides MIDI: picture and audio.
+    """How a sample is written: its MIDI file, and a picture and audio besides.
 
-    soundfont: .sf2 file for the audio; None: that of pretty_midi; two_tracks: whether the MIDI
-    file has a second track with the given notes.
+    audio: suffixes of audio files; soundfont: .sf2 file for them; None: that of pretty_midi;
+    two_tracks: whether the MIDI file has a second track with the given notes; pedal: whether it
+    has the sustain pedal, and shorter notes; tempo_map: its tempos and meters; meter: estimate
+    beats, and write a tempo map with this meter instead; grid: step in quarter notes on which the
+    onsets are put.
     """
 
     png: bool = False
-    wav: bool = False
+    audio: tuple[str, ...] = ()
     soundfont: str | None = None
     two_tracks: bool = False
+    pedal: bool = False
+    tempo_map: TempoMap | None = None
+    meter: Meter | None = None
+    grid: float | None = None
+
+    def find_tempo_map(self, notes: NoteSeq) -> TempoMap | None:
+        """Return the tempo map of the file for these notes; None for none."""
+        if self.meter is not None:
+            return TempoMap.from_beats(find_beats(notes), self.meter)
+        return self.tempo_map
 
 
 @dataclass(frozen=True)
@@ -108,8 +123,8 @@ class OutputFiles:
         for number in itertools.count(max(numbers, default=-1) + 1):
             path = self.folder / f"output-{number:03d}.mid"
             if self.overwrite:
-                for suffix in (".png", ".wav"):
-                    path.with_suffix(suffix).unlink(missing_ok=True)
+                for suffix in ("png", *AUDIO_FORMATS):
+                    path.with_suffix(f".{suffix}").unlink(missing_ok=True)
             yield path
 
 
@@ -125,13 +140,17 @@ def write_sample(
     write: writes the MIDI file and returns its path; events: the generated events;
     metadata: texts for the MIDI file.
     """
-    notes = decode_sample(job, events)
+    notes, generated = decode_sample(job, events), events
     events = trim_events(job, events, notes)
     requested = find_requested_control(job, events)
+    notes = ring_out(job, notes)
     primer = 0.0
     if job.primer is not None and not job.extent.continuation_only:
         primer = job.primer.seconds
     is_given = notes.starts < primer - 1e-6  # rounding errors
+    if formats.tempo_map is None and job.primer is not None and job.primer.tempo_map is not None:
+        start = 0.0 if primer else job.primer.seconds + max(0.0, -find_start(job, generated))
+        formats = replace(formats, tempo_map=job.primer.tempo_map.crop(start))
     path = _write_files(write, notes, is_given, requested, metadata, formats)
     yield WrittenSample(path, int((~is_given).sum()), notes.seconds, metadata, primer)
     if job.control is not None:
@@ -177,17 +196,23 @@ def _write_files(
     formats: Formats,
 ) -> Path:
     """Write notes as MIDI and in the other formats; return the path of the MIDI file."""
+    tempo_map = formats.find_tempo_map(notes)
+    if tempo_map is not None and formats.grid is not None:
+        notes, is_given = quantize_onsets(notes, tempo_map, formats.grid, is_given)
     texts = encode_metadata(metadata, requested, is_given)
     second = is_given if formats.two_tracks else None
-    path = write(notes.to_midi_bytes(texts=texts, second=second))
+    content = notes.to_midi_bytes(texts=texts, second=second, pedal=formats.pedal)
+    if tempo_map is not None:
+        content = write_tempo_map(content, tempo_map, formats.grid)
+    path = write(content)
     if formats.png:
         title = f"{path.stem}   {format_title(metadata)}"
         command, primer = metadata["made with"], find_primer_end(notes, is_given)
         summary = summarize_sample(notes, requested, is_given)
         picture = draw_piano_roll(notes, title, requested, summary, command, is_given, primer)
         utils.atomic_write(path.with_suffix(".png"), picture, durable=False)
-    if formats.wav:
-        synth.render_audio(path, path.with_suffix(".wav"), formats.soundfont)
+    for suffix in formats.audio:
+        synth.render_audio(path, path.with_suffix(f".{suffix}"), formats.soundfont)
     return path
 
 

@@ -23,6 +23,11 @@ READER_VERSION = 2  # of the rules by which notes are read; 1: symusic, pedals b
 ALL_PROGRAMS = range(128)
 PRETTY_MIDI_TICK = 1e-9  # seconds, to which the times of a PrettyMIDI object are rounded
 MAX_RESOLUTION = 32767  # ticks per quarter note that a file can hold
+PEDAL_DELAY = 20  # milliseconds after a lift at which the pedal goes down again
+KEY_OVERLAP = 10  # milliseconds for which keys are held after the pedal went down
+MIN_SAVING = 100  # milliseconds by which a key must be released before its note ends
+MIN_KEY = 60  # milliseconds for which a key is held
+MAX_PEDAL = 15_000  # milliseconds for which the pedal holds a note; the reader allows 20 s
 
 
 def read_only(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
@@ -133,10 +138,12 @@ class NoteSeq:
         tempo: float = 120.0,
         texts: Iterable[str] = (),
         second: Array | None = None,
+        pedal: bool = False,
     ) -> pretty_midi.PrettyMIDI:
         """Return a PrettyMIDI with one instrument, or two.
 
         second: the notes of the second instrument, bool [notes]; None for one instrument.
+        pedal: write the sustain pedal and shorter notes that sound the same; see `move_to_pedal`.
         A tick is about a millisecond, and no note is shorter than a tick. `texts` become text
         events at time 0, in order, in UTF-8; `read_midi_texts` is the inverse. Raises
         ValueError for a tempo (quarter notes per minute) at which a file cannot have such ticks.
@@ -147,6 +154,11 @@ class NoteSeq:
         tick = 60 / tempo / resolution  # seconds
         first = np.rint(self.starts / tick)
         last = np.maximum(np.rint(self.ends / tick), first + 1)
+        presses = np.empty((0, 2))
+        if pedal:
+            starts, ends = (np.rint(1000 * tick * column) for column in (first, last))
+            releases, presses = move_to_pedal(starts, ends, self.pitches)
+            last = np.rint(releases / 1000 / tick)
         columns = (first * tick, last * tick, self.pitches, self.velocities)
         rows = zip(*(column.tolist() for column in columns), strict=True)
 
@@ -157,6 +169,11 @@ class NoteSeq:
             if second is not None or name == "Piano":
                 instrument = pretty_midi.Instrument(program, name=name)
                 instrument.notes = [notes[k] for k in np.flatnonzero(selected)]
+                instrument.control_changes = [
+                    pretty_midi.ControlChange(64, value, float(time))
+                    for press in presses / 1000
+                    for value, time in zip((127, 0), press, strict=True)
+                ]
                 midi.instruments.append(instrument)
         # pretty_midi writes latin-1: these are the UTF-8 bytes, one character each
         encoded = (text.encode("utf-8", "backslashreplace").decode("latin-1") for text in texts)
@@ -170,11 +187,15 @@ class NoteSeq:
         utils.atomic_write(path, self.to_midi_bytes(program, texts))
 
     def to_midi_bytes(
-        self, program: int = 0, texts: Iterable[str] = (), second: Array | None = None
+        self,
+        program: int = 0,
+        texts: Iterable[str] = (),
+        second: Array | None = None,
+        pedal: bool = False,
     ) -> bytes:
         """Return the content of a MIDI file; see `to_midi`."""
         content = io.BytesIO()
-        self.to_midi(program, texts=texts, second=second).write(content)
+        self.to_midi(program, texts=texts, second=second, pedal=pedal).write(content)
         return content.getvalue()
 
     @staticmethod
@@ -223,6 +244,36 @@ def _check_column(name: str, values: Array, low: Any, high: Any) -> None:
 
 
 # ------------------------------------------------------------------------------- MIDI files
+
+
+def move_to_pedal(starts: Array, ends: Array, pitches: Array) -> tuple[Array, Array]:
+    """Return when the keys are released, and when the pedal goes down and up, [presses, 2].
+
+    starts, ends: of notes with the pedal folded in, int64 milliseconds [notes]. With keys and
+    pedal so, each note sounds as before. The pedal is down only while no note ends, except where
+    its key is struck again; a key is released at the next onset.
+    """
+    order = np.lexsort((starts, pitches))
+    is_struck_again = np.zeros(len(starts), bool)
+    following = find_next_onsets(pitches[order], starts[order])
+    is_struck_again[order] = ends[order] >= following
+    lifts = np.unique(ends[~is_struck_again])
+    downs = np.append(0, lifts[:-1])[: len(lifts)] + PEDAL_DELAY
+    onsets, releases = np.unique(starts), ends.copy()
+    is_used = np.zeros(len(lifts), bool)
+    # notes that are struck again may be released early, too, if the pedal is down from then on
+    places = np.searchsorted(lifts, ends)
+    for note in range(len(starts)):
+        place = places[note]
+        if place == len(lifts) or (is_struck_again[note] and ends[note] <= downs[place]):
+            continue
+        later = np.searchsorted(onsets, starts[note] + MIN_KEY)
+        if later == len(onsets):  # the last notes: their keys are held
+            continue
+        release = max(onsets[later], downs[place] + KEY_OVERLAP, ends[note] - MAX_PEDAL)
+        if release <= ends[note] - MIN_SAVING:
+            releases[note], is_used[place] = release, True
+    return releases, np.column_stack((downs, lifts))[is_used]
 
 
 def read_midi(

@@ -405,3 +405,46 @@ def test_read_midi_texts_never_fails(size: int, more: bytes) -> None:
     content = midi_bytes([text(0, "a" * 20)])[:size]
     assert set(read_midi_texts(content)) <= {"a" * 20}
     assert all(isinstance(found, str) for found in read_midi_texts(content + more))
+
+
+# ------------------------------------------------------------------------------------ the pedal
+
+
+def play_with_pedal(seed: int, count: int) -> NoteSeq:
+    """Return random notes, many of which end together, and some by being struck again."""
+    rng = np.random.default_rng(seed)
+    starts = np.sort(rng.integers(0, 60 * count, count)) / 1000
+    lifts = np.unique(rng.integers(0, 60 * count + 3000, count // 5)) / 1000
+    ends = starts + rng.integers(20, 1500, count) / 1000
+    index = np.searchsorted(lifts, ends).clip(max=len(lifts) - 1)
+    ends = np.where(rng.random(count) < 0.7, np.maximum(lifts[index], ends), ends)
+    return NoteSeq.merge(NoteSeq(starts, ends, rng.integers(40, 60, count), [64] * count))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_written_pedal_sounds_the_same(seed: int) -> None:
+    notes = play_with_pedal(seed, count=200)
+    plain = NoteSeq.from_midi_bytes(notes.to_midi_bytes())
+    content = notes.to_midi_bytes(pedal=True)
+    pedaled = NoteSeq.from_midi_bytes(content)
+    for one, other in zip(plain.columns, pedaled.columns, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    keys = NoteSeq.from_midi_bytes(content, sustain=False)
+    is_shorter = keys.ends < plain.ends - 0.05
+    assert is_shorter.mean() > 0.2
+
+
+def test_pedal_takes_over_when_the_next_note_starts() -> None:
+    """A broken chord that sounds until second 2, and a note after it."""
+    notes = NoteSeq([0, 0.5, 1, 2], [2, 2, 2, 2.5], [48, 52, 55, 60], [64] * 4)
+    midi = notes.to_midi(pedal=True)
+    (piano,) = midi.instruments
+    assert [(round(c.time, 3), c.value) for c in piano.control_changes] == [(0.02, 127), (2, 0)]
+    ends = {note.pitch: round(note.end, 3) for note in piano.notes}
+    assert ends == {48: 0.5, 52: 1.0, 55: 2.0, 60: 2.5}
+
+
+def test_no_pedal_without_overlapping_notes() -> None:
+    starts = np.arange(8) / 2
+    notes = NoteSeq(starts, starts + 0.5, 60 + np.arange(8), [64] * 8)
+    assert not notes.to_midi(pedal=True).instruments[0].control_changes

@@ -49,3 +49,28 @@ def test_invalid_soundfont_raises(tmp_path: Path) -> None:
         find_soundfont(tmp_path / "a.mid")
     with pytest.raises(FileNotFoundError):
         find_soundfont(tmp_path / "missing.sf2")
+
+
+def test_release_is_rendered_and_fades(tmp_path: Path) -> None:
+    chord = NoteSeq([0, 0, 0], [2, 2, 2], [36, 60, 64], [110] * 3)
+    chord.to_midi_file(tmp_path / "a.mid")
+    render_audio(tmp_path / "a.mid", tmp_path / "a.wav")
+    samples, rate = read_wav(tmp_path / "a.wav")
+    assert 2.1 < len(samples) / rate < 6
+    levels = [np.abs(samples[int(t * rate) :]).max() / 32767 for t in (2.02, 2.1, 2.2)]
+    assert levels[0] > levels[1] > levels[2] > 0
+    assert np.abs(samples[-int(0.02 * rate) :]).max() / 32767 < 0.002
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
+def test_formats_have_the_same_music(tmp_path: Path, suffix: str) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    SCALE.to_midi_file(tmp_path / "a.mid")
+    for name in ("wav", suffix):
+        render_audio(tmp_path / "a.mid", tmp_path / f"a.{name}")
+    expected, rate = read_wav(tmp_path / "a.wav")
+    samples, new_rate = soundfile.read(tmp_path / f"a.{suffix}")
+    assert new_rate == rate
+    assert samples.shape == expected.shape
+    correlation = np.corrcoef(samples[:, 0], expected[:, 0])[0, 1]
+    assert correlation > (0.9999 if suffix == "flac" else 0.98)
