@@ -410,7 +410,7 @@ def test_missing_audio_library_is_named(
     assert not list(Path("out").iterdir())
 
 
-def test_session_beside_the_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_session_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "__file__", str(folder / "program" / "model.py"))
     (folder / "program").mkdir()
     Path("m.sess").rename("program/pretrained.sess")
