@@ -409,7 +409,7 @@ class Session:
             hint = "no such session file: train.py makes one, and pretrained.sess is ready to use"
             raise FileNotFoundError(error.errno, hint, os.fspath(path)) from error
         except ValueError as error:
-            if utils.has_mark(path, LFS_MARK):
+            if os.path.isfile(path) and utils.has_mark(path, LFS_MARK):
                 raise ValueError(
                     f"{path}: only a pointer to a file in Git LFS: get the file with git lfs pull"
                 ) from error
