@@ -893,7 +893,7 @@ def measure_files(options: GenerateConfig) -> Iterator[str]:
         seen = format_seen(history, path)
         facts = {"file": path.name, "session": Path(options.session).name}
         facts |= {"control": how, "training data": seen}
-        yield f"{path}, {how}; training data of the session: {seen}"
+        yield f"{path}, {how}; session trained on this file: {seen}"
         yield from (f"  {line}" for line in summarize(surprise))
         yield from map(str, write_surprise(surprise, name, folder, facts))
         samples.append(describe_surprise(name, surprise, how))

@@ -588,8 +588,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "earlier runs has not changed"
                 )
         else:
-            problem = "no MIDI file in it" if Path(options.midi_dir).is_dir() else "not a folder"
-            raise ValueError(f"{options.midi_dir}: {problem}; to download some: {FETCH_COMMAND}")
+            problem = "no MIDI file in it" if Path(options.midi_dir).is_dir() else "no such folder"
+            raise ValueError(
+                f"{options.midi_dir}: {problem}: put MIDI files there, "
+                f"or download some: {FETCH_COMMAND}"
+            )
         return 0
 
     return utils.run_command("preprocess.py", run, "interrupted; run it again to complete the data")

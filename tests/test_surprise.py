@@ -48,7 +48,7 @@ def test_tables_and_page(session: Path, data_dir: Path, capsys: pytest.CaptureFi
     assert len(rows) == len(record["notes"]) > 100
     assert record["training data"] == "no"
     assert json.loads((folder / names[3]).read_text())["training data"] == "yes"
-    assert "performance-2.mid, without control; training data of the session: yes" in (
+    assert "performance-2.mid, without control; session trained on this file: yes" in (
         capsys.readouterr().out
     )
     page = (folder / "surprise.html").read_text()
