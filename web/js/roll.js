@@ -64,7 +64,10 @@ export class PianoRoll {
     pen.font = "9px system-ui, sans-serif";
     pen.fillStyle = "#4a4a55";
     for (let pitch = Math.ceil(this.low / 12) * 12; pitch <= this.high; pitch += 12) {
-      pen.fillText(`C${pitch / 12 - 1}`, width - 2, this.y(pitch) + this.row - 0.5);
+      const name = `C${pitch / 12 - 1}`;
+      // the name is higher than its row: in the topmost row it moves down into the picture
+      const height = Math.ceil(pen.measureText(name).actualBoundingBoxAscent);
+      pen.fillText(name, width - 2, Math.max(height, this.y(pitch) + this.row - 0.5));
     }
   }
 }
