@@ -45,6 +45,14 @@ from config import (
 from sequence import CONTROLS, CURRENT, Control, EventSeq, parse_controls
 from utils import Number, Parser, print_line
 
+# options that change the result; they are stored in the session, so that a resumed run
+# has the same values, unless the command line gives others, which is reported
+RECIPE = (
+    *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
+    *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
+    *("ema_decay", "stretch", "seed"),
+)
+
 # ------------------------------------------------------------------------------ command line
 
 
@@ -163,13 +171,19 @@ def build_parser() -> Parser:
     return parser
 
 
-def started_from_session(path: Path) -> bool:
-    """Return whether a session exists that started from another one, with --init-from."""
-    if not path.exists():
-        return False
-    from training.sessions import find_source  # imports torch
+def find_session_defaults(parser: Parser, path: Path) -> dict[str, Any]:
+    """Return the options that a session goes on with if the command line does not give them.
 
-    return bool(find_source(path))
+    These are the ones of its last run and, if it started from another session, those for
+    fine-tuning. A stored value that the command line would not accept is left out.
+    """
+    if not path.exists():
+        return {}
+    from training.sessions import load_last_run  # imports torch
+
+    source, stored = load_last_run(path)
+    usable = {n: stored[n] for n in RECIPE if n in stored and parser.accepts(n, stored[n])}
+    return {**(config.FINE_TUNING if source else {}), **usable}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
@@ -180,10 +194,11 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     if options.tune:
         source = str(Path(__file__).parent / PRETRAINED)
         parser.set_defaults(init_from=source, **config.FINE_TUNING, **config.TUNING)
-        options = TrainConfig(**vars(parser.parse_args(argv)))
-    elif options.init_from or (is_training and started_from_session(Path(options.session))):
+    elif options.init_from:
         parser.set_defaults(**config.FINE_TUNING)
-        options = TrainConfig(**vars(parser.parse_args(argv)))
+    if is_training:
+        parser.set_defaults(**find_session_defaults(parser, Path(options.session)))
+    options = TrainConfig(**vars(parser.parse_args(argv)))
     try:
         if not Path(options.session).name:
             raise ValueError(f"argument -s/--session: {options.session!r} is not a file name")
@@ -230,7 +245,7 @@ import progress.bar
 
 from analysis.profile import TrainProfile
 from corpus.batches import Batch, WindowSampler
-from corpus.dedup import find_copies
+from corpus.dedup import Fingerprint, find_copies, find_pieces
 from corpus.manifest import check_complete
 from corpus.performance import Corpus, hold_out
 from generation.control import parse_control
@@ -276,12 +291,6 @@ from training.trainer import (
 )
 from training.tuning import convert_songs, generate_pieces, get_data_dir, get_music_dir
 
-# options that change the result; they are stored in the session, so that a change is reported
-RECIPE = (
-    *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
-    *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
-    *("ema_decay", "stretch", "seed"),
-)
 # the sample that each validation adds to the logs
 SAMPLE_CONTROL = Control(parse_scale_or_chord("C major"), 3)
 SAMPLE_EVENTS = 400
@@ -349,12 +358,30 @@ def load_data(options: TrainConfig) -> tuple[Corpus, Corpus]:
         instead = f"-v {Path(options.validation) / SUBSETS[1]}"
         val_paths = find_data_files(options.validation, instead)
     else:
-        train_paths, val_paths = hold_out(train_paths, dataset, options.validation_share)
+        pieces = find_tuning_pieces(train_paths) if options.tune else None
+        train_paths, val_paths = hold_out(train_paths, dataset, options.validation_share, pieces)
     # loaded together, because Corpus.load rejects files in different encodings
     performances = Corpus.load([*train_paths, *val_paths]).performances
     count = len(train_paths)
     train_data, val_data = Corpus(performances[:count]), Corpus(performances[count:])
     return leave_out_validation(train_data, train_paths, val_data, val_paths), val_data
+
+
+def find_tuning_pieces(paths: Sequence[Path]) -> list[tuple[int, ...]] | None:
+    """Return the numbers of the files of each piece; None if there are not two pieces.
+
+    For a few files only: it reads all events.
+    """
+    fingerprints = [Fingerprint.compute(p) for p in Corpus.load(paths).performances]
+    pieces = [piece.members for piece in find_pieces(fingerprints)[0]]
+    if len(pieces) > 1:
+        return pieces
+    if len(paths) > 1:
+        print_line(
+            f"all {len(paths)} files are of one piece: the loss on the ones that are held out is "
+            "too low; add other pieces for a better figure"
+        )
+    return None
 
 
 def leave_out_validation(

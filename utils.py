@@ -429,6 +429,16 @@ class Parser(argparse.ArgumentParser):
         """Print the message as one line, and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {escape(message)}\n")
 
+    def accepts(self, name: str, value: Any) -> bool:
+        """Return whether an option could have got this value, a bool or number, from its text."""
+        (action,) = (action for action in self._actions if action.dest == name)
+        if action.nargs == 0 or isinstance(value, bool):
+            return action.nargs == 0 and isinstance(value, bool)
+        try:
+            return isinstance(value, int | float) and self._get_value(action, str(value)) == value
+        except argparse.ArgumentError:
+            return False
+
     def to_argv(self, options: Any) -> list[str]:
         """Return the arguments that set `options`, without defaults, in the order of its fields.
 

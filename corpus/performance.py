@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -438,19 +437,27 @@ def _hash(content: Any) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def hold_out(paths: Sequence[Path], root: Path, share: float) -> tuple[list[Path], list[Path]]:
+def hold_out(
+    paths: Sequence[Path],
+    root: Path,
+    share: float,
+    pieces: Sequence[Sequence[int]] | None = None,
+) -> tuple[list[Path], list[Path]]:
     """Split files into training files and validation files, the latter about a `share` of them.
 
-    The subset of a file depends only on its name below `root`, so it stays when files are added.
-    Exception: if there are two or more files, at least one is for validation, unless `share` is 0.
+    pieces: the numbers of the files of each piece, which all get the subset of the piece's first
+    file by name; by default each file is a piece. The subset of a file depends only on its name
+    below `root`, so it stays when files are added. Exception: if there are two or more pieces, at
+    least one is for validation, unless `share` is 0; it is one with the fewest files.
     """
-    positions = {}  # a number from 0 to 1 for each path
-    for path in paths:
-        name = path.relative_to(root).as_posix().encode(errors="surrogateescape")
-        digest = hashlib.blake2b(name, digest_size=8).digest()
-        positions[path] = int.from_bytes(digest, "big") / 2**64
-    limit = share
-    if share and len(paths) > 1 and min(positions.values()) >= share:
-        limit = math.nextafter(min(positions.values()), 1.0)
-    train_paths = [path for path in paths if positions[path] >= limit]
-    return train_paths, [path for path in paths if positions[path] < limit]
+    names = [path.relative_to(root).as_posix().encode(errors="surrogateescape") for path in paths]
+    groups = []  # of each piece: a number from 0 to 1, and the numbers of its files
+    for piece in pieces or [[number] for number in range(len(paths))]:
+        digest = hashlib.blake2b(min(names[number] for number in piece), digest_size=8).digest()
+        groups.append((int.from_bytes(digest, "big") / 2**64, piece))
+    chosen = [piece for position, piece in groups if position < share]
+    if share and len(groups) > 1 and not chosen:
+        chosen = [min(groups, key=lambda group: (len(group[1]), group[0]))[1]]
+    held_out = {number for piece in chosen for number in piece}
+    train_paths = [path for number, path in enumerate(paths) if number not in held_out]
+    return train_paths, [paths[number] for number in sorted(held_out)]

@@ -339,6 +339,12 @@ def _format_split(summary: Summary, folder: DataFolder, assignment: Assignment) 
             f"{format_count(subset.performances, 'performance', 'performances')}, "
             f"{subset.hours:.2f} hours"
         )
+    empty = [subset.name for subset in summary.subsets if not subset.pieces]
+    if len(summary.pieces) == 1:
+        yield (
+            f"split: {' and '.join(empty)} are empty, because there is only one piece: add others, "
+            "or use train.py --tune MIDI_FOLDER -s mine.sess"
+        )
     if assignment.pinned:
         pieces = format_count(len(assignment.pinned), "piece", "pieces")
         yield f"split: {pieces} not moved, although {folder.split} would select another subset"

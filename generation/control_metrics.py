@@ -174,10 +174,13 @@ class Adherence:
 
     def __str__(self) -> str:
         unit, digits = self.kind.unit, 2 if self.kind.high < 20 else 1
+        generated, requested = self.generated.mean(), self.requested.mean()
+        got, wanted = f"{generated:.{digits}f} {unit}", f"{requested:.{digits}f}"
+        if self.kind.name == "density":
+            got = f"{middle_notes(generated) / WINDOW:.1f} notes/s"
+            wanted = format_density(float(requested))
         text = (
-            f"{self.kind.name}: {self.generated.mean():.{digits}f} {unit} "
-            f"(requested {self.requested.mean():.{digits}f}), "
-            f"{self.close_share:.0%} within one step"
+            f"{self.kind.name}: {got} (requested {wanted}), {self.close_share:.0%} within one step"
         )
         correlation = self.correlation
         return text if math.isnan(correlation) else f"{text}, Spearman {correlation:.2f}"
@@ -234,7 +237,8 @@ def generate_samples(
 def evaluate_controls(model: PerformanceRNN, encoding: Encoding, seed: int = 0) -> Iterator[str]:
     """Measure how closely a network follows its controls; yield a line for each result.
 
-    Density and histogram are requested together, the other controls one at a time.
+    Density and histogram are requested together, the other controls one at a time. A network that
+    can leave controls open has the density among these, and only there.
     """
     if {"density", "histogram"} <= set(model.layout.names):
         yield from _evaluate_scales(model, encoding, seed)
@@ -280,7 +284,10 @@ def make_schedule(values: Mapping[str, float]) -> ControlSchedule:
 
 
 def _evaluate_scales(model: PerformanceRNN, encoding: Encoding, seed: int) -> Iterator[str]:
-    """Yield a line for each of EVAL_SCALES and EVAL_LEVELS; a sample is generated for each pair."""
+    """Yield a line for each of EVAL_SCALES; a sample is generated for each with each EVAL_LEVELS.
+
+    For a plain network, a line for each of EVAL_LEVELS follows.
+    """
     pairs = [(scale, density) for scale in EVAL_SCALES for density in EVAL_LEVELS]
     controls = [Control(parse_scale_or_chord(scale), density) for scale, density in pairs]
     values: dict[str, list[Any]] = {
@@ -302,7 +309,7 @@ def _evaluate_scales(model: PerformanceRNN, encoding: Encoding, seed: int) -> It
             f"{np.mean([row.share_in_classes for row in rows]):.1%} of notes in requested "
             "pitch classes"
         )
-    for density in EVAL_LEVELS:
+    for density in EVAL_LEVELS if model.layout.is_plain else ():
         rates = [metrics[scale, density].rate for scale in EVAL_SCALES]
         yield (
             f"density {density}: requested {format_density(density)} notes/s, got "

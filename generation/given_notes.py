@@ -851,7 +851,10 @@ def parse_form(text: str, seconds: float) -> tuple[tuple[Section, ...], str | No
     for letter, control in controls.items():
         if not control:
             raise ValueError(f"argument --form: section {letter} has no control, but others have")
+    # the plan is shown to the user, so its times are rounded; a control is over two seconds anyway
+    digits = 1 if length >= 1 else 5
     plan = [
-        f"{controls[s.letter]} @{s.start:g}" if s.start else controls[s.letter] for s in sections
+        f"{controls[s.letter]} @{round(s.start, digits):g}" if s.start else controls[s.letter]
+        for s in sections
     ]
     return sections, " | ".join(plan)

@@ -538,9 +538,14 @@ def test_report_has_a_line_for_each_requested_control() -> None:
 
 def test_each_control_is_evaluated_alone() -> None:
     lines = list(evaluate_controls(make_all_model(), CURRENT))
-    names = [line.split(":")[0] for line in lines[8:]]
+    names = [line.split(":")[0] for line in lines[4:]]
     assert names == [name for name in ("density", *SCALARS) for _ in range(5)]
-    assert all("within one step, Spearman" in line for line in lines[12::5])
+    assert all("within one step, Spearman" in line for line in lines[8::5])
+    density = [
+        re.fullmatch(r"density: [\d.]+ notes/s \(requested (.+)\), .*", d) for d in lines[4:8]
+    ]
+    # levels 2, 4, 6, 8 are 4-5, 10-11, ... notes in two seconds
+    assert [d and d[1] for d in density] == ["3.5-4.5", "6.5-7.5", "9.5-10.5", "12.5-13.5"]
 
 
 # ------------------------------------------------------------------------------ generation

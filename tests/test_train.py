@@ -18,6 +18,7 @@ import torch
 
 import train
 import utils
+from config import TrainConfig
 from corpus.batches import WindowSampler
 from corpus.manifest import Manifest
 from corpus.performance import Corpus, Performance
@@ -198,6 +199,34 @@ def test_changed_options_are_reported(
         "changed since the last run: learning rate 0.01 -> 0.02, use transposition False -> True, "
         "gru dropout 0.0 -> 0.25, precision fp32 -> bf16, the state of the optimizer is dropped"
     ) in lines
+
+
+def test_options_that_are_not_repeated_stay_as_they_were(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "1", "-l", "0.02", "-t", "-c", "0.5", "--carry", "2")
+    before = load_training()["options"]
+    assert (before["batch_size"], before["window_size"], before["carry"]) == (4, 20, 2)
+    capsys.readouterr()
+    argv = ["-s", "m.sess", "-d", str(data), "--no-enable-logging", "--device", "cpu"]
+    assert train.main([*argv, "--max-steps", "2"]) == 0
+    assert "changed" not in capsys.readouterr().out
+    assert load_training()["options"] == before
+    assert train.main([*argv, "--max-steps", "3", "-w", "24", "--no-use-transposition"]) == 0
+    assert (
+        "changed since the last run: window size 20 -> 24, use transposition True -> False"
+    ) in capsys.readouterr().out.splitlines()
+
+
+def test_stored_options_that_are_not_allowed_are_left_out(folder: Path, data: Path) -> None:
+    run(data, "--max-steps", "1")
+    session = Session.load("m.sess")
+    session.training["options"] |= {"batch_size": -3, "carry": "4", "stride_size": 7}
+    session.save("m.sess")
+    options = train.parse_args(["-s", "m.sess"])
+    default = TrainConfig()
+    assert (options.batch_size, options.carry) == (default.batch_size, default.carry)
+    assert options.stride_size == 7
 
 
 def test_hidden_state_is_kept_for_continuing_windows(
@@ -647,6 +676,20 @@ def test_export_writes_averaged_half_precision(folder: Path, data: Path) -> None
         level = weight.abs().amax(dim=1, keepdim=True) / 127 if is_rounded else torch.zeros(1)
         assert (error <= level / 2 + 1e-3 * weight.abs() + 1e-6).all()
         assert bool((error > 2e-3 * weight.abs() + 1e-6).any()) == is_rounded
+
+
+def test_exported_session_is_not_trained_further(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "1")
+    assert run(data, "--export", "small.sess") == 0
+    before = Path("small.sess").read_bytes()
+    capsys.readouterr()
+    assert run(data, "-s", "small.sess", "--max-steps", "2") == 1
+    assert "use --init-from small.sess -s mine.sess" in read_error_line(capsys)
+    assert Path("small.sess").read_bytes() == before
+    assert run(data, "--init-from", "small.sess", "-s", "mine.sess", "--max-steps", "2") == 0
+    assert run(data, "-s", "mine.sess", "--max-steps", "3") == 0
 
 
 # ----------------------------------------------------------------------------------- errors

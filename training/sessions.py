@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -77,12 +78,17 @@ def check_export_path(path: Path, session: Path) -> None:
         except ValueError:
             is_exported = False
         else:
-            is_half = all(weight.dtype == torch.float16 for weight in old.state.values())
-            is_exported = is_half and not (old.optimizer_state or old.ema_state)
+            is_exported = is_export(old)
         if not is_exported:
             raise ValueError(
                 f"{path}: not written by --export, so it is not replaced: give another file name"
             )
+
+
+def is_export(session: Session) -> bool:
+    """Return whether a session is as `--export` writes it: only weights, in half precision."""
+    is_half = all(weight.dtype == torch.float16 for weight in session.state.values())
+    return is_half and not (session.optimizer_state or session.ema_state)
 
 
 def get_source(session: Session) -> dict[str, str]:
@@ -94,12 +100,16 @@ def get_source(session: Session) -> dict[str, str]:
     return {"init_from": source} if isinstance(source, str) else {}
 
 
-def find_source(path: Path) -> str:
-    """Return the name of the session that a session file started from, or "" if unknown."""
+def load_last_run(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name of the session that a session file started from, and its last options.
+
+    "" and {} if they are unknown.
+    """
     try:
-        return get_source(Session.load(path)).get("init_from", "")
+        session = Session.load(path)
     except (OSError, ValueError):  # reported when the session is opened
-        return ""
+        return "", {}
+    return get_source(session).get("init_from", ""), session.training.get("options", {})
 
 
 def open_session(
@@ -121,6 +131,11 @@ def open_session(
     utils.check_writable(path.parent)
     if path.exists():
         session = _load_checked(path, encoding, model_params, controls)
+        if is_export(session):
+            raise ValueError(
+                f"{path}: it has only the exported network, and training would overwrite it: "
+                f"use --init-from {shlex.quote(str(path))} -s mine.sess for a new session"
+            )
         _check_source(path, session, init_from)
         step = session.training.get("step", 0)
         utils.print_line(f"resuming {path} at step {step} ({format_sizes(session.config)})")

@@ -88,6 +88,18 @@ def test_one_of_two_files_is_held_out() -> None:
     assert hold_out(paths[:1], Path("a"), 1e-6) == (paths[:1], [])
 
 
+def test_files_of_one_piece_are_held_out_together() -> None:
+    paths = [Path("a") / f"{k}.data" for k in range(1000)]
+    pieces = [range(start, start + 5) for start in range(0, 1000, 5)]
+    train_paths, val_paths = hold_out(paths, Path("a"), 0.1, pieces)
+    assert sorted(train_paths + val_paths) == sorted(paths)
+    assert 50 < len(val_paths) < 150
+    numbers = {int(path.stem) // 5 for path in val_paths}
+    assert not numbers & {int(path.stem) // 5 for path in train_paths}
+    # at least one piece, one with the fewest files
+    assert hold_out(paths[:9], Path("a"), 1e-6, [range(8), [8]])[1] == [paths[8]]
+
+
 def test_new_files_do_not_change_subsets() -> None:
     root = Path("somewhere")
     paths = [root / f"{k}.data" for k in range(2000)]

@@ -114,6 +114,16 @@ def test_pieces_and_subsets() -> None:
     ]
 
 
+def test_split_of_one_piece_suggests_tuning() -> None:
+    split = (DataFolder(Path("data"), "80,10,10"), Assignment(("train",), (), ()))
+    record = make_record("a.mid", CONVERTED)
+    *_, last = format_summary(Summary([record], pieces=[[record]], split=split))
+    assert last == (
+        "split: validation and test are empty, because there is only one piece: add others, or use "
+        "train.py --tune MIDI_FOLDER -s mine.sess"
+    )
+
+
 def test_near_duplicates_are_cut_to_twenty_lines() -> None:
     pairs = [("a.mid", f"{n}.mid", 0.95) for n in range(25)]
     lines = list(format_summary(Summary([], near_duplicates=pairs)))

@@ -196,6 +196,7 @@ def test_returning_section_plays_the_same_notes() -> None:
 
 
 def test_form_with_controls() -> None:
+    assert parse_form("A(C;3) B(C;6) A", 20.0)[1] == "C;3 | C;6 @6.7 | C;3 @13.3"
     sections, control = parse_form("A(C major;3) B(A minor;6) A", 30.0)
     assert sections[1] == Section("B", 10.0, 20.0)
     assert control == "C major;3 | A minor;6 @10 | C major;3 @20"

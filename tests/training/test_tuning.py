@@ -1,8 +1,10 @@
 """train.py --tune: from a folder of MIDI files to music with one command."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pretty_midi
 import pytest
 
 import preprocess
@@ -64,6 +66,31 @@ def test_tuning_again_keeps_the_session_and_takes_new_songs(
     assert Session.load("mine.sess").training["step"] == 3
     names = sorted(path.stem for path in Path("mine-data").glob("*.data"))
     assert [name.partition(".")[0] for name in names] == ["1", "2", "3", "new"]
+
+
+def test_other_performances_of_a_piece_are_held_out_together(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "run_script", run_in_process)
+    for path in sorted(songs.iterdir()):
+        path.unlink()
+    for seed in range(3):
+        midi = pretty_midi.PrettyMIDI(str(write_midi(songs / f"{seed}.mid", 200, seed)))
+        for number in range(3):  # in other keys, with other velocities
+            for note in midi.instruments[0].notes:
+                note.pitch, note.velocity = note.pitch + 1, note.velocity + 2
+            midi.write(str(songs / f"{seed}-{number}.mid"))
+    options = train.parse_args([*ARGV, *SMALL])
+    tuning.convert_songs(songs, Path("mine.sess"), quiet=True)
+    data = tuning.get_data_dir(Path("mine.sess"))
+    paths = train.find_data_files(str(data))
+    pieces = train.find_tuning_pieces(paths)
+    assert pieces is not None
+    found = [{paths[n].name[0] for n in piece} for piece in pieces]
+    assert sorted(map(sorted, found)) == [["0"], ["1"], ["2"]]
+    train_data, val_data = train.load_data(dataclasses.replace(options, dataset=str(data)))
+    assert (len(train_data), len(val_data)) == (8, 4)
+    assert train.find_tuning_pieces([p for p in paths if p.name[0] == "0"]) is None
 
 
 def test_folder_without_songs_leaves_no_session(
