@@ -520,7 +520,7 @@ def test_evaluate_prints_metrics_and_changes_nothing(
         assert run(data, "--evaluate") == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
-    for word in ("nats/event", "perplexity", "without control", "note off", "A minor", "density 9"):
+    for word in ("nats/event", "perplexity", "without control", "note off", "A minor", "density: "):
         assert word in outputs[0]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
