@@ -119,7 +119,7 @@ def choose_kills(
 ) -> list[dict[str, float]]:
     """Return KILLS operations, from the first to the last, or random times of a run.
 
-    There are more times, because a later run may end before its time.
+    There are more, because a later run may end before its time, or with fewer operations.
     """
     reset()
     started = time.monotonic()
@@ -128,7 +128,8 @@ def choose_kills(
     count = int(Path("count.txt").read_text())
     assert count >= 5
     if kind == "operations":
-        return [{"operation": number} for number in np.linspace(1, count, KILLS).round()]
+        numbers = [*np.linspace(1, count, KILLS).round(), *range(1, count)]
+        return [{"operation": number} for number in numbers]
     return [{"seconds": time} for time in np.random.default_rng(0).uniform(0, seconds, 4 * KILLS)]
 
 
