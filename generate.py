@@ -68,7 +68,7 @@ def build_parser() -> Parser:
     """Return the parser of the command line."""
     epilog = f"examples of -c:\n{EXAMPLES}"
     parser = Parser("generate.py", __doc__ or "", GenerateConfig(), epilog=epilog)
-    share, positive = Number(float, 0, 1), Number(float, above=0)
+    positive = Number(float, above=0)
 
     add = parser.add_argument_group("input").add_argument
     add("-s", "--session", metavar="FILE", help="session file")
@@ -155,6 +155,14 @@ def build_parser() -> Parser:
     add("--continuation-only", action="store_true", help="write the samples without the primer")
 
     add_given_notes(parser)
+    _add_sampling_options(parser)
+    _add_output_options(parser)
+    return parser
+
+
+def _add_sampling_options(parser: Parser) -> None:
+    """Add the options of sampling."""
+    share, positive = Number(float, 0, 1), Number(float, above=0)
     add = parser.add_argument_group("sampling").add_argument
     add("-T", "--temperature", type=positive, metavar="T", help="below 1 is safer, above wilder")
     for flag, events in (
@@ -202,6 +210,9 @@ def build_parser() -> Parser:
     add("-z", "--init-zero", action="store_true", help="start from zeros, not a random vector")
     add("--exact", action="store_true", help="compute in float32 only, which is slower")
 
+
+def _add_output_options(parser: Parser) -> None:
+    """Add the options of output and analysis."""
     add = parser.add_argument_group("output").add_argument
     add("-o", "--output-dir", metavar="DIR", help="folder for the samples")
     force = "overwrite files from output-000 on, instead of adding new ones"
@@ -235,7 +246,6 @@ def build_parser() -> Parser:
         metavar="FILE",
         help="instead of generating: write how surprising each note of these MIDI files is",
     )
-    return parser
 
 
 def add_given_notes(parser: Parser) -> None:

@@ -325,7 +325,8 @@ def find_data_files(folder: str, instead: str = "") -> list[Path]:
     the parent folder of a split. `instead` says what to use in place of such a folder.
     """
     root = Path(folder)
-    if not root.is_dir():
+    is_subset = root.name in SUBSETS and (root.parent / SPLIT_FILE).exists()
+    if not root.is_dir() and not is_subset:
         raise ValueError(
             f"no folder {folder!r}: preprocess.py makes .data files from MIDI files; "
             f"to download MIDI files: {FETCH_COMMAND}"
@@ -334,9 +335,9 @@ def find_data_files(folder: str, instead: str = "") -> list[Path]:
         raise ValueError(
             f"{folder!r} is split into subsets, and all of it includes the test data: use {instead}"
         )
-    paths = list(utils.find_files(folder, (DATA_SUFFIX,)))
+    paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if root.is_dir() else []
     check_complete([root / "x", *paths])
-    if not paths and root.name in SUBSETS and (root.parent / SPLIT_FILE).exists():
+    if not paths and is_subset:
         raise ValueError(f"{folder!r} is empty: the split has too few pieces, or no share for it")
     if not paths:
         raise ValueError(

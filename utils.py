@@ -316,6 +316,13 @@ def quote(text: str) -> str:
     return repr(text if len(text) < 60 else text[:57] + "...")
 
 
+def format_time(seconds: float) -> str:
+    """Format a duration as `12:40`, or as `1:02:40` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def format_count(count: int, singular: str, plural: str) -> str:
     """Format a number with its noun: "1 piece", "2,000 pieces"."""
     return f"{count:,} {singular if count == 1 else plural}"

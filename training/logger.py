@@ -28,7 +28,7 @@ from midi.notes import NoteSeq
 from model import Session
 from training.evaluate import EvalResult, format_table
 from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
-from utils import Array
+from utils import Array, format_time
 
 LOG_DIR = Path("runs")
 INTERVAL = 30.0  # seconds between progress lines if the output is not a terminal
@@ -249,13 +249,6 @@ class Logger:
         if self.line.is_tty():
             self.line.file.write("\r")
         utils.print_line(text)
-
-
-def format_time(seconds: float) -> str:
-    """Format a duration as `12:40`, or as `1:02:40` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def render_sample(notes: NoteSeq) -> tuple[Array | None, int]:

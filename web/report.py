@@ -26,7 +26,7 @@ from corpus.summary import (
 )
 from midi.control_schedule import PITCH_NAMES
 from sequence import PITCHES
-from utils import Array, escape, format_count, has_mark
+from utils import Array, escape, format_count, format_time, has_mark
 
 MARK = "performance-rnn-report"  # in each page written here: other files are not overwritten
 OLD_MARK = "'unsafe-inline'\">\n<title>Data in "  # in pages of version 1.0
@@ -93,13 +93,6 @@ def check_report_path(path: Path) -> None:
         raise ValueError(f"{path}: not written by preprocess.py: move it, or leave --report out")
 
 
-def _format_length(seconds: float) -> str:
-    """Format seconds as hours, minutes and seconds: "3:24" or "1:02:40"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _make_tiles(summary: Summary) -> list[tuple[str, str]]:
     """Return the figures at the top, each with its label."""
     repeated = sum(len(records) > 1 for records in summary.pieces)
@@ -109,7 +102,7 @@ def _make_tiles(summary: Summary) -> list[tuple[str, str]]:
     files = format_count(summary.midi_files, "file", "files")
     return [
         _split_count(format_count(len(summary.performances), "performance", "performances")),
-        (_format_length(3600 * summary.hours), "of music"),
+        (format_time(3600 * summary.hours), "of music"),
         _split_count(format_count(summary.notes, "note", "notes")),
         _split_count(f"{pieces}{several}"),
         _split_count(f"{duplicates}, not used"),
@@ -357,7 +350,7 @@ def _make_row(record: FileRecord, stats: PerformanceStats) -> tuple[str, ...]:
     """Return the row of a performance in the last table."""
     return (
         record.name,
-        _format_length(stats.seconds),
+        format_time(stats.seconds),
         f"{stats.density:.1f}",
         f"{stats.pedal_share:.0%}",
         f"{record.notes:,}",

@@ -18,7 +18,7 @@ from sequence import NoteSeq
 from tests.browser import needs_browser, open_browser
 from tests.web.parsed_page import ParsedPage
 from tools.synthetic_data import write_midi
-from web import report
+from utils import format_time
 from web.report import MARK, MAX_ROWS, render_report
 
 HOSTILE_NAMES = (
@@ -236,4 +236,4 @@ def test_report_fits_a_phone(tmp_path: Path) -> None:
     ("seconds", "text"), [(3.4, "0:03"), (59.6, "1:00"), (204, "3:24"), (3760, "1:02:40")]
 )
 def test_lengths_are_minutes_and_seconds(seconds: float, text: str) -> None:
-    assert report._format_length(seconds) == text
+    assert format_time(seconds) == text
