@@ -32,7 +32,7 @@ from config import AUDIO_FORMATS, DEVICES, GenerateConfig
 from generation.control import EXAMPLE, EXAMPLES, parse_control
 from midi.control_schedule import ControlSchedule
 from midi.metadata import format_command
-from midi.playback import TRACKS_HELP
+from midi.playback import TRACKS_HELP, check_tracks
 from utils import Number, Numbers, Parser
 
 FORM_STRENGTH = 0.3  # of a section that returns
@@ -349,6 +349,8 @@ def check_combinations(options: GenerateConfig) -> None:
     if options.live is not None:
         check_live_options(options)
     is_file = options.control is not None and os.path.exists(options.control)
+    check_tracks("--tracks", options.tracks)
+    check_tracks("--keep-tracks", options.keep_tracks)
     if options.json and (options.surprise or options.live):
         raise ValueError("argument --json: only for samples")
     if options.soundfont is not None and not list_audio(options):

@@ -23,7 +23,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
 
 import utils
 from config import FETCH_COMMAND, MANIFEST_FILE, MIDI_SUFFIXES, PreprocessConfig, parse_split
-from midi.playback import TRACKS_HELP, MissingTrackError
+from midi.playback import TRACKS_HELP, MissingTrackError, check_tracks
 from utils import Number, Parser
 
 # ------------------------------------------------------------------------------ command line
@@ -78,6 +78,7 @@ def parse_args(argv: Sequence[str] | None = None) -> PreprocessConfig:
     try:
         if options.split:
             parse_split(options.split)
+        check_tracks("--tracks", options.tracks)
     except ValueError as error:
         parser.error(str(error))
     return options

@@ -124,6 +124,12 @@ def open_file(path: PathLike) -> BinaryIO:
     return open(path, "rb", opener=open_regular)
 
 
+def read_file(path: PathLike) -> bytes:
+    """Return the bytes of a regular file; see `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def has_mark(path: PathLike, mark: str) -> bool:
     """Return whether the first 1000 bytes of a file contain `mark`: this project wrote it."""
     with open_file(path) as file:

@@ -20,7 +20,7 @@ from corpus.filters import (
 )
 from corpus.manifest import DataEntry
 from corpus.split import Assignment, DataFolder
-from midi.playback import ONLY_PIANO
+from midi.playback import ONLY_PIANO, format_repair
 from utils import format_count
 
 CONVERTED = "converted"
@@ -302,7 +302,10 @@ def _format_reading(summary: Summary) -> Iterator[str]:
         yield f"reading: {'; '.join(parts)}"
     repairs = count_repairs(summary)
     if repairs:
-        counts = (f"{count:,} {kind} in {_count_files(files)}" for kind, count, files in repairs)
+        counts = (
+            f"{format_repair(kind, count)} in {_count_files(files)}"
+            for kind, count, files in repairs
+        )
         yield f"repaired: {'; '.join(counts)}"
     stuck = (record.name for record, one in summary.measured if one.has_stuck_pedal)
     yield from _cut(f"pedal stuck, or never released: {name}" for name in stuck)

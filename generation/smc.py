@@ -124,8 +124,7 @@ class Trace:
 
     events: int64 [steps]; is_given: bool [steps]; log_evidence: log of the estimated probability
     of the given events; lowest_size: the lowest effective sample size; fewest_parents: the fewest
-    distinct parents in one resampling; ancestors: distinct particles at the first group of which
-    the last particles descend.
+    distinct parents in one resampling.
     """
 
     events: Array
@@ -133,7 +132,6 @@ class Trace:
     log_evidence: float
     lowest_size: float
     fewest_parents: int
-    ancestors: int
 
 
 class _Tables:
@@ -252,13 +250,6 @@ class _History:
             end = start
         return np.concatenate(events[::-1]).astype(np.int64), np.concatenate(given[::-1])
 
-    def count_ancestors(self) -> int:
-        """Return how many distinct particles of the first group the particles descend from."""
-        slots = np.arange(self._particles)
-        for _, parents in reversed(self._parents[1:]):
-            slots = parents[slots]
-        return len(np.unique(slots))
-
 
 class ParticleFilter:
     """Generates sequences in which the given events happen; see the module.
@@ -317,8 +308,7 @@ class ParticleFilter:
         chosen = int(np.searchsorted(np.cumsum(weights), self._draw() * weights.sum()))
         events, is_given = history.trace(min(chosen, particles - 1))
         log_evidence = float(log_weight.max() + np.log(weights.mean()))
-        counts = (lowest_size, fewest_parents, history.count_ancestors())
-        return Trace(events, is_given, log_evidence, *counts)
+        return Trace(events, is_given, log_evidence, lowest_size, fewest_parents)
 
     def _start(self, particles: int) -> _Particles:
         state, event, mask = self._engine.prime(self._inputs)

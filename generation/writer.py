@@ -175,13 +175,9 @@ def write_arrangement(
     given = int(arrangement.is_given.sum())
     yield WrittenSample(path, len(notes) - given, notes.seconds, metadata, given=given)
     if arrangement.traces:
-        size = min(trace.lowest_size for trace in arrangement.traces)
-        parents = min(trace.fewest_parents for trace in arrangement.traces)
-        ancestors = min(trace.ancestors for trace in arrangement.traces)
-        yield (
-            f"  particles: lowest effective number {size:.1f}, at least {parents} distinct "
-            f"parents, {ancestors} distinct at the start"
-        )
+        count = min(trace.fewest_parents for trace in arrangement.traces)
+        candidates = utils.format_count(count, "candidate", "candidates")
+        yield f"  after every chord, at least {candidates} went on (see --particles)"
     if job.control is not None:
         events = EventSeq.from_note_seq(notes, job.encoding)
         yield from (f"  {line}" for line in compare_sections(events, job.control))

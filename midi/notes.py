@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ class NoteSeq:
         that is not readable as MIDI.
         """
         try:
-            return NoteSeq.from_midi_bytes(Path(path).read_bytes(), programs, sustain, tracks)
+            return NoteSeq.from_midi_bytes(utils.read_file(path), programs, sustain, tracks)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -287,7 +286,7 @@ def read_midi(
         columns, stats = play_events(read_events(source), tracks, sustain=sustain)
         return NoteSeq(*columns), stats
     try:
-        return read_midi(Path(source).read_bytes(), tracks, sustain)
+        return read_midi(utils.read_file(source), tracks, sustain)
     except ValueError as error:
         raise ValueError(f"{source!s}: {error}") from error
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from midi.reader import CONTROL, NOTE_ON, PROGRAM, MidiEvents
-from utils import Array
+from utils import Array, format_count
 
 PIANO_PROGRAMS = range(8)
 SUSTAIN, SOSTENUTO, RESET = 64, 66, 121  # controller numbers
@@ -29,7 +29,7 @@ MIN_TICKS_PER_TWELFTH = 6  # of a quarter note; with coarser ticks, any notes ar
 TRACKS_HELP = (  # of an option
     "tracks to read: auto, the piano if there is one, else all; all; piano; or names of tracks"
 )
-# kinds of repair
+# kinds of repair, in the plural
 NO_NOTE_OFF = "notes without a note off"
 ENDED_BY_CONTROL = "notes ended by all notes off"
 NO_NOTE_ON = "note offs without a note"
@@ -40,6 +40,7 @@ LONG_HOLD = f"notes that the pedal holds over {MAX_HOLD:.0f} s"
 ONLY_PIANO = "only piano"
 NO_PIANO = "all pitched tracks"
 PIANO_OF_SEVERAL = "piano taken out of several instruments"
+MISSING_PIANO = "no piano"
 ALL_TRACKS = "all tracks, as requested"
 NAMED_TRACKS = "tracks with the requested names"
 
@@ -54,6 +55,22 @@ OTHER_NAME = re.compile(
     r"|vibraphone|xylophone|celesta|geige|bratsche|fl[öo]te|trompete|posaune|orgel|gitarre",
     re.IGNORECASE,
 )
+
+
+def format_repair(kind: str, count: int) -> str:
+    """Format the number of repairs of a kind: "1 note without a note off"."""
+    return format_count(count, re.sub(r"(?<=\w)s\b", "", kind, count=1), kind)
+
+
+def list_names(tracks: str) -> list[str]:
+    """Return the names in a list separated by commas, in lower case."""
+    return [name.strip().casefold() for name in tracks.split(",") if name.strip()]
+
+
+def check_tracks(flag: str, tracks: str) -> None:
+    """Raise ValueError if the value of an option that names tracks, such as ",", has no name."""
+    if not list_names(tracks):
+        raise ValueError(f"argument {flag}: {tracks!r} names no track")
 
 
 class MissingTrackError(ValueError):
@@ -579,12 +596,12 @@ def select_instruments(
         return is_piano, ONLY_PIANO
     if tracks == "auto" and not any(is_piano):
         return is_pitched, NO_PIANO
-    return is_piano, PIANO_OF_SEVERAL
+    return is_piano, PIANO_OF_SEVERAL if any(is_piano) else MISSING_PIANO
 
 
 def _find_names(names: Sequence[str], requested: str) -> list[bool]:
     """Return which names are requested: whole names if there are any, else parts of names."""
-    parts = [part.strip().casefold() for part in requested.split(",") if part.strip()]
+    parts = list_names(requested)
     if not parts:
         raise MissingTrackError(f"{requested!r} names no track")
     lower = [name.casefold() for name in names]

@@ -42,15 +42,15 @@ SEGMENT = 12_000  # positions of a `_Segment`: its arrays are under 128 KB, whic
 PADDING = 32  # zero bytes after the content: more than are read past an event's start
 
 # kinds of repair: what was found in the file
-NO_HEADER_FIRST = "bytes before the header"
-WRONG_RIFF_SIZE = "wrong size in a RIFF file"
-WRONG_TRACK_COUNT = "wrong number of tracks in the header"
-WRONG_LENGTH = "tracks of another length than they say"
-CUT_SHORT = "tracks that are cut short"
+NO_HEADER_FIRST = "headers after other bytes"
+WRONG_RIFF_SIZE = "wrong sizes in a RIFF file"
+WRONG_TRACK_COUNT = "headers with a wrong number of tracks"
+WRONG_LENGTH = "tracks with a wrong length"
+CUT_SHORT = "tracks cut short"
 NO_END = "tracks without an end"
-NOT_READABLE = "tracks with a rest that is not readable"
-BETWEEN_CHUNKS = "bytes between tracks that belong to none"
-SECOND_FILE = "second MIDI file after the first"
+NOT_READABLE = "tracks with an unreadable rest"
+BETWEEN_CHUNKS = "gaps between tracks"
+SECOND_FILE = "MIDI files after the first one"
 NO_STATUS = "events without a status byte"
 SYSTEM_MESSAGES = "system messages between events"
 LARGE_BYTES = "data bytes over 127"

@@ -9,7 +9,7 @@ from pathlib import Path
 import mido
 import numpy as np
 
-from utils import Array, PathLike, atomic_write, import_optional, open_file
+from utils import Array, PathLike, atomic_write, import_optional, open_file, read_file
 
 PEAK = 0.9  # loudest sample, as a share of the 16-bit range
 RELEASE = 4.0  # seconds that are rendered after the last event
@@ -55,7 +55,7 @@ def render_audio(midi_path: PathLike, path: PathLike, soundfont: PathLike | None
     renderer, font = import_optional("midirenderer", "audio"), find_soundfont(soundfont)
     midi = _append_rest(Path(midi_path).read_bytes())
     try:
-        content = renderer.render_wave_from(font.read_bytes(), midi)
+        content = renderer.render_wave_from(read_file(font), midi)
     except RuntimeError as error:
         raise ValueError(f"{midi_path}: cannot be rendered with {font}: {error}") from error
     with wave.open(io.BytesIO(content)) as file:

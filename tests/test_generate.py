@@ -821,6 +821,8 @@ def test_progression_gives_the_length() -> None:
         (["--min-p", "1.1"], "--min-p"),
         (["--time-temperature", "0"], "--time-temperature"),
         (["--soundfont", "m.sess"], "--soundfont"),
+        (["--tracks", ","], "--tracks"),
+        (["--keep", "song.mid", "--keep-tracks", ""], "--keep-tracks"),
     ],
 )
 def test_wrong_options(capsys: pytest.CaptureFixture[str], argv: list[str], flag: str) -> None:

@@ -350,11 +350,18 @@ def test_summary_has_instruments_pedals_and_repairs(tmp_path: Path, convert: Con
         assert ("3 converted" in output) == (number == 1)
         assert "1 file: piano taken out of several instruments" in output
         assert "1 file: all pitched tracks" in output
-        assert "repaired: 1 notes without a note off in 1 file" in output
+        assert "repaired: 1 note without a note off in 1 file" in output
         assert "pedal stuck, or never released: stuck.mid" in output
         assert (
             "rejected: few.mid: too few piano notes (9, and 30 of other instruments; see --tracks)"
         ) in output
+
+
+def test_no_name_of_a_track_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        preprocess.parse_args(["--tracks", ","])
+    assert stop.value.code == 2
+    assert "argument --tracks: ',' names no track" in capsys.readouterr().err
 
 
 def test_missing_track_rejects_a_file(tmp_path: Path, convert: Convert) -> None:

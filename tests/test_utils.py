@@ -138,7 +138,7 @@ def test_only_regular_files_are_read_and_replaced(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"Not a regular file.*" + re.escape(str(path))):
             utils.atomic_write(path, b"x")
         with pytest.raises(OSError, match=r"Not a regular file.*" + re.escape(str(path))):
-            utils.open_file(path)
+            utils.read_file(path)
     with pytest.raises(IsADirectoryError):
         utils.open_file(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]

@@ -24,7 +24,7 @@ from midi.metadata import (
 )
 from midi.notes import NoteSeq, read_midi_texts
 from midi.pianoroll import LOUD, SOFT, measure_density, scale_curves, scale_density_axis
-from utils import Array, atomic_write, format_count
+from utils import Array, atomic_write, format_count, read_file
 from web.page import PALETTE, bundle_script, check_page_path, format_time, render_page
 
 FILE_NAME = "index.html"
@@ -61,7 +61,7 @@ class Sample:
 
 def read_sample(path: Path) -> Sample:
     """Read a sample from its MIDI file; raise ValueError, naming the path, if that fails."""
-    content = path.read_bytes()
+    content = read_file(path)
     try:
         notes = NoteSeq.from_midi_bytes(content)
     except ValueError as error:

@@ -25,6 +25,7 @@ from corpus.summary import (
     format_filter_matches,
 )
 from midi.control_schedule import PITCH_NAMES
+from midi.playback import format_repair
 from sequence import PITCHES
 from utils import Array, escape, format_count, format_time, has_mark
 
@@ -130,7 +131,7 @@ def _find_problems(summary: Summary) -> Iterator[str]:
     if summary.measured and not any(stats.pedal_share for _, stats in summary.measured):
         yield "No performance uses the sustain pedal."
     if repairs := count_repairs(summary):
-        yield f"Repaired: {', '.join(f'{count:,} {kind}' for kind, count, _ in repairs)}."
+        yield f"Repaired: {', '.join(format_repair(kind, count) for kind, count, _ in repairs)}."
     if stuck := sum(stats.has_stuck_pedal for _, stats in summary.measured):
         files = format_count(stuck, "file", "files")
         yield f"The sustain pedal is stuck, or never released: {files}."
@@ -341,7 +342,7 @@ def _make_reading_row(record: FileRecord, stats: PerformanceStats) -> tuple[str,
         record.name,
         "; ".join(stats.instruments),
         stats.selection,
-        ", ".join(f"{count:,} {kind}" for kind, count in stats.repairs.items()),
+        ", ".join(format_repair(kind, count) for kind, count in stats.repairs.items()),
         ", ".join(pedal),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midi.notes import has_only_drums, read_midi_texts
+from midi.notes import has_only_drums, read_midi, read_midi_texts
 from sequence import NoteSeq
 from tests.midi.messages import (
     DRUMS,
@@ -448,3 +449,11 @@ def test_no_pedal_without_overlapping_notes() -> None:
     starts = np.arange(8) / 2
     notes = NoteSeq(starts, starts + 0.5, 60 + np.arange(8), [64] * 8)
     assert not notes.to_midi(pedal=True).instruments[0].control_changes
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_reading_a_pipe_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mid")
+    for read_path in (NoteSeq.from_midi_file, read_midi):
+        with pytest.raises(OSError, match="Not a regular file"):
+            read_path(tmp_path / "pipe.mid")

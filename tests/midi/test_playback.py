@@ -13,6 +13,7 @@ from midi.playback import (
     ALL_TRACKS,
     ENDED_BY_CONTROL,
     LONG_HOLD,
+    MISSING_PIANO,
     NAMED_TRACKS,
     NO_LENGTH,
     NO_NOTE_OFF,
@@ -21,7 +22,9 @@ from midi.playback import (
     ONLY_PIANO,
     PIANO_OF_SEVERAL,
     MidiStats,
+    format_repair,
 )
+from midi.reader import LARGE_BYTES, WRONG_TRACK_COUNT
 from sequence import NoteSeq
 from tests.midi.messages import (
     DRUMS,
@@ -327,7 +330,7 @@ KEYS = named("Klavier rechts") + program(STRINGS, 3) + note(64, 0, 100, channel=
          PIANO_OF_SEVERAL),
         ([PIANO, VIOLIN], "all", [60, 72], ALL_TRACKS),
         ([PIANO, VIOLIN], "piano", [60], PIANO_OF_SEVERAL),
-        ([VIOLIN], "piano", [], PIANO_OF_SEVERAL),
+        ([VIOLIN], "piano", [], MISSING_PIANO),
         ([PIANO, VIOLIN, KEYS], "violin", [72], NAMED_TRACKS),
         ([PIANO, VIOLIN, KEYS], "Klavier, VIOL", [64, 72], NAMED_TRACKS),
         ([VIOLIN, named("Violin 2") + UNNAMED], "violin", [72], NAMED_TRACKS),
@@ -350,6 +353,20 @@ def test_missing_track_is_an_error_with_the_existing_names() -> None:
 def test_no_name_of_a_track_is_an_error(names: str) -> None:
     with pytest.raises(ValueError, match=f"{names!r} names no track"):
         read_midi(midi_bytes(PIANO, VIOLIN), names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "one", "two"),
+    [
+        (NO_NOTE_OFF, "1 note without a note off", "2 notes without a note off"),
+        (NO_NOTE_ON, "1 note off without a note", "2 note offs without a note"),
+        (LARGE_BYTES, "1 data byte over 127", "2 data bytes over 127"),
+        (WRONG_TRACK_COUNT, "1 header with a wrong number of tracks", ""),
+    ],
+)
+def test_number_of_repairs(kind: str, one: str, two: str) -> None:
+    assert format_repair(kind, 1) == one
+    assert format_repair(kind, 2) == (two or f"2 {kind}")
 
 
 def test_instruments_are_listed() -> None:

@@ -75,17 +75,17 @@ WHOLE = {
     "bytes after the last track": header() + track() + b"\0" * 50,
 }  # fmt: skip
 REPAIRED = {
-    "wrong number of tracks in the header": header(tracks=7) + track(),
+    "headers with a wrong number of tracks": header(tracks=7) + track(),
     "tracks without an end": header() + chunk(b"MTrk", SCALE),
-    "tracks that are cut short": header() + track(SCALE + b"\x00\x90\x3c\x40")[:-5],
-    "tracks of another length than they say": header() + track(size=3),
-    "bytes before the header": bytes(128) + header() + track(),
-    "bytes between tracks that belong to none": header() + b"\0\0\0" + track(),
-    "second MIDI file after the first": header() + track() + header() + track(b"\x00\x90\x30\x40"),
+    "tracks cut short": header() + track(SCALE + b"\x00\x90\x3c\x40")[:-5],
+    "tracks with a wrong length": header() + track(size=3),
+    "headers after other bytes": bytes(128) + header() + track(),
+    "gaps between tracks": header() + b"\0\0\0" + track(),
+    "MIDI files after the first one": header() + track() + header() + track(b"\x00\x90\x30\x40"),
     "events without a status byte": header() + track(b"\x00\x3c\x40" + SCALE),
     "system messages between events": header() + track(b"\x00\xf8\x00\xf1\x01" + SCALE),
     "data bytes over 127": header() + track(b"\x00\xb0\x07\xe2" + SCALE),
-    "tracks with a rest that is not readable": header() + track(SCALE + b"\x80" * 9),
+    "tracks with an unreadable rest": header() + track(SCALE + b"\x80" * 9),
 }
 
 
@@ -131,7 +131,7 @@ def test_ports_have_their_own_channels() -> None:
 def test_wrong_size_in_a_riff_file(size: int) -> None:
     content = b"RIFF\0\0\0\0RMIDdata" + size.to_bytes(4, "little") + header() + track(SCALE)
     assert read(content) == SCALE_NOTES
-    assert read_events(content).repairs == {"wrong size in a RIFF file": 1}
+    assert read_events(content).repairs == {"wrong sizes in a RIFF file": 1}
 
 
 def test_late_ticks_do_not_wrap() -> None:
