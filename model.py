@@ -324,6 +324,7 @@ LFS_MARK = "version https://git-lfs"  # at the start of a pointer file
 # before the names of weights, if a wrapped network was saved: DistributedDataParallel, compile
 WRAPPERS = ("module.", "_orig_mod.")
 MAX_TEXT = 10_000  # characters
+MAX_SEEN = 2**30  # characters of the text "seen": 12 for each performance that was trained on
 MAX_WEIGHT = 1e10  # with larger weights the network could compute what is not finite
 
 
@@ -538,7 +539,7 @@ def _parse_value(name: str, value: Any) -> int | float | str:
         number = float(value) if kind is float and type(value) is int and is_option else value
         tensorfile.check_number(shown, number, kind, low, high)
         return number
-    if isinstance(value, str) and len(value) <= MAX_TEXT:
+    if isinstance(value, str) and len(value) <= (MAX_SEEN if name == "seen" else MAX_TEXT):
         return value
     is_number = isinstance(value, int | float) and abs(value) <= 2**64
     if name in TRAINING_TEXTS or not is_number:

@@ -206,6 +206,13 @@ def test_session_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
+def test_session_records_thousands_of_performances(tmp_path: Path) -> None:
+    saved = make_session(make_model())
+    saved.training["seen"] = "0123456789ab" * 100_000
+    saved.save(tmp_path / "m.sess")
+    assert Session.load(tmp_path / "m.sess").training == saved.training
+
+
 def test_older_sessions_are_upgraded(tmp_path: Path) -> None:
     model = make_model()
     old = {
