@@ -1,18 +1,18 @@
-"""Metrics of music, computed from notes: faults, distributions, controls.
+"""Metrics of music, computed from notes: faults, distributions, form.
 
 Times are seconds from the first onset; `seconds` is the duration of a sample.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from analysis.memorization import number_chords
+from analysis.memorization import hash_windows, number_chords
 from generation.pipeline import MAX_NOTE_SECONDS
-from midi.control_schedule import DENSITY_LEVELS
-from sequence import ControlSeq, Encoding, EventSeq, NoteSeq
+from sequence import NoteSeq
 from utils import Array
 
 MAX_SILENCE = 4.0  # seconds
@@ -55,6 +55,7 @@ def cut_note_share(notes: NoteSeq, seconds: float) -> float:
 DURATION_EDGES = np.geomspace(0.02, 10.0, 25)  # seconds; one more bin at either end
 GAP_EDGES = np.geomspace(0.01, MAX_SILENCE, 25)  # the same
 MAX_COUNT = 40  # notes at once, or per second; the last bin holds more, too
+PRIOR = 0.5  # count that is added to each bin for a divergence (the prior of Jeffreys 1946)
 
 
 def polyphony(notes: NoteSeq) -> Array:
@@ -101,6 +102,82 @@ def overlap(left: Array, right: Array) -> float:
     return float(np.minimum(left / left.sum(), right / right.sum()).sum())
 
 
+def kl_divergence(reference: Array, counts: Array) -> float:
+    """Return the Kullback-Leibler divergence D(reference || counts) of two histograms, in nats.
+
+    It is the mean number of nats that a value of the reference costs more if the shares of
+    `counts` are expected instead of its own: the direction of the validation loss, in which a
+    missing value costs much (Kullback and Leibler 1951, On information and sufficiency).
+    PRIOR is added to each bin of both, so that empty bins have a share.
+    """
+    expected = (counts + PRIOR) / (counts + PRIOR).sum()
+    shares = (reference + PRIOR) / (reference + PRIOR).sum()
+    return float((shares * np.log(shares / expected)).sum())
+
+
+# ----------------------------------------------------------------------------------- form
+
+PATTERN = 3  # intervals in a pattern, so it has four notes
+OPENING = 30.0  # seconds; its patterns are searched in what follows
+SIMILARITY_LAGS = (8, 30)  # seconds
+
+
+def find_patterns(notes: NoteSeq, start: float, end: float = math.inf) -> Array:
+    """Return hashes of the distinct interval patterns from second `start` to before `end`, sorted.
+
+    A pattern is PATTERN intervals in a row, in semitones with their direction, of the top line:
+    the highest note of each chord (`number_chords`). Its key and rhythm do not matter.
+    """
+    inside = (notes.starts >= start) & (notes.starts < end)
+    part = NoteSeq(*(column[inside] for column in notes.columns))
+    chords = number_chords(part)
+    by_pitch = np.lexsort((part.pitches, chords))
+    is_highest = np.append(np.diff(chords[by_pitch]) != 0, True)[: len(part)]
+    top_line = part.pitches[by_pitch][is_highest]
+    return np.unique(hash_windows(np.diff(top_line), PATTERN))
+
+
+def measure_returns(music: Sequence[NoteSeq]) -> tuple[float, float]:
+    """Return how often the patterns of the first OPENING seconds return later, and by chance.
+
+    The first figure is the share of a sample's distinct patterns that occur again after
+    OPENING seconds, averaged over the samples; the second is the share that occur after OPENING
+    seconds of the other samples instead, so figures of less music are not comparable with it.
+    Samples without a pattern in the opening are left out. nan if all samples end before OPENING,
+    or if there is no other sample.
+    """
+    openings = [find_patterns(notes, 0.0, OPENING) for notes in music]
+    endings = [find_patterns(notes, OPENING) for notes in music]
+    own: list[float] = []
+    others: list[float] = []
+    for row, opening in enumerate(openings):
+        if len(opening) and any(map(len, endings)):
+            shares = [share(np.isin(opening, ending)) for ending in endings]
+            own.append(shares.pop(row))
+            others += shares
+    own_share, by_chance = (float(np.mean(part)) if part else math.nan for part in (own, others))
+    return own_share, by_chance
+
+
+def chroma_similarity(notes: NoteSeq) -> float:
+    """Return how similar the pitch classes of each second are to those 8 to 30 s later.
+
+    The mean cosine similarity of the rows of a chromagram (sounding seconds of each pitch class
+    in each second) at all of these lags; nan if the music is shorter.
+    """
+    length = math.ceil(notes.seconds)
+    chroma = np.zeros((length, 12))
+    for second in range(length):
+        sounding = np.clip(
+            np.minimum(notes.ends, second + 1) - np.maximum(notes.starts, second), 0, 1
+        )
+        chroma[second] = np.bincount(notes.pitches % 12, sounding, 12)
+    chroma /= np.maximum(np.linalg.norm(chroma, axis=1, keepdims=True), 1e-9)
+    lags = range(SIMILARITY_LAGS[0], min(SIMILARITY_LAGS[1], length - 1) + 1)
+    products = [(chroma[:-lag] * chroma[lag:]).sum(axis=1).mean() for lag in lags]
+    return float(np.mean(products)) if products else float("nan")
+
+
 # ------------------------------------------------------------------------------- controls
 
 
@@ -109,23 +186,6 @@ def share_in_scale(notes: NoteSeq, weights: Sequence[float]) -> float:
     return share(np.asarray(weights)[notes.pitches % 12] > 0)
 
 
-def densities_by_control(notes: NoteSeq, encoding: Encoding) -> Array:
-    """Return the density level at each note on, as the project computes controls."""
-    events = EventSeq.from_note_seq(notes, encoding)
-    is_note_on = events.to_array() < EventSeq.feat_ranges()["note_on"].stop
-    return ControlSeq.from_event_seq(events).note_density[is_note_on].astype(np.int64)
-
-
-def densities_by_count(notes: NoteSeq, seconds: float) -> Array:
-    """Return the density level at each onset up to 2 s before the end, counted from the notes.
-
-    1-3 onsets within 2 s are level 0, 4-6 level 1, and so on to 34 or more for level 11.
-    """
-    onsets = notes.starts[notes.starts <= seconds - 2]
-    counts = [int(((notes.starts >= t) & (notes.starts <= t + 2)).sum()) for t in onsets]
-    return np.minimum((np.array(counts, np.int64) - 1) // 3, DENSITY_LEVELS - 1)
-
-
 def share(flags: Array) -> float:
-    """Return the share of True; 0.0 if there are no flags."""
-    return float(flags.mean()) if len(flags) else 0.0
+    """Return the share of true values; 0.0 if there are none."""
+    return float(np.mean(flags)) if len(flags) else 0.0

@@ -24,6 +24,7 @@ from torch.nn import functional
 from analysis.music_metrics import (
     LOOP,
     MAX_SILENCE,
+    chroma_similarity,
     cut_note_share,
     longest_repetition,
     longest_silence,
@@ -41,27 +42,7 @@ MAX_DISTANCE = 4.0  # scales from the median; what is farther away counts as muc
 FAULT = 1.0  # penalty of a fault
 LONG_NOTES = 20.0  # penalty of a piece with only notes that are held too long
 VARIETY = 0.5  # penalty of a piece that has the same statistics as one that is kept
-SIMILARITY_LAGS = (8, 30)  # seconds
 LOSS_STEPS = 128  # events at once
-
-
-def chroma_similarity(notes: NoteSeq) -> float:
-    """Return how similar the pitch classes of each second are to those 8 to 30 s later.
-
-    The mean cosine similarity of the rows of a chromagram (sounding seconds of each pitch class
-    in each second) at all of these lags; nan if the music is shorter.
-    """
-    length = math.ceil(notes.seconds)
-    chroma = np.zeros((length, 12))
-    for second in range(length):
-        sounding = np.clip(
-            np.minimum(notes.ends, second + 1) - np.maximum(notes.starts, second), 0, 1
-        )
-        chroma[second] = np.bincount(notes.pitches % 12, sounding, 12)
-    chroma /= np.maximum(np.linalg.norm(chroma, axis=1, keepdims=True), 1e-9)
-    lags = range(SIMILARITY_LAGS[0], min(SIMILARITY_LAGS[1], length - 1) + 1)
-    products = [(chroma[:-lag] * chroma[lag:]).sum(axis=1).mean() for lag in lags]
-    return float(np.mean(products)) if products else float("nan")
 
 
 def _entropy(counts: Array) -> float:

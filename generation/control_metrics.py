@@ -192,6 +192,8 @@ def measure_adherence(events: EventSeq, control: ControlSchedule) -> dict[str, A
     Note ons at which a control is open, or that no value can be measured for, are left out.
     """
     note_ons = np.flatnonzero(events.to_array() < EventSeq.feat_ranges()["note_on"].stop)
+    if not len(note_ons):
+        return {}
     onsets = events.times[note_ons] / events.encoding.ticks_per_second
     # a value describes WINDOW seconds, so a plan is read in their middle
     offset = 0 if control.is_measured else WINDOW / 2
@@ -205,6 +207,20 @@ def measure_adherence(events: EventSeq, control: ControlSchedule) -> dict[str, A
             if is_known.any():
                 adherence[kind.name] = Adherence(kind, *(column[is_known] for column in pair))
     return adherence
+
+
+def summarize_adherence(samples: Sequence[Adherence]) -> tuple[float, float]:
+    """Return how closely samples follow one control that is constant in each of them.
+
+    These are the mean of their shares within one step, nan without samples, and Spearman's rank
+    correlation of the requested values and the means of the generated ones.
+    """
+    if not samples:
+        return math.nan, math.nan
+    requested = [float(entry.requested[0]) for entry in samples]
+    generated = [float(entry.generated.mean()) for entry in samples]
+    share = float(np.mean([entry.close_share for entry in samples]))
+    return share, spearman(requested, generated)
 
 
 def generate_samples(
@@ -270,9 +286,7 @@ def _evaluate_control(
             )
             yield str(Adherence(kind, *columns))
     if found:
-        means = [float(entry.generated.mean()) for entry in found]
-        correlation = spearman([entry.requested[0] for entry in found], means)
-        share = np.mean([entry.close_share for entry in found])
+        share, correlation = summarize_adherence(found)
         yield f"{kind.name}: {share:.0%} within one step, Spearman {correlation:.2f}"
 
 

@@ -23,7 +23,13 @@ from config import PRETRAINED
 from generation.pipeline import SampleBuffer
 from model import Session
 from sequence import NoteSeq
-from tools.quality import EXCERPTS, compare_distributions, count_faults
+from tools.quality import (
+    EXCERPTS,
+    format_features,
+    format_music,
+    measure_features,
+    measure_music,
+)
 from tools.samples import choose_excerpts, cut_excerpt, decode, load_performances
 from utils import Number
 
@@ -59,8 +65,8 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     yield from lines
     music = {"kept": kept, "others": others}
     music[EXCERPTS] = [cut_excerpt(notes, begin, options.seconds) for notes, begin in excerpts]
-    yield from count_faults(music, options.seconds)
-    yield from compare_distributions(music, validation)
+    yield format_music(measure_music(music, options.seconds))
+    yield format_features(measure_features(music, validation))
     for name, samples in music.items():
         rates = [len(notes) / options.seconds for notes in samples]
         yield f"  {name}: {np.mean(rates):.2f} notes/s, standard deviation {np.std(rates):.2f}"

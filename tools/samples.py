@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,23 @@ from generation.pipeline import (
 )
 from midi.control_schedule import DENSITY_LEVELS
 from model import PerformanceRNN
-from sequence import Control, ControlSeq, Encoding, EventSeq, NoteSeq
+from sequence import (
+    PLAIN_CONTROLS,
+    Control,
+    ControlKind,
+    ControlLayout,
+    ControlSeq,
+    Encoding,
+    EventSeq,
+    NoteSeq,
+)
 from utils import Array
 
 MAX_EVENTS = 150  # per second; a sample with more of them ends early
 # the settings of the controls
-VALIDATION = "validation controls"  # those of validation excerpts, event by event
-NO_CONTROLS = "no control"
-DENSITY_SETTING = "density 0-11"
+VALIDATION = "all controls"  # those of validation excerpts, event by event
+PLAIN = "density and histogram"  # the same, but all other controls are open
+NO_CONTROLS = "without control"
 SCALE_WEIGHTS = {  # weights of the pitch classes from C
     "C major": (1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0, 1),
     "A minor": (2, 0, 1, 0, 2, 1, 0, 1, 0, 2, 0, 1),  # natural; its triad twice as often
@@ -37,6 +47,8 @@ SCALE_WEIGHTS = {  # weights of the pitch classes from C
     "F# pentatonic": (0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0),
 }
 SCALE_DENSITIES = (1, 3, 6, 9)  # of the samples of a scale, in turn
+# of the samples of a setting of one control, in turn: between its first and last center, 0 and 11
+REQUESTED_POSITIONS = (2, 3, 4, 5, 6, 7, 8, 9)
 
 Excerpt = tuple[NoteSeq, float]  # a performance, and the second in which the excerpt begins
 
@@ -87,45 +99,72 @@ def choose_excerpts(
 # ------------------------------------------------------------------------------- settings
 
 
-def compute_controls(notes: NoteSeq, encoding: Encoding) -> Array:
-    """Return the control of each event as `.data` files store it: float32 [events, 24]."""
-    controls = ControlSeq.from_event_seq(EventSeq.from_note_seq(notes, encoding))
-    return ControlSeq.recover_compressed_array(controls.to_compressed_array(), encoding)
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A setting of the controls: the controls of each of its samples.
+
+    controls: float32 [steps or 1, samples, control], or None for no control;
+    requested: for a setting of one control, the value of each sample [samples].
+    """
+
+    controls: Array | None = None
+    requested: Array | None = None
+
+
+def compute_controls(notes: NoteSeq, encoding: Encoding, layout: ControlLayout) -> Array:
+    """Return the control of each event, as a network gets it: float32 [events, control]."""
+    return ControlSeq.from_event_seq(EventSeq.from_note_seq(notes, encoding)).encode(layout)
 
 
 def stack_controls(controls: Sequence[Array]) -> Array:
-    """Return float32 [steps, samples, 24]; the last control of a shorter column is repeated."""
+    """Return [steps, samples, control]; the last control of a shorter column is repeated."""
     steps = max(map(len, controls))
     rows = [np.minimum(np.arange(steps), len(column) - 1) for column in controls]
     return np.stack([c[r] for c, r in zip(controls, rows, strict=True)], axis=1)
 
 
 def build_settings(
-    excerpts: Sequence[Excerpt], encoding: Encoding, count: int, seconds: float
-) -> dict[str, Array | None]:
-    """Return the controls of each setting: [steps or 1, samples, 24], or None for no control.
+    excerpts: Sequence[Excerpt],
+    encoding: Encoding,
+    layout: ControlLayout,
+    count: int,
+    seconds: float,
+) -> dict[str, Setting]:
+    """Return the settings that a network with these controls can be measured in, by name.
 
-    VALIDATION has the controls of the excerpts; scales have four densities in turn; the density
-    levels come with a uniform histogram and in C major, for at least `count` samples.
+    VALIDATION has all controls of the excerpts, and PLAIN only density and histogram; scales have
+    four densities in turn. A control that is one number has a setting with its name, of at least
+    `count` samples, in which all other controls are open.
     """
     longer = 1.5 * seconds  # because a sample may take more events than the excerpt
     followed = [
-        compute_controls(cut_excerpt(notes, begin, longer), encoding) for notes, begin in excerpts
+        compute_controls(cut_excerpt(notes, begin, longer), encoding, layout)
+        for notes, begin in excerpts
     ]
-    fixed = {
-        name: [Control(weights, SCALE_DENSITIES[k % 4]) for k in range(count)]
-        for name, weights in SCALE_WEIGHTS.items()
-    }
-    c_major, both = SCALE_WEIGHTS["C major"], 2 * DENSITY_LEVELS
-    fixed[DENSITY_SETTING] = [
-        Control(c_major if k % both >= DENSITY_LEVELS else [0] * 12, k % DENSITY_LEVELS)
-        for k in range(-(-count // both) * both)
-    ]
-    arrays = {
-        name: np.stack([control.to_array() for control in controls])[None]
-        for name, controls in fixed.items()
-    }
-    return {VALIDATION: stack_controls(followed), NO_CONTROLS: None, **arrays}
+    settings = {VALIDATION: Setting(stack_controls(followed))}
+    if not layout.is_plain and set(PLAIN_CONTROLS) <= set(layout.names):
+        hidden = [layout.hide(rows, PLAIN_CONTROLS) for rows in followed]
+        settings[PLAIN] = Setting(stack_controls(hidden))
+    settings[NO_CONTROLS] = Setting()
+    if set(PLAIN_CONTROLS) <= set(layout.names):
+        levels = np.resize(SCALE_DENSITIES, count)
+        for name, weights in SCALE_WEIGHTS.items():
+            histogram = Control(weights, 0).pitch_histogram
+            values = {"density": levels, "histogram": histogram}
+            settings[name] = Setting(layout.encode(values, count)[None])
+    for kind in layout.kinds:
+        # a network without flags has the histogram, too, which is the same for all samples
+        if not kind.value_shape and (kind.name == "density" or not layout.is_plain):
+            settings[kind.name] = _build_setting(kind, layout, count)
+    return settings
+
+
+def _build_setting(kind: ControlKind, layout: ControlLayout, count: int) -> Setting:
+    """Return a setting in which only one control is requested: several values in turn."""
+    is_density = kind.name == "density"
+    values = np.arange(DENSITY_LEVELS) if is_density else kind.find_values(REQUESTED_POSITIONS)
+    requested = np.resize(values, -(-count // len(values)) * len(values))
+    return Setting(layout.encode({kind.name: requested}, len(requested))[None], requested)
 
 
 # ------------------------------------------------------------------------------- sampling
@@ -142,12 +181,13 @@ def draw_samples(
 ) -> list[NoteSeq]:
     """Return samples of some seconds from their first onset, made as generate.py makes them.
 
-    controls: [steps or 1, samples, 24]. A sample that takes more events than there are controls,
-    or more than MAX_EVENTS, ends early.
+    controls: [steps or 1, samples, control]. A sample that takes more events than there are
+    controls, or more than MAX_EVENTS, ends early.
     """
     table, steps = NO_CONTROL, round(MAX_EVENTS * seconds)
     if controls is not None:
-        target = build_density_target(encoding) if options.steering else None
+        has_density = "density" in model.layout.names
+        target = build_density_target(encoding) if options.steering and has_density else None
         table = ControlTable(torch.from_numpy(controls), target=target)
         steps = len(controls) if len(controls) > 1 else steps
     buffer = SampleBuffer(count, encoding)

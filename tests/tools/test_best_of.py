@@ -21,6 +21,6 @@ def test_kept_and_other_samples_are_compared(
     best_of.main([*argv, "--samples", "4", "--keep", "1", "--seconds", "5"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("seed 0: best 1 of 4 samples")
-    rows = [line.split() for line in lines if line.startswith(("  kept  ", "  others  "))]
-    assert [row[-1] for row in rows] == ["2", "6"]
-    assert any(line.startswith("  pitch class") for line in lines)
+    rows = [line.split() for line in lines if line.startswith(("| kept  ", "| others  "))]
+    assert [row[3] for row in rows] == ["2", "6"]  # samples
+    assert any(line.startswith("| pitch class ") for line in lines)

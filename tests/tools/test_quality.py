@@ -1,5 +1,6 @@
-"""The metrics of tools.quality, against values worked out by hand."""
+"""The tables of tools.quality, and the settings and samples that they measure."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,24 +8,35 @@ import pytest
 import torch
 
 from analysis import memorization, music_metrics
-from config import GenerateConfig
+from config import GenerateConfig, ModelConfig
 from generation import control_metrics
 from model import PerformanceRNN, Session
-from sequence import CURRENT, EventSeq, NoteSeq
+from sequence import (
+    CURRENT,
+    PLAIN_LAYOUT,
+    ControlLayout,
+    ControlSeq,
+    EventSeq,
+    NoteSeq,
+    get_control_kind,
+)
 from tools import quality, samples
 from tools.synthetic_data import TINY_SIZES, write_data, write_midi
+from tools.tables import format_figure, format_table, replace_nan
+
+ALL_CONTROLS = ("density", "histogram", "loudness", "register", "spread", "touch")
 
 
-def make_notes(*notes: tuple[float, float, int], velocity: int = 64) -> NoteSeq:
+def make_notes(*notes: tuple[float, float, int]) -> NoteSeq:
     """Return notes from (start, end, pitch)."""
     starts, ends, pitches = np.array(notes).reshape(-1, 3).T
-    return NoteSeq(starts, ends, pitches, np.full(len(notes), velocity))
+    return NoteSeq(starts, ends, pitches, np.full(len(notes), 64))
 
 
-def make_melody(pitches: list[int], gap: float = 0.5) -> NoteSeq:
+def make_melody(pitches: list[int], gap: float = 0.5, velocity: int = 64) -> NoteSeq:
     """Return one pitch after another, each as long as the gap."""
     starts = gap * np.arange(len(pitches))
-    return NoteSeq(starts, starts + gap, pitches, np.full(len(pitches), 64))
+    return NoteSeq(starts, starts + gap, pitches, np.full(len(pitches), velocity))
 
 
 EMPTY = make_notes()
@@ -32,115 +44,57 @@ EMPTY = make_notes()
 THREE = make_notes((0.0, 0.5, 60), (0.0, 1.0, 64), (1.0, 1.25, 67))
 
 
-# -------------------------------------------------------------------------------- faults
+# -------------------------------------------------------------------------------- tables
 
 
-def test_repetition_counts_one_pitch_in_a_row() -> None:
-    assert music_metrics.longest_repetition(make_melody([60, 62, 62, 62, 60, 60])) == 3
-    assert music_metrics.longest_repetition(EMPTY) == 0
-
-
-@pytest.mark.parametrize("other", [(1.02, 1.1, 40), (1.25, 1.3, 40)], ids=["chord", "between"])
-def test_another_note_ends_a_repetition(other: tuple[float, float, int]) -> None:
-    strikes = [(0.5 * k, 0.5 * k + 0.1, 60) for k in range(6)]
-    assert music_metrics.longest_repetition(make_notes(*strikes)) == 6
-    notes = make_notes(*strikes[:3], other, *strikes[3:])
-    assert music_metrics.longest_repetition(notes) == 3
-
-
-def test_silence_is_where_no_note_sounds() -> None:
-    notes = make_notes((0.5, 7.0, 60), (1.0, 2.0, 64), (8.0, 9.0, 67))
-    assert music_metrics.longest_silence(notes, 9.5) == pytest.approx(1.0)  # 7 to 8
-    assert music_metrics.longest_silence(notes, 12.0) == pytest.approx(3.0)  # 9 to the end
-    assert music_metrics.longest_silence(EMPTY, 5.0) == 5.0
-
-
-def test_music_stops_early_without_onset_in_last_4_s() -> None:
-    assert not music_metrics.stops_early(THREE, 5.0)
-    assert music_metrics.stops_early(THREE, 5.1)
-    assert music_metrics.stops_early(EMPTY, 5.0)
-
-
-def test_cut_notes_are_those_of_5_s() -> None:
-    notes = make_notes((0, 10, 60), (1, 3, 61), (2, 12, 62), (50, 50.5, 63), (51, 60, 64))
-    assert music_metrics.cut_note_share(notes, 60.0) == pytest.approx(3 / 5)
-    assert music_metrics.cut_note_share(EMPTY, 60.0) == 0.0
-
-
-def test_fault_table_counts_samples() -> None:
-    loop = make_melody([60] * music_metrics.LOOP)  # 6.5 s
-    music = {"loops": [loop, THREE], "sound": [make_melody([60, 62] * 8)]}
-    lines = list(quality.count_faults(music, 7.0))
-    assert [line.split()[-5:] for line in lines[1:]] == [
-        ["1", "1", "1", "0.00%", "2"],
-        ["0", "0", "0", "0.00%", "1"],
+def test_table_is_aligned_markdown() -> None:
+    table = format_table("name", ["a", "long title"], {"first": ["1", "2.5%"], "b": ["-", "10"]})
+    assert table.splitlines() == [
+        "| name  |   a | long title |",
+        "| ----- | --: | ---------: |",
+        "| first |   1 |       2.5% |",
+        "| b     |   - |         10 |",
     ]
 
 
-# --------------------------------------------------------------------------- distributions
+def test_unknown_figures() -> None:
+    assert [format_figure(value, ".1%") for value in (0.25, float("nan"), None)] == [
+        "25.0%",
+        "-",
+        "-",
+    ]
+    record = {"a": [1.5, float("nan")], "b": (2, "text")}
+    assert json.loads(json.dumps(replace_nan(record))) == {"a": [1.5, None], "b": [2, "text"]}
 
 
-def test_polyphony_every_tenth_of_a_second() -> None:
-    # 0.0-0.4: C and E; 0.5-0.9: E alone, for the C ends at 0.5; the last onset is not counted
-    assert music_metrics.polyphony(THREE).tolist() == [2] * 5 + [1] * 5
-    assert not len(music_metrics.polyphony(EMPTY))
+def test_faults_of_samples_are_counted() -> None:
+    loop = make_melody([60] * music_metrics.LOOP)  # 6.5 s
+    held = make_notes((0, 5, 60), (1, 2, 62), (2, 3, 64), (3.5, 4, 65))
+    music = {"loops": [loop, THREE], "sound": [make_melody([60, 62] * 8)], "held": [held]}
+    records = quality.measure_music(music, 7.0)
+    keys = ("samples", "loops", "silences", "early_ends", "cut_notes")
+    assert [[record[key] for key in keys] for record in records.values()] == [
+        [2, 1, 1, 1, 0.0],
+        [1, 0, 0, 0, 0.0],
+        [1, 0, 0, 0, 1 / 3],  # of the three notes that begin early enough to be cut
+    ]
+    row = quality.format_music(records).splitlines()[2]
+    assert [cell.strip() for cell in row.split("|")[2:7]] == ["2", "1", "1", "1", "0.00%"]
 
 
-def test_notes_per_second_from_first_onset() -> None:
-    notes = make_notes((3.0, 4, 60), (3.5, 4, 61), (3.9, 4, 62), (5.1, 6, 63), (6.0, 7, 64))
-    assert music_metrics.notes_per_second(notes).tolist() == [3, 0, 1]
-    assert not len(music_metrics.notes_per_second(EMPTY))
-
-
-def test_histograms_of_three_notes() -> None:
-    names = music_metrics.DISTRIBUTIONS
-    histograms = {name: music_metrics.histogram([THREE, THREE], name) for name in names}
-    assert np.flatnonzero(histograms["pitch class"]).tolist() == [0, 4, 7]
-    assert histograms["pitch"][[60, 64, 67]].tolist() == [2, 2, 2]
-    assert histograms["velocity"][16] == 6
-    assert histograms["inter-onset time"][0] == 2  # the chords
-    # 1 s is after the 19th of 25 edges from 0.01 to 4: 24 * ln(100) / ln(400) = 18.4
-    assert histograms["inter-onset time"][19] == 2
-    # 24 * ln(0.25 / 0.02) / ln(500) = 9.75, and 12.4 for 0.5 s, 15.1 for 1 s
-    assert np.flatnonzero(histograms["duration"]).tolist() == [10, 13, 16]
-    assert histograms["polyphony"][:3].tolist() == [0, 10, 10]
-    assert histograms["notes per second"][:3].tolist() == [0, 0, 2]
-
-
-@pytest.mark.parametrize("name", music_metrics.DISTRIBUTIONS)
-def test_extreme_values_have_bins(name: str) -> None:
-    fast = make_notes(*((0.001 * k, 100.0, 21 + k) for k in range(60)), (99.0, 99.001, 108))
-    bins = music_metrics.DISTRIBUTIONS[name][0]
-    assert music_metrics.histogram([fast], name).shape == (bins,)
-    assert music_metrics.histogram([EMPTY], name).sum() == 0
-
-
-def test_overlap_sums_smaller_shares() -> None:
-    assert music_metrics.overlap(np.array([1, 1, 2]), np.array([2, 2, 4])) == 1.0
-    assert music_metrics.overlap(np.array([1, 0]), np.array([0, 5])) == 0.0
-    assert music_metrics.overlap(np.array([3, 1]), np.array([1, 1])) == pytest.approx(0.75)
-    assert music_metrics.overlap(np.array([0, 0]), np.array([1, 1])) == 0.0
+def test_features_are_compared_with_real_music() -> None:
+    records = quality.measure_features({"same": [THREE], "other": [make_melody([61])]}, [THREE])
+    assert records["same"]["pitch class"] == {"overlap": 1.0, "kl": 0.0}
+    assert records["other"]["pitch class"]["overlap"] == 0.0
+    # three of the twelve classes have 1.5 of 9, the others 0.5; one has 1.5 of 7 in the samples
+    shares = np.array([1.5] * 3 + [0.5] * 9) / 9
+    expected = np.array([0.5] * 3 + [1.5] + [0.5] * 8) / 7
+    divergence = (shares * np.log(shares / expected)).sum()
+    assert records["other"]["pitch class"]["kl"] == pytest.approx(divergence)
+    assert "| pitch class " in quality.format_features(records)
 
 
 # ------------------------------------------------------------------------------- controls
-
-
-def test_share_in_scale() -> None:
-    weights = samples.SCALE_WEIGHTS["C pentatonic"]
-    notes = make_melody([60, 62, 64, 65, 55, 71])
-    assert music_metrics.share_in_scale(notes, weights) == pytest.approx(4 / 6)
-    assert music_metrics.share_in_scale(EMPTY, weights) == 0.0
-
-
-def test_density_at_each_onset() -> None:
-    notes = make_melody([60, 62] * 8, 0.45)
-    # from each onset up to 5.2 s: five onsets within 2 s, which is level 1
-    assert music_metrics.densities_by_count(notes, 7.2).tolist() == [1] * 12
-    # in the project's own windows four or five, also in the last one, from 5.2 s on
-    assert music_metrics.densities_by_control(notes, CURRENT).tolist() == [1] * 16
-    fast = make_melody([60 + k for k in range(40)], 0.05)
-    assert music_metrics.densities_by_count(fast, 2.0).tolist() == [11]  # 40 onsets
-    assert music_metrics.densities_by_control(fast, CURRENT).tolist() == [11] * 40
 
 
 def test_spearman_correlates_ranks() -> None:
@@ -151,23 +105,102 @@ def test_spearman_correlates_ranks() -> None:
     assert control_metrics.spearman([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
 
 
-def test_density_table() -> None:
+def test_loudness_within_one_step() -> None:
+    # a step is 7 of velocity; 63 and 83 are velocities that the encoding keeps
+    music = [make_melody([60] * 20, velocity=velocity) for velocity in (63, 83, 63, 63)]
+    requested = [65.0, 83.0, 65.0, 75.0]
+    record = quality.measure_control(get_control_kind("loudness"), music, requested, CURRENT)
+    assert (record["low"], record["high"]) == (65.0, 83.0)
+    assert record["within_one_step"] == pytest.approx(3 / 4)
+    assert record["worst"] == (75.0, 0.0)
+    # ranks 0.5, 3, 0.5, 2 and 1, 3, 1, 1
+    assert record["spearman"] == pytest.approx(np.corrcoef([0.5, 3, 0.5, 2], [1, 3, 1, 1])[0, 1])
+
+
+def test_density_levels() -> None:
+    """Melodies with the middle of each level: 2 + 3k notes in two seconds."""
     rising = [
         make_melody([60 + j % 7 for j in range(8 * (2 + 3 * k) // 2)], 2 / (2 + 3 * k))
         for k in range(12)
     ]
-    rows = [line.split() for line in quality.measure_densities(rising, CURRENT, 8.0)]
-    assert [float(row[-3]) for row in rows[1:13]] == [(2 + 3 * k) / 2 for k in range(12)]
-    assert rows[13][-3:] == ["9.2", "100.0%", "100.0%"]
-    assert rows[14] == ["Spearman", "1.000"]
+    kind, levels = get_control_kind("density"), list(range(12))
+    record = quality.measure_control(kind, rising, levels, CURRENT)
+    assert (record["spearman"], record["within_one_step"]) == (pytest.approx(1.0), 1.0)
+    far = quality.measure_control(kind, rising, [0] * 12, CURRENT)
+    # the levels 0 and 1; all requested values are equal
+    assert far["within_one_step"] == pytest.approx(2 / 12, abs=0.02)
+    assert np.isnan(far["spearman"])
+    empty = quality.measure_control(kind, [EMPTY], [3], CURRENT)
+    table = quality.format_controls({"density": empty}, {})
+    assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:5]] == [
+        "density 3 to 3",
+        "-",
+        "-",
+        "-",
+    ]
 
 
-def test_scale_table_weights_samples_by_notes() -> None:
-    music = {name: [make_melody([]), make_melody([61])] for name in samples.SCALE_WEIGHTS}
-    music["C major"] = [make_melody([60, 62, 64]), make_melody([61])]
-    lines = list(quality.measure_scales(music))
-    assert lines[1].split() == ["C", "major", "75.0%"]
-    assert lines[5].split() == ["F#", "pentatonic", "100.0%"]
+def test_scales_weight_samples_by_notes() -> None:
+    music = {"C major": [make_melody([60, 62, 64]), make_melody([61])]}
+    music["F# pentatonic"] = [make_melody([]), make_melody([61])]
+    shares = quality.measure_scales(music)
+    assert shares == pytest.approx({"C major": 0.75, "F# pentatonic": 1.0})
+
+
+# ------------------------------------------------------------------------------- settings
+
+
+def test_settings_of_a_plain_network() -> None:
+    excerpts = [(make_melody([60, 62] * 20), 1.0)] * 2
+    settings = samples.build_settings(excerpts, CURRENT, PLAIN_LAYOUT, 5, 4.0)
+    assert list(settings) == [
+        samples.VALIDATION,
+        samples.NO_CONTROLS,
+        *samples.SCALE_WEIGHTS,
+        "density",
+    ]
+    assert settings[samples.NO_CONTROLS].controls is None
+    density = settings["density"]
+    assert density.requested is not None
+    assert density.controls is not None
+    assert density.requested.tolist() == list(range(12))
+    assert density.controls.shape == (1, 12, 24)
+    assert density.controls[0, :, :12].tolist() == np.eye(12).tolist()
+    assert np.ptp(density.controls[0, :, 12:]) == 0  # all pitch classes alike
+    scale = settings["C pentatonic"].controls
+    assert scale is not None
+    assert scale[0, :, :12].argmax(axis=1).tolist() == [1, 3, 6, 9, 1]
+    assert (scale[0, 0, 12:] > 0).tolist() == [k in (0, 2, 4, 7, 9) for k in range(12)]
+
+
+def test_settings_of_a_network_with_all_controls() -> None:
+    layout = ControlLayout(ALL_CONTROLS)
+    notes = make_melody([60, 62] * 20)
+    settings = samples.build_settings([(notes, 0.0)], CURRENT, layout, 3, 4.0)
+    assert list(settings)[:3] == [samples.VALIDATION, samples.PLAIN, samples.NO_CONTROLS]
+    assert list(settings)[-5:] == ["density", "loudness", "register", "spread", "touch"]
+    followed, plain = settings[samples.VALIDATION].controls, settings[samples.PLAIN].controls
+    assert followed is not None
+    assert plain is not None
+    events = EventSeq.from_note_seq(samples.cut_excerpt(notes, 0.0, 6.0), CURRENT)
+    expected = ControlSeq.from_event_seq(events).encode(layout)
+    assert followed[:, 0].tolist() == expected.tolist()
+    assert plain[:, 0, :24].tolist() == expected[:, :24].tolist()
+    flags = list(layout.flags)
+    assert (plain[:, 0, flags] == [0, 0, 1, 1, 1, 1]).all()
+    register = settings["register"]
+    assert register.requested is not None
+    assert register.controls is not None
+    # eight values, 63.5 / 11 semitones apart, from the third center on
+    assert register.requested == pytest.approx(33 + 63.5 / 11 * np.arange(2, 10))
+    assert (register.controls[0][:, flags] == [1, 1, 1, 0, 1, 1]).all()
+
+
+def test_settings_fit_the_controls_of_a_network() -> None:
+    layout = ControlLayout(["density", "touch"])
+    excerpts = [(make_melody([60, 62] * 20), 0.0)]
+    settings = samples.build_settings(excerpts, CURRENT, layout, 2, 4.0)
+    assert list(settings) == [samples.VALIDATION, samples.NO_CONTROLS, "density", "touch"]
 
 
 # ---------------------------------------------------------------------------- memorization
@@ -284,29 +317,67 @@ def test_samples_do_not_depend_on_their_number() -> None:
 # ----------------------------------------------------------------------------- command line
 
 
-def test_tables_of_a_session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    weights = PerformanceRNN(TINY_SIZES).state_dict()
-    Session(TINY_SIZES, weights, CURRENT.version).save(tmp_path / "tiny.sess")
-    train = write_data(tmp_path / "data", 3, 80)  # about 13 s each
-    validation = tmp_path / "midi"
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    """Return a command line with three training and two validation performances, 13 s each."""
+    train = write_data(tmp_path / "data", 3, 80)
     for seed in range(2):
-        write_midi(validation / f"piece{seed}" / "a.mid", 80, seed)
-    argv = ["-s", str(tmp_path / "tiny.sess"), "--samples", "2", "--seconds", "2"]
-    argv += ["--train", str(train), "--validation", str(validation)]
-    quality.main([*argv, "--", "--temperature", "0.5"])
+        write_midi(tmp_path / "midi" / f"piece{seed}" / "a.mid", 80, seed)
+    options = ["-s", str(tmp_path / "tiny.sess"), "--samples", "2", "--seconds", "2"]
+    return [*options, "--train", str(train), "--validation", str(tmp_path / "midi")]
+
+
+def save_session(path: Path, controls: tuple[str, ...]) -> None:
+    """Write a session with random weights."""
+    torch.manual_seed(0)
+    dim = ControlLayout(controls).dim
+    sizes = ModelConfig(init_dim=4, hidden_dim=16, gru_layers=2, control_dim=dim)
+    weights = PerformanceRNN(sizes, controls).state_dict()
+    Session(sizes, weights, CURRENT.version, controls=controls).save(path)
+
+
+def test_tables_of_a_session(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_session(tmp_path / "tiny.sess", ("density", "histogram"))
+    quality.main([*arguments, "--", "--temperature", "0.5"])
     lines = capsys.readouterr().out.splitlines()
-    excerpts = [line.split() for line in lines if line.startswith("  validation excerpts")]
-    assert excerpts[0][-1] == "2"
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    titles = cells[0]
+    rows = {row[0]: row[1:] for row in cells}
+    excerpts = dict(zip(titles[1:], rows["validation excerpts"], strict=True))
+    assert excerpts["samples"] == "2"
+    assert excerpts["returns"] == "-"  # the samples are too short
     # the training data has the same notes, so each passage is the whole excerpt
-    assert int(excerpts[1][-2]) > 4
-    areas = next(line.split()[1:5] for line in lines if line.startswith("  velocity   "))
-    notes, reference = (
-        [notes for _, notes in samples.load_performances(folder)] for folder in (train, validation)
+    assert int(excerpts["longest"]) > 4
+    music = [notes for _, notes in samples.load_performances(tmp_path / "midi")]
+    cut = [samples.cut_excerpt(*e, 2.0) for e in samples.choose_excerpts(music, 2, 2.0, 0)]
+    counts, reference = (music_metrics.histogram(part, "velocity") for part in (cut, music))
+    area, divergence = (
+        compare(reference, counts)
+        for compare in (music_metrics.overlap, music_metrics.kl_divergence)
     )
-    cut = [samples.cut_excerpt(*e, 2.0) for e in samples.choose_excerpts(notes, 2, 2.0, 0)]
-    both = (music_metrics.histogram(music, "velocity") for music in (cut, reference))
-    assert areas[3] == f"{music_metrics.overlap(*both):.3f}"
+    assert rows["velocity"][2] == f"{area:.3f}, {divergence:.3f}"
+    assert {"density 0 to 11", "notes in C major"} <= set(rows)
+
+
+def test_json_of_a_session_with_all_controls(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_session(tmp_path / "tiny.sess", ALL_CONTROLS)
+    quality.main([*arguments, "--json"])
+    record = json.loads(capsys.readouterr().out)
+    assert list(record["controls"]) == ["density", "loudness", "register", "spread", "touch"]
+    assert record["music"]["touch"]["samples"] == 8
+    assert record["music"]["density and histogram"]["samples"] == 2
+    assert record["music"]["without control"]["returns"] is None
+    assert list(record["features"]) == [
+        "all controls",
+        "density and histogram",
+        "without control",
+        "validation excerpts",
+        "training excerpts",
+    ]
 
 
 def test_memorization_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,10 +385,11 @@ def test_memorization_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     copied = write_midi(tmp_path / "copied.mid", 80, 1)
     other = write_midi(tmp_path / "other.mid", 80, 99)
     quality.main(["--memorization", str(copied), str(other), "--train", str(train)])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    lines = capsys.readouterr().out.splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[0] for row in rows] == [str(copied), str(other)]
-    assert int(rows[0][2]) > 60 > 20 > int(rows[1][2])
-    assert rows[0][3] == "1.mid.data"
+    assert int(rows[0][1]) > 60 > 20 > int(rows[1][1])
+    assert rows[0][2] == "1.mid.data"
 
 
 @pytest.mark.parametrize(
