@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from midi.notes import NoteSeq
+from midi.notes import NoteSeq, get_program_name
 from midi.playback import Instrument, MidiStats
 from sequence import PITCHES
 from utils import Array, format_count
@@ -133,10 +133,10 @@ class PerformanceStats:
 
 
 def format_instrument(instrument: Instrument) -> str:
-    """Return a line about an instrument: `Piano left (program 0): 120 notes, not used`."""
+    """Return a line about an instrument: `Left hand (Bright Acoustic Piano): 120 notes`."""
     kind = "drums" if instrument.is_drum else "no program"
     if instrument.program is not None and not instrument.is_drum:
-        kind = f"program {instrument.program}"
+        kind = get_program_name(instrument.program)
     name = f"{instrument.name} ({kind})" if instrument.name else kind
     notes = format_count(instrument.notes, "note", "notes")
     return f"{name}: {notes}{'' if instrument.is_used else ', not used'}"
@@ -223,7 +223,9 @@ def find_rejections(stats: PerformanceStats, limits: Mapping[str, float]) -> Ite
             yield Rejection(f"max_{name}", high_reason, detail)
     if "expressive" in limits:
         if stats.is_quantized:
-            yield Rejection("expressive", "quantized", f"grid score {stats.grid_score:.2f} of 1")
+            yield Rejection(
+                "expressive", "quantized", f"onsets on a grid, score {stats.grid_score:.2f} of 1"
+            )
         elif stats.has_uniform_velocity:
             detail = f"the same in {stats.top_velocity_share:.0%} of the notes"
             yield Rejection("expressive", "uniform velocity", detail)

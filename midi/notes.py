@@ -291,6 +291,11 @@ def read_midi(
         raise ValueError(f"{source!s}: {error}") from error
 
 
+def get_program_name(program: int) -> str:
+    """Return the name of a program, 0-127, in General MIDI: "Violin" for 40."""
+    return str(pretty_midi.program_to_instrument_name(program))
+
+
 def has_only_drums(content: bytes) -> bool:
     """Return whether a MIDI file has notes, and all of them are drums."""
     instruments = read_midi(content)[1].instruments

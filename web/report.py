@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,8 @@ MARK = "performance-rnn-report"  # in each page written here: other files are no
 OLD_MARK = "'unsafe-inline'\">\n<title>Data in "  # in pages of version 1.0
 MAX_ROWS = 500  # shown of a table
 MAX_BINS = 24  # of a histogram
+# columns of the tables with long texts, which get more space
+LONG_COLUMNS = ("file", "files", "other file", "has the same notes as", "detail", "instruments")
 MISSING_SHARE = 0.001  # of the notes; if more are not in the data, the report says so
 # matplotlib draws with the color at the left; in the page, the CSS variable replaces it
 CSS_COLORS = {
@@ -74,7 +76,7 @@ def render_report(summary: Summary, source: str) -> bytes:
         loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["printable"] = escape
-    environment.globals["format_count"] = format_count
+    environment.globals |= {"format_count": format_count, "format_time": format_time}
     page = environment.get_template("report.html").render(
         mark=MARK,
         source=source,
@@ -84,6 +86,7 @@ def render_report(summary: Summary, source: str) -> bytes:
         subsets=list(summary.subsets),
         tables=_make_tables(summary),
         max_rows=MAX_ROWS,
+        long_columns=LONG_COLUMNS,
     )
     return page.encode()
 
@@ -151,19 +154,29 @@ def _draw_charts(summary: Summary) -> list[Chart]:
     errors = 1000 * np.array([record.onset_error_mean for record, _ in summary.measured])
     worst = 1000 * max(record.onset_error_max for record, _ in summary.measured)
     return [
-        _draw_histogram("Length", "performances by minutes", minutes, " min"),
+        _draw_histogram("Length", "performances by minutes", minutes, "", _format_minutes),
         _draw_histogram("Density", "performances by notes/s", density, " notes/s"),
         _draw_pitches(np.sum([stats.pitch_counts for _, stats in summary.measured], axis=0)),
         _draw_velocities(np.sum([stats.velocity_counts for _, stats in summary.measured], axis=0)),
-        _draw_histogram("Sustain pedal", "performances by % of time", pedal, "%", 100.0),
+        _draw_histogram("Sustain pedal", "performances by % of time", pedal, "%", high=100.0),
         _draw_histogram("Onset error", "performances by mean error in ms", errors, " ms")._replace(
-            caption=f"mean {errors.mean():.2f} ms, largest of any note {worst:.2f} ms"
+            caption=f"how far the data moves onsets: mean {errors.mean():.2f} ms, "
+            f"largest of any note {worst:.2f} ms"
         ),
     ]
 
 
+def _format_minutes(minutes: float) -> str:
+    return format_time(60 * minutes)
+
+
 def _draw_histogram(
-    title: str, subtitle: str, values: Array, unit: str, high: float | None = None
+    title: str,
+    subtitle: str,
+    values: Array,
+    unit: str,
+    format_value: Callable[[float], str] = "{:.3g}".format,
+    high: float | None = None,
 ) -> Chart:
     """Draw a histogram of values [performances] from 0 to `high`, or to the largest value.
 
@@ -176,11 +189,12 @@ def _draw_histogram(
     locator = MaxNLocator(MAX_BINS, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1)
     edges = np.array(locator.tick_values(0.0, high))
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
-    labels = [f"{low:.4g} to {high:.4g}{unit}" for low, high in pairwise(edges)]
+    names = list(map(format_value, edges.tolist()))
+    labels = [f"{low} to {high}{unit}" for low, high in pairwise(names)]
     if values.max() > edges[-1]:
-        labels[-1] = f"{edges[-2]:.4g}{unit} or more"
-    low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
-    caption = f"median {median:.3g}, 90% between {low:.3g} and {high:.3g}{unit}"
+        labels[-1] = f"{names[-2]}{unit} or more"
+    first, median, last = map(format_value, np.quantile(values, [0.05, 0.5, 0.95]).tolist())
+    caption = f"median {median}, 90% between {first} and {last}{unit}"
     return Chart(title, subtitle, _draw_bars(counts, edges, labels), caption)
 
 
