@@ -312,6 +312,7 @@ TRAINING_NUMBERS: dict[str, tuple[type, float, float]] = {
     "best": (float, 0.0, math.inf),
     "before": (float, 0.0, math.inf),
     "stale_validations": (int, 0, 2**53),
+    "lr_scale": (float, 0.0, 1.0),
     "options control_ratio": (float, 0.0, 1.0),
     "scaler scale": (float, 1e-45, 1e38),
     "scaler growth_factor": (float, 1.0, 1e6),

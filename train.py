@@ -282,6 +282,7 @@ from training.sessions import (
     print_seen,
 )
 from training.trainer import (
+    EVAL_EVENTS,
     ONE_PROCESS,
     NotFiniteError,
     Schedule,
@@ -294,6 +295,7 @@ from training.tuning import convert_songs, generate_pieces, get_data_dir, get_mu
 # the sample that each validation adds to the logs
 SAMPLE_CONTROL = Control(parse_scale_or_chord("C major"), 3)
 SAMPLE_EVENTS = 400
+TUNE_EVAL_EVENTS = 8000  # of all performances, in a validation of --tune with few of them
 
 
 # ------------------------------------------------------------------------------- preparation
@@ -456,6 +458,9 @@ def build_trainer(
     print_changes(session, changeable, options.reset_optimizer)
 
     state = load_state(session, val_data)
+    is_new_data = has_new_train_data(session, train_data)
+    if is_new_data:
+        state = replace(state, stale_validations=0, lr_scale=1.0)
     facts = [state.step, state.best, state.stale_validations, train_data.events, val_data.events]
     if not distributed.is_equal_in_all(facts):
         raise ValueError(
@@ -482,7 +487,6 @@ def build_trainer(
         },
     )
     print_seen(session, val_data)
-    is_new_data = has_new_train_data(session, train_data)
     if is_new_data:
         print_line("the training data has changed: training goes on with new windows")
     # the hidden state is only for windows that continue the last ones of the session
@@ -561,8 +565,11 @@ def train(
         interval = min(interval, 6 * options.max_minutes)  # a tenth of the training
     unread: list[StepResult] = []  # read one step later, so that a GPU need not wait
     is_first = True  # validation of this run
+    eval_events = EVAL_EVENTS  # of each performance
+    if options.tune:
+        eval_events = max(EVAL_EVENTS, TUNE_EVAL_EVENTS // max(1, len(val_data)))
     try:
-        validate_before(trainer, val_data, logger, path)
+        validate_before(trainer, val_data, logger, path, eval_events)
         while True:
             now = time.monotonic()
             is_stopped, seconds, needs_validation, needs_saving = synchronize(
@@ -576,7 +583,9 @@ def train(
             if is_stopped:
                 break
             if needs_validation:
-                validate(trainer, val_data, logger, path)
+                is_better = validate(trainer, val_data, logger, path, eval_events)
+                if options.tune and not is_better:
+                    go_back(trainer, logger, path)
                 validated_at, is_first = time.monotonic(), False
             if needs_validation or needs_saving:
                 trainer.save(path)
@@ -592,7 +601,7 @@ def train(
             log_step(result, logger, path)
         trainer.save(path)
         if not is_stopped:
-            validate(trainer, val_data, logger, path)
+            validate(trainer, val_data, logger, path, eval_events)
             trainer.save(path)
     except NotFiniteError:
         raise
@@ -622,27 +631,33 @@ def log_step(result: StepResult, logger: Logger, path: Path) -> None:
     logger.log_step(result.state, loss, grad_norm, result.lr)
 
 
-def validate_before(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> None:
+def validate_before(
+    trainer: Trainer, val_data: Corpus, logger: Logger, path: Path, max_events: int
+) -> None:
     """Evaluate a session that starts from another one before its first step.
 
-    So the result of fine-tuning is never worse than its start. path: the session file.
+    So the result of fine-tuning is never worse than its start. path: the session file;
+    max_events: of each performance.
     """
     if trainer.state.step or not (trainer.metadata.get("init_from") and len(val_data)):
         return
-    result = trainer.evaluate(val_data)
+    result = trainer.evaluate(val_data, max_events)
     trainer.set_start(result)
     trainer.save_best(get_best_path(path))
     logger.log_start(trainer.state, result)
 
 
-def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> None:
+def validate(
+    trainer: Trainer, val_data: Corpus, logger: Logger, path: Path, max_events: int
+) -> bool:
     """Evaluate the averaged weights, log the result, and save the weights if they are the best.
 
-    path: the session file. Without validation data, or without a new step, nothing happens.
+    path: the session file; max_events: of each performance. Returns whether they are the best.
+    Without validation data, or without a new step, nothing happens, and it returns True.
     """
     if not len(val_data) or trainer.validated_step == trainer.state.step:
-        return
-    result = trainer.evaluate(val_data)
+        return True
+    result = trainer.evaluate(val_data, max_events)
     is_best = trainer.update_best(result)
     if is_best:
         trainer.save_best(get_best_path(path))
@@ -668,6 +683,19 @@ def validate(trainer: Trainer, val_data: Corpus, logger: Logger, path: Path) -> 
 
     logger.log_validation(trainer.state, result, is_best, make_sample)
     logger.log_open_controls(trainer.state, trainer.evaluate_open(val_data))
+    return is_best
+
+
+def go_back(trainer: Trainer, logger: Logger, path: Path) -> None:
+    """Go on from the best weights with a lower learning rate; path: the session file.
+
+    So tuning finds a learning rate for the music: the less it differs from what the network
+    knows, the lower.
+    """
+    best = get_best_path(path)
+    if best.exists():
+        trainer.go_back(Session.load(best).state)
+        logger.log_go_back(trainer.state)
 
 
 def format_corpus(corpus: Corpus) -> str:
@@ -758,7 +786,7 @@ def run_training(options: TrainConfig) -> int:
         if distributed.is_main:
             stack.enter_context(lock_sessions(path, get_best_path(path)))
         else:
-            nothing = stack.enter_context(open(os.devnull, "w"))
+            nothing = stack.enter_context(utils.open_null())
             stack.enter_context(contextlib.redirect_stdout(nothing))
         try:
             train_session(options, distributed)

@@ -491,25 +491,26 @@ def print_line(text: str) -> None:
 
 
 class _Output(io.RawIOBase):
-    """A file descriptor to write to; an error ends the output, not the program.
+    """A stream of bytes to write to; an error ends the output, not the program.
 
-    error: the first error, or None.
+    stream: without a buffer; that of a Windows console writes Unicode. error: the first error, or
+    None.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, stream: io.RawIOBase) -> None:
+        self.stream = stream
         self.error: OSError | None = None
 
     def write(self, content: Any) -> int:
         """Write bytes; return their number, also if they are lost."""
+        count = None
         if self.error is None:
             try:
-                return os.write(self.descriptor, content)
-            except BlockingIOError:
-                pass  # a full pipe that does not wait: only this text is lost
+                count = self.stream.write(content)
             except OSError as error:
                 self.error = error
-        return memoryview(content).nbytes
+        # None: a full pipe that does not wait, so only this text is lost
+        return memoryview(content).nbytes if count is None else count
 
     def writable(self) -> bool:
         """Return True."""
@@ -517,11 +518,16 @@ class _Output(io.RawIOBase):
 
     def isatty(self) -> bool:
         """Return whether this is a terminal."""
-        return os.isatty(self.descriptor)
+        return self.stream.isatty()
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return self.descriptor
+        return self.stream.fileno()
+
+
+def open_null() -> TextIO:
+    """Open the null device for text with any characters."""
+    return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -540,10 +546,11 @@ def _keep_running_without_output() -> Iterator[list[_Output]]:
     for name in ("stdout", "stderr"):
         stream, original = getattr(sys, name), getattr(sys, f"__{name}__")
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open_null())
         elif stream is original and isinstance(stream, io.TextIOWrapper):
             stream.flush()
-            outputs.append(_Output(stream.fileno()))
+            buffer: Any = stream.buffer
+            outputs.append(_Output(getattr(buffer, "raw", buffer)))  # no buffer with python -u
             safe = io.TextIOWrapper(
                 io.BufferedWriter(outputs[-1]),
                 stream.encoding,
@@ -590,7 +597,7 @@ def redirect_messages(quiet: bool, as_json: bool = False) -> Iterator[TextIO]:
     stdout = sys.stdout
     with contextlib.ExitStack() as stack:
         if quiet:
-            nothing = stack.enter_context(open(os.devnull, "w"))
+            nothing = stack.enter_context(open_null())
             stack.enter_context(contextlib.redirect_stdout(nothing))
             stack.enter_context(contextlib.redirect_stderr(nothing))
         elif as_json:

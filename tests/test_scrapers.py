@@ -539,6 +539,20 @@ def test_unusual_names_are_kept(site: Site, tmp_path: Path) -> None:
     assert read_tree(folder) == {f"{host}/{name}": midi(path) for path, name in links.values()}
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ('a: "b"?.mid', "a_ _b__.mid"),
+        ("nul.mid", "nul_.mid"),
+        ("COM1", "COM1_"),
+        ("console.mid", "console.mid"),
+        ("etc. ", "etc._"),
+    ],
+)
+def test_names_on_windows(name: str, expected: str) -> None:
+    assert DOWNLOAD.make_windows_name(name) == expected
+
+
 def test_very_long_name_is_shortened(site: Site, tmp_path: Path) -> None:
     paths = [f"/{'x' * 300}{number}.mid" for number in range(2)]
     site.table = {path: Reply(midi(path[-5:])) for path in paths}

@@ -646,6 +646,17 @@ def test_full_disk_stops_the_logs_only(
     assert load_training()["step"] == 30
 
 
+def test_log_file_is_never_empty(tmp_path: Path) -> None:
+    for name in ("unused", "used"):
+        file = logger._LogFile(str(tmp_path / name))
+        assert not (tmp_path / name).exists()
+        if name == "used":
+            file.write(b"x")
+            assert (tmp_path / name).read_bytes() == b"x"
+        file.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+
+
 def test_export_cannot_replace_its_session(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

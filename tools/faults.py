@@ -544,6 +544,17 @@ def run_with_name(name: str) -> None:
 
 # changes of the environment (None: unset); CODE runs in Python before the script
 SPAWN = "import multiprocessing as m; get = m.get_context; m.get_context = lambda *_: get('spawn')"
+# what Windows lacks, as far as it can be taken away
+NO_POSIX = """
+import multiprocessing, os, signal, sys
+get = multiprocessing.get_context
+multiprocessing.get_context = lambda *_: get("spawn")
+sys.modules["fcntl"] = None  # importing it fails
+del signal.SIGHUP, os.chown, os.O_NONBLOCK
+def link(*_):
+    raise OSError(22, "Invalid argument")
+os.link = link
+"""
 NOT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
 PLATFORMS: dict[str, dict[str, str | None]] = {
     "unchanged": {},
@@ -552,10 +563,12 @@ PLATFORMS: dict[str, dict[str, str | None]] = {
     "no bfloat16": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "one core": {"CODE": "import os; os.sched_setaffinity(0, {0})"},
     "spawn, not fork": {"CODE": SPAWN},
+    "nothing but what Windows has": {"CODE": NO_POSIX, "PYTHONIOENCODING": "cp1252"},
     "no HOME": {"HOME": None, "USER": None, "LOGNAME": None},
     "missing HOME": {"HOME": "/nowhere"},
     "locale C, not UTF-8": NOT_UTF8,
     "locale POSIX, ASCII output": {"LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"},
+    "output in code page 437": {"PYTHONIOENCODING": "cp437:strict", "PYTHONUNBUFFERED": "1"},
     "warnings as errors": {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"},
     "optimized Python": {"PYTHONOPTIMIZE": "2"},
     "no temporary folder": {"TMPDIR": "/nowhere"},

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import progress
@@ -191,6 +191,14 @@ class Logger:
             except Exception as error:  # noqa: BLE001 a sample is never worth a training
                 self._print(f"{self.log_dir}: no sample of step {state.step}: {error}")
 
+    def log_go_back(self, state: TrainState) -> None:
+        """Display that the training goes on from its best weights; state: after that."""
+        rate = self.schedule.peak * state.lr_scale
+        self._print(
+            f"step {state.step} | no better: back to the best weights, learning rate at most "
+            f"{rate:.1e}"
+        )
+
     def log_open_controls(self, state: TrainState, results: Mapping[str, EvalResult]) -> None:
         """Display the losses with fewer and fewer controls, by label; nothing if there are none."""
         losses = {label: result.nats_per_event for label, result in results.items()}
@@ -311,20 +319,44 @@ class _LogFiles:
 
 
 class _LogFile:
-    """A file that prints its first write error and ignores everything that is written later."""
+    """A file that prints its first write error and ignores everything that is written later.
+
+    It is created by the first write, so that no run leaves it empty.
+    """
 
     def __init__(self, path: str, mode: str = "wb") -> None:
-        self._file = open(path, mode)
-        self.write = functools.partial(self._call, self._file.write)
-        self.flush = functools.partial(self._call, self._file.flush)
-        self.close = functools.partial(self._call, self._file.close)
+        self._path, self._mode = path, mode
+        self._file: BinaryIO | None = None
+        self._has_failed = False
+        self.write = functools.partial(self._call, self._write)
+        self.flush = functools.partial(self._call, self._flush)
+        self.close = functools.partial(self._call, self._close)
 
-    def _call(self, method: Callable[..., object], *arguments: object) -> None:
-        if self._file.closed:
+    def _write(self, content: bytes) -> None:
+        is_first = self._file is None
+        file = self._file = self._file or cast(BinaryIO, open(self._path, self._mode))
+        file.write(content)
+        if is_first:
+            file.flush()
+
+    def _flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _call(self, method: Callable[..., None], *arguments: object) -> None:
+        if self._has_failed:
             return
         try:
             method(*arguments)
         except OSError as error:
-            utils.print_line(f"{self._file.name}: logging stopped: {error.strerror}")
+            self._has_failed = True
+            utils.print_line(f"{self._path}: logging stopped: {error.strerror}")
             with contextlib.suppress(OSError):
-                self._file.close()  # closing writes the buffer, which fails again
+                self._close()  # writes the buffer, which fails again
+            with contextlib.suppress(OSError):
+                if os.path.isfile(self._path) and not os.path.getsize(self._path):
+                    os.unlink(self._path)

@@ -275,6 +275,7 @@ def load_state(session: Session, val_data: Corpus) -> TrainState:
         state,
         best=math.inf,
         stale_validations=0,
+        lr_scale=1.0,
         before=math.inf,
         val_data=val_data.fingerprint,
     )

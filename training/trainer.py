@@ -27,6 +27,7 @@ from training.evaluate import EvalResult, evaluate, list_visible_controls
 MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
 EVAL_EVENTS = 1000  # of each performance, in a validation during training
 OPEN_EVAL_EVENTS = 250  # of each performance, with fewer and fewer controls
+GO_BACK_SCALE = 1 / 3  # of the learning rate, each time that a training goes back
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_SPEEDUP = 1.5  # from this speedup of its products on, precision "auto" is bf16
 ONE_PROCESS = Distributed()
@@ -53,6 +54,7 @@ class TrainState:
     val_data: str = ""  # fingerprint of the data that `best` was measured on
     stale_validations: int = 0  # validations since the best one
     before: float = math.inf  # validation loss before fine-tuning, measured on `val_data`
+    lr_scale: float = 1.0  # of the learning rate, see `Trainer.go_back`
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Schedule:
 
         It rises linearly over `warm_up` steps, or over the first tenth of the training if that is
         shorter. With a limit of steps or minutes it also falls linearly, from `peak` at the start
-        to zero at the limit.
+        to zero at the limit. `state.lr_scale` scales it.
         """
         done = 0.0  # share of the training that is done
         if self.max_steps:
@@ -78,7 +80,7 @@ class Schedule:
         if self.max_minutes:
             done = max(done, state.seconds / 60 / self.max_minutes)
         rise = min(1.0, max((state.step + 1) / (self.warm_up + 1), 10 * done))
-        return self.peak * rise * max(0.0, 1 - done)
+        return self.peak * rise * max(0.0, 1 - done) * state.lr_scale
 
     def is_finished(self, state: TrainState) -> bool:
         """Return whether a limit is reached."""
@@ -256,9 +258,9 @@ class Trainer:
 
     # -------------------------------------------------------------------------- validation
 
-    def evaluate(self, val_data: Corpus) -> EvalResult:
+    def evaluate(self, val_data: Corpus, max_events: int = EVAL_EVENTS) -> EvalResult:
         """Evaluate the averaged weights on the start of each performance."""
-        return self._evaluate(val_data, EVAL_EVENTS)
+        return self._evaluate(val_data, max_events)
 
     def _evaluate(
         self, val_data: Corpus, max_events: int, visible: Sequence[str] | None = None
@@ -300,6 +302,16 @@ class Trainer:
         best = loss if is_best else state.best
         self.state = replace(state, best=best, stale_validations=stale_validations)
         return is_best
+
+    def go_back(self, weights: dict[str, Tensor]) -> None:
+        """Go on from earlier weights, and with lower learning rates from now on.
+
+        The moments of the optimizer stay: they are still about right.
+        """
+        self.model.load_state_dict(weights)
+        self.ema.load_state_dict(weights)
+        self.hidden = None
+        self.state = replace(self.state, lr_scale=self.state.lr_scale * GO_BACK_SCALE)
 
     # -------------------------------------------------------------------- saving, resuming
 

@@ -53,6 +53,8 @@ Check = Callable[[bytes], None]  # raises ContentError
 # name of the second file of a piece that is offered in two formats
 FORMAT_0 = re.compile(r"_format0(?=\.mid$)", re.IGNORECASE)
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# names that Windows does not allow, also before a dot
+WINDOWS_DEVICES = r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)"
 USER_AGENT = "Mozilla/5.0 (compatible; MIDI downloader)"
 # errors that only the name of one file causes; any other error while writing ends the run
 NAME_ERRORS = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY)
@@ -413,12 +415,19 @@ def make_file_name(part: str) -> str:
     name = unicodedata.normalize("NFC", unquote(part, errors="replace"))
     name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\]", "_", name)
     name = re.sub(r"^\.", "_", name)
+    name = make_windows_name(name) if os.name == "nt" else name
     name = re.sub(r"\.part$", "_part", name, flags=re.IGNORECASE)  # those are incomplete files
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     suffix = PurePosixPath(name).suffix if len(PurePosixPath(name).suffix) < 8 else ""
     stem = name.removesuffix(suffix).encode()[: MAX_NAME_BYTES - 16].decode(errors="ignore")
     return add_hash(stem + suffix, part)
+
+
+def make_windows_name(name: str) -> str:
+    """Return a file name that Windows allows."""
+    name = re.sub(r'[<>:"|?*]|[. ]$', "_", name)
+    return re.sub(WINDOWS_DEVICES, r"\1_", name, flags=re.IGNORECASE)
 
 
 def add_hash(name: str, key: str) -> str:

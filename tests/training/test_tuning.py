@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pretty_midi
 import pytest
+import torch
 
 import preprocess
 import train
@@ -13,6 +14,7 @@ from config import TrainConfig
 from model import PerformanceRNN, Session
 from tools.synthetic_data import TINY_SIZES, write_midi
 from training import tuning
+from training.trainer import Schedule, StepOptions, Trainer
 
 ARGV = ["-s", "mine.sess", "--tune", "songs"]
 SMALL = ["--init-from", "tiny.sess", "-b", "4", "-w", "20", "--precision", "fp32"]
@@ -91,6 +93,29 @@ def test_other_performances_of_a_piece_are_held_out_together(
     train_data, val_data = train.load_data(dataclasses.replace(options, dataset=str(data)))
     assert (len(train_data), len(val_data)) == (8, 4)
     assert train.find_tuning_pieces([p for p in paths if p.name[0] == "0"]) is None
+
+
+def test_tuning_goes_back_if_it_gets_worse(
+    songs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning, "run_script", run_in_process)
+    argv = [*ARGV, *SMALL, "--max-steps", "4", "-l", "1", "--validation-interval", "0.000001"]
+    assert train.main(argv) == 0
+    output = capsys.readouterr().out
+    assert "back to the best weights, learning rate at most 3.3e-01" in output
+    session, best = Session.load("mine.sess"), Session.load("mine.best.sess")
+    assert session.training["lr_scale"] < 0.4
+    assert best.training["best"] <= best.training["before"]
+
+
+def test_going_back_restores_weights_and_lowers_the_learning_rate() -> None:
+    trainer = Trainer(PerformanceRNN(TINY_SIZES).init_weights(), StepOptions())
+    earlier = {name: weight + 1 for name, weight in trainer.model.state_dict().items()}
+    schedule = Schedule(0.3)
+    trainer.go_back(earlier)
+    assert schedule.compute_learning_rate(trainer.state) == pytest.approx(0.1)
+    for model in (trainer.model, trainer.ema):
+        assert all(torch.equal(w, earlier[name]) for name, w in model.state_dict().items())
 
 
 def test_folder_without_songs_leaves_no_session(
