@@ -238,9 +238,11 @@ def format_baseline(record: Record) -> Iterator[str]:
     time_text = "unknown" if seconds is None else format_time(seconds)
     yield f"{record['session']}: {record['parameters']:,} parameters ({record['sizes']})"
     yield f"trained: {time_text}, {format_figure(events, ',d')} events, step {record['step']}"
-    yield f"processor: {record['processor']}, {record['threads']} threads, torch {record['torch']}"
+    yield f"train split: {record['train_performances']:,} performances"
+    threads = format_count(record["threads"], "thread", "threads")
+    yield f"processor: {record['processor']}, {threads}, torch {record['torch']}"
     yield (
-        f"validation: {music['validation_performances']} whole performances, "
+        f"validation split: {music['validation_performances']} whole performances, "
         f"{format_time(record['seconds_to_evaluate'])}; {record['note']}"
     )
     yield ""
