@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class PerformanceRNN(nn.Module):
             nn.init.xavier_normal_(linear.weight)
         hidden_dim = self.config.hidden_dim
         for layer in range(self.config.gru_layers):
-            weight_ih, weight_hh, bias_ih, _ = self._gru_weights(layer)
+            weight_ih, weight_hh, bias_ih, _ = self.get_gru_weights(layer)
             for gate in range(3):
                 rows = slice(gate * hidden_dim, (gate + 1) * hidden_dim)
                 nn.init.xavier_uniform_(weight_ih[rows])
@@ -128,6 +128,7 @@ class PerformanceRNN(nn.Module):
         controls: Tensor | None = None,
         use_control: Tensor | None = None,
         event_table: Tensor | None = None,
+        layers: Sequence[Callable[[Tensor, Tensor], Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return logits [steps, batch, events] and the hidden state after the last step.
 
@@ -135,7 +136,8 @@ class PerformanceRNN(nn.Module):
         hidden: [layers, batch, hidden];
         controls: [steps or 1, batch, control], those of the predicted events, or None;
         use_control: bool [batch], the sequences that use their controls, or None for all;
-        event_table: the result of `compute_event_table()`, which saves time in many calls.
+        event_table: the result of `compute_event_table()`, which saves time in many calls;
+        layers: run these, such as BFloat16Layer, instead of the GRU layers of the network.
         """
         table = self.compute_event_table() if event_table is None else event_table
         embedded = functional.embedding(inputs, table)  # [steps, batch, hidden]
@@ -145,7 +147,10 @@ class PerformanceRNN(nn.Module):
         for layer in range(self.config.gru_layers):
             if layer and self.training:
                 output = functional.dropout(output, self.config.gru_dropout)
-            output = self._run_layer(output, hidden[layer], self._gru_weights(layer))
+            if layers is None:
+                output = self._run_layer(output, hidden[layer], self.get_gru_weights(layer))
+            else:
+                output = layers[layer](output, hidden[layer])
             outputs.append(output)
             last.append(output[-1])
         return self.output_fc(torch.cat(outputs, dim=-1)), torch.stack(last)
@@ -176,7 +181,8 @@ class PerformanceRNN(nn.Module):
             logits.append(output)
         return torch.cat(logits), hidden
 
-    def _gru_weights(self, layer: int) -> list[Tensor]:
+    def get_gru_weights(self, layer: int) -> list[Tensor]:
+        """Return the weights of a layer, in the order of GRU_WEIGHTS."""
         return [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
 
     def _run_layer(self, inputs: Tensor, initial: Tensor, weights: list[Tensor]) -> Tensor:
@@ -294,6 +300,50 @@ def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tupl
     to_update = (states - new).mul_(update).mul_(one_minus_update)
     to_reset = (1 - reset).mul_(reset).mul_(hidden_new)
     return to_new, to_update, to_reset, reset, update
+
+
+class BFloat16Layer:
+    """A trained GRU layer with its matrix products in bfloat16, the rest in float32.
+
+    If the states were in bfloat16, too, the loss of a whole performance would change by 0.001
+    nats/event, with states in float32 it changes by 0.00002. Arguments: see GRULayer.
+    """
+
+    def __init__(self, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> None:
+        # tanh(x) = 2 sigmoid(2 x) - 1, and torch's sigmoid is much faster than its tanh
+        scale = torch.ones(len(w_hh), 1)
+        scale[2 * w_hh.shape[1] :] = 2.0
+        weights = (w_ih * scale, w_hh * scale, b_ih * scale[:, 0], b_hh * scale[:, 0])
+        self.w_ih, self.w_hh, self.b_ih, self.b_hh = (w.detach().bfloat16() for w in weights)
+
+    def __call__(self, inputs: Tensor, initial: Tensor) -> Tensor:
+        """Return the states, float32 [steps, batch, hidden].
+
+        inputs: float32 [steps, batch, width]; initial: float32 [batch, hidden].
+        """
+        (steps, batch), hidden_dim = inputs.shape[:2], self.w_hh.shape[1]
+        input_products = functional.linear(inputs.bfloat16(), self.w_ih, self.b_ih)
+        states = inputs.new_empty(steps, batch, hidden_dim)
+        rounded, w_hh, minus_one = initial.bfloat16(), self.w_hh.t(), inputs.new_tensor(-1.0)
+        product = rounded.new_empty(batch, 3 * hidden_dim)
+        # of one step: W_i x + b_i, which the gates overwrite, and W_h h + b_h
+        gates, hidden_part = inputs.new_empty(2, batch, 3 * hidden_dim)
+        widths = (2 * hidden_dim, hidden_dim)  # reset and update gates, new gate
+        reset_update, new = gates.split_with_sizes(widths, 1)
+        hidden_reset_update, hidden_new = hidden_part.split_with_sizes(widths, 1)
+        reset, update = reset_update.split_with_sizes((hidden_dim, hidden_dim), 1)
+        state = initial
+        for step_input, next_state in zip(input_products.unbind(), states.unbind(), strict=True):
+            torch.addmm(self.b_hh, rounded, w_hh, out=product)
+            gates.copy_(step_input)
+            hidden_part.copy_(product)
+            reset_update.add_(hidden_reset_update).sigmoid_()
+            new.addcmul_(reset, hidden_new).sigmoid_()
+            torch.add(minus_one, new, alpha=2, out=new)
+            torch.lerp(new, state, update, out=next_state)
+            rounded.copy_(next_state)
+            state = next_state
+        return states
 
 
 # ----------------------------------------------------------------------------- session file

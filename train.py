@@ -255,7 +255,7 @@ from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
 from model import PerformanceRNN, Session, pick_device
 from training.distributed import Distributed, exit_process, is_connection_error
-from training.evaluate import EvalResult, evaluate, format_table, list_visible_controls
+from training.evaluate import EvalResult, evaluate_choices, format_table, list_visible_controls
 from training.logger import (
     LoggedSample,
     Logger,
@@ -289,6 +289,7 @@ from training.trainer import (
     StepOptions,
     StepResult,
     Trainer,
+    pick_precision,
 )
 from training.tuning import convert_songs, generate_pieces, get_data_dir, get_music_dir
 
@@ -824,7 +825,8 @@ def evaluate_session(options: TrainConfig) -> dict[str, Any]:
     corpus, mark, note = choose_held_out(session, corpus, options.include_training)
     print_line(note)
     results = {
-        f"{label}{mark}": result for label, result in evaluate_visible(model, corpus).items()
+        f"{label}{mark}": result
+        for label, result in evaluate_visible(model, corpus, options.precision).items()
     }
     for line in format_table(results).splitlines():
         print_line(line)
@@ -847,18 +849,20 @@ def evaluate_session(options: TrainConfig) -> dict[str, Any]:
     }
 
 
-def evaluate_visible(model: PerformanceRNN, corpus: Corpus) -> dict[str, EvalResult]:
+def evaluate_visible(
+    model: PerformanceRNN, corpus: Corpus, precision: str
+) -> dict[str, EvalResult]:
     """Evaluate a network with fewer and fewer controls, by label; show the progress."""
+    if precision == "auto":
+        precision = pick_precision(model.device)
     choices = list_visible_controls(model.layout)
-    suffix, results = "%(percent)d%%  %(eta_td)s", {}
-    with progress.bar.Bar("evaluating", max=len(choices), suffix=suffix, file=sys.stderr) as bar:
-        for number, (label, visible) in enumerate(choices.items()):
-
-            def show(share: float, done: int = number) -> None:
-                bar.goto(done + share)
-
-            results[label] = evaluate(model, corpus, visible=visible, show_progress=show)
-    return results
+    with progress.bar.Bar(
+        "evaluating", max=1, suffix="%(percent)d%%  %(eta_td)s", file=sys.stderr
+    ) as bar:
+        results = evaluate_choices(
+            model, corpus, list(choices.values()), precision=precision, show_progress=bar.goto
+        )
+    return dict(zip(choices, results, strict=True))
 
 
 def choose_held_out(

@@ -22,7 +22,7 @@ from corpus.performance import Corpus
 from model import PerformanceRNN, Session
 from sequence import CURRENT, Encoding
 from training.distributed import Distributed
-from training.evaluate import EvalResult, evaluate, list_visible_controls
+from training.evaluate import EvalResult, Visible, evaluate_choices, list_visible_controls
 
 MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
 EVAL_EVENTS = 1000  # of each performance, in a validation during training
@@ -260,21 +260,8 @@ class Trainer:
 
     def evaluate(self, val_data: Corpus, max_events: int = EVAL_EVENTS) -> EvalResult:
         """Evaluate the averaged weights on the start of each performance."""
-        return self._evaluate(val_data, max_events)
-
-    def _evaluate(
-        self, val_data: Corpus, max_events: int, visible: Sequence[str] | None = None
-    ) -> EvalResult:
-        """Evaluate the averaged weights; each process evaluates a share of the performances.
-
-        max_events, visible: as in `training.evaluate.evaluate`.
-        """
-        rank, world_size = self.distributed.rank, self.distributed.world_size
-        share = Corpus(val_data.performances[rank::world_size])
-        result = evaluate(self.ema, share, max_events, visible)
-        sums = np.stack([result.counts, result.correct, result.losses])
-        counts, correct, losses = self.distributed.sum(sums)
-        return EvalResult(counts, correct, losses, val_data.encoding)
+        (result,) = self._evaluate(val_data, max_events, [None])
+        return result
 
     def evaluate_open(self, val_data: Corpus) -> dict[str, EvalResult]:
         """Evaluate with fewer and fewer controls, on the start of each performance; by label.
@@ -283,10 +270,26 @@ class Trainer:
         """
         if self.model.layout.is_plain:
             return {}
-        return {
-            label: self._evaluate(val_data, OPEN_EVAL_EVENTS, visible)
-            for label, visible in list_visible_controls(self.model.layout).items()
-        }
+        choices = list_visible_controls(self.model.layout)
+        results = self._evaluate(val_data, OPEN_EVAL_EVENTS, list(choices.values()))
+        return dict(zip(choices, results, strict=True))
+
+    def _evaluate(
+        self, val_data: Corpus, max_events: int, choices: Sequence[Visible]
+    ) -> list[EvalResult]:
+        """Evaluate the averaged weights; each process evaluates a share of the performances.
+
+        max_events, choices: as in `training.evaluate.evaluate_choices`.
+        """
+        rank, world_size = self.distributed.rank, self.distributed.world_size
+        share = Corpus(val_data.performances[rank::world_size])
+        precision = self.options.precision
+        results = evaluate_choices(self.ema, share, choices, max_events, precision)
+        sums = np.array([[r.counts, r.correct, r.losses] for r in results])
+        return [
+            EvalResult(counts, correct, losses, val_data.encoding)
+            for counts, correct, losses in self.distributed.sum(sums)
+        ]
 
     def set_start(self, result: EvalResult) -> None:
         """Record a validation before the first step in the state, as the first best one."""

@@ -1,6 +1,9 @@
 """Evaluation compared with a loop over single events, and the metrics of a result."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +11,14 @@ import torch
 from torch.nn import functional
 
 from corpus.performance import Corpus, Performance
-from model import PerformanceRNN
+from model import PerformanceRNN, Session
+from preprocess import encode_notes, read_notes
 from sequence import CURRENT
 from tools.synthetic_data import TINY_SIZES, make_performance
-from training.evaluate import EvalResult, evaluate, format_table
+from training import evaluate as evaluation
+from training.evaluate import EvalResult, evaluate, evaluate_choices, format_table
+
+ROOT = Path(__file__).parents[2]
 
 
 def evaluate_by_hand(
@@ -58,6 +65,100 @@ def test_performances_of_any_length_are_evaluated(
     assert result.events == 434
     assert result.nats == pytest.approx(nats, rel=1e-6)
     assert (result.correct.sum(), result.notes) == (correct, notes)
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """Two threads, also where the environment allows one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield 2
+    torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_columns_and_threads_do_not_change_the_result(
+    model: PerformanceRNN, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "CPU_COLUMNS", 4)  # two performances, with and without control
+    monkeypatch.setattr(evaluation, "READ_EVENTS", 64)
+    rng = np.random.default_rng(1)
+    sizes = (40, 1, 33, 200, 7, 128, 64, 90, 5)
+    performances = [make_performance(rng.integers(0, 240, size)) for size in sizes]
+    shapes = []
+    forward = model.forward
+
+    def record_shape(inputs: torch.Tensor, *more: Any) -> Any:
+        shapes.append(inputs.shape)
+        return forward(inputs, *more)
+
+    monkeypatch.setattr(model, "forward", record_shape)
+    results = evaluate_choices(model, Corpus(performances), [None, ()])
+    monkeypatch.undo()
+    torch.set_num_threads(1)  # faster for the loop
+    assert max(columns for _, columns in shapes) == 4  # so memory is bounded
+    assert max(steps for steps, _ in shapes) == evaluation.STEPS
+    for result, use_control in zip(results, (True, False), strict=True):
+        nats, correct, notes = evaluate_by_hand(model, performances, use_control)
+        assert result.events == sum(sizes)
+        assert result.nats == pytest.approx(nats, rel=1e-6)
+        assert (result.correct.sum(), result.notes) == (correct, notes)
+
+
+def test_memory_limit_shortens_the_blocks(
+    model: PerformanceRNN, performances: list[Performance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(model, Corpus(performances))
+    monkeypatch.setattr(evaluation, "MAX_MEMORY", 2_400_000)
+    evaluator = evaluation._Evaluator(model, Corpus(performances), [None], [5, 300, 128, 1], "fp32")
+    assert 1 < evaluator.choose_steps(1) < evaluation.STEPS
+    result = evaluate(model, Corpus(performances))
+    assert result.events == 434
+    assert result.nats == pytest.approx(expected.nats, rel=1e-6)
+
+
+def test_result_is_repeatable_and_leaves_threads_alone(
+    model: PerformanceRNN, performances: list[Performance], threads: int
+) -> None:
+    first, second = (evaluate(model, Corpus(performances * 3)) for _ in range(2))
+    assert np.array_equal(first.losses, second.losses)
+    assert torch.get_num_threads() == threads
+
+
+def test_progress_ends_at_one(model: PerformanceRNN, performances: list[Performance]) -> None:
+    shares: list[float] = []
+    evaluate_choices(model, Corpus(performances), [None], show_progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_interrupt_ends_the_threads(
+    model: PerformanceRNN, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "PROGRESS_INTERVAL", 0.001)
+    performances = [make_performance(np.zeros(50_000)) for _ in range(2)]
+    calls = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a: calls.append(None) or forward(*a))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_choices(model, Corpus(performances), [None], show_progress=interrupt)
+    assert len(calls) < 2 * 50_000 / evaluation.STEPS  # all blocks
+
+
+def test_bfloat16_hardly_changes_the_loss_of_music() -> None:
+    model = Session.load(ROOT / "pretrained.sess").build_model(torch.device("cpu"))
+    corpus = Corpus(
+        [
+            encode_notes(read_notes(path.read_bytes(), CURRENT)[0], path.name, CURRENT)
+            for path in sorted(ROOT.glob("docs/sample-*.mid"))
+        ]
+    )
+    exact, rounded = (evaluate(model, corpus, 500, precision=p) for p in ("fp32", "bf16"))
+    assert exact.losses.tolist() != rounded.losses.tolist()
+    assert rounded.nats_per_event == pytest.approx(exact.nats_per_event, abs=0.0005)
 
 
 def test_only_the_first_events_are_evaluated(
