@@ -850,7 +850,7 @@ def evaluate_session(options: TrainConfig) -> dict[str, Any]:
 
 
 def evaluate_visible(
-    model: PerformanceRNN, corpus: Corpus, precision: str
+    model: PerformanceRNN, corpus: Corpus, precision: str = "auto"
 ) -> dict[str, EvalResult]:
     """Evaluate a network with fewer and fewer controls, by label; show the progress."""
     if precision == "auto":

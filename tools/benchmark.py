@@ -1,11 +1,15 @@
 """Measure the speed of the programs, as ratios to a plain implementation.
 
 Both are measured in one run: absolute figures depend on the machine and on what
-else it does, the ratios hardly do.
+else it does, the ratios hardly do. The result is one table, about 5 minutes
+later. To emulate a processor that only has AVX2 (8-bit products are not limited
+by this), set ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+MKL_ENABLE_INSTRUCTIONS=AVX2.
 
 examples:
   python3 -m tools.benchmark
   python3 -m tools.benchmark --midi dataset/midi
+  python3 -m tools.benchmark --write
   python3 -m tools.benchmark --time-to-quality TRAIN VALIDATION --minutes 12
 """
 
@@ -13,15 +17,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import functools
 import io
 import itertools
 import os
+import platform
+import re
 import shlex
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,19 +45,33 @@ import train
 import utils
 from config import LEGACY_RECIPE, MIDI_SUFFIXES, ModelConfig
 from corpus.batches import WindowSampler
-from corpus.performance import Corpus
+from corpus.performance import Corpus, expand_controls
 from generation.control import parse_control
+from generation.engine import Engine
 from generation.pipeline import GenerationJob, build_event_constraints, generate_events
 from generation.sampling import Sampler
 from model import PerformanceRNN
 from sequence import CURRENT
 from tools.synthetic_data import make_performance
-from training.evaluate import evaluate
+from training.evaluate import evaluate, evaluate_choices
 from training.trainer import DTYPES, EVAL_EVENTS, pick_precision
 
 WINDOW, BATCH = 200, 64  # the original's
 SIZES = ModelConfig(gru_layers=3, gru_dropout=0.0)  # the original's, but for its dropout
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
+# instruction sets, and the flags of Linux for them
+INSTRUCTIONS = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512f",),
+    "VNNI": ("avx512_vnni", "avx_vnni"),
+    "bfloat16": ("avx512_bf16",),
+    "AMX": ("amx_tile",),
+}
+# environment variables that hide instructions of the processor from torch
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+
+Row = tuple[str, str, str]  # what was measured, figures, ratio
 
 
 def measure_seconds(run: Callable[[], object], repeats: int) -> float:
@@ -62,10 +85,45 @@ def measure_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+# -------------------------------------------------------------------------------- processor
+
+
+def list_instructions() -> list[str]:
+    """Return which instruction sets that matter here the processor has; Linux on x86-64 only."""
+    path = Path("/proc/cpuinfo")
+    flags = set(re.findall(r"\w+", path.read_text())) if path.exists() else set()
+    return [name for name, choices in INSTRUCTIONS.items() if flags & set(choices)]
+
+
+def get_processor_name() -> str:
+    """Return the name of the processor; it says so if the environment hides instructions."""
+    name, path = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if path.exists():
+        found = re.search(r"model name\s*: (.+)", path.read_text())
+        name = found[1] if found else name
+    capability = torch.backends.cpu.get_cpu_capability()
+    return name + f", emulating {capability}" * any(key in os.environ for key in LIMITS)
+
+
+def format_threads() -> str:
+    """Return how many threads torch uses now."""
+    return utils.format_count(torch.get_num_threads(), "thread", "threads")
+
+
+def describe_machine() -> Iterator[Row]:
+    """Yield processor, instruction sets and software."""
+    limits = ", ".join(f"{key}={os.environ[key]}" for key in LIMITS if key in os.environ)
+    yield "processor", f"{get_processor_name()}, {os.cpu_count()} cores", ""
+    yield "instruction sets", ", ".join(list_instructions()) or "unknown", ""
+    yield "limited by", limits or "nothing", ""
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield "torch", f"{torch.__version__}, {capability}, {format_threads()}", ""
+
+
 # ---------------------------------------------------------------------------- preprocessing
 
 
-def measure_preprocessing(midi: Path) -> Iterator[str]:
+def measure_preprocessing(midi: Path) -> Iterator[Row]:
     """Yield the speed of preprocess.py, and of pretty_midi when it only parses the files."""
     paths = list(utils.find_files(midi, MIDI_SUFFIXES))
     some = paths[:: max(1, len(paths) // 40)]
@@ -75,8 +133,8 @@ def measure_preprocessing(midi: Path) -> Iterator[str]:
         started = time.perf_counter()
         preprocess.main([str(midi), folder])
         whole = (time.perf_counter() - started) / len(paths)
-    yield f"pretty_midi, parsing only: {1 / parse:.1f} files/s"
-    yield f"preprocess.py: {1 / whole:.1f} files/s, {parse / whole:.1f}x"
+    figure = f"{1 / whole:.1f} files/s; pretty_midi, parsing only: {1 / parse:.1f}"
+    yield "preprocessing", figure, f"{parse / whole:.1f}x"
 
 
 # --------------------------------------------------------------------------------- training
@@ -128,23 +186,24 @@ def measure_passes() -> tuple[float, float, str, PerformanceRNN]:
     return measure_seconds(run_steps, 2), measure_seconds(run_whole, 3), precision, model
 
 
-def measure_training() -> Iterator[str]:
+def measure_training() -> Iterator[Row]:
     """Yield the speed of a training step: whole sequences against the plain implementation."""
     plain, whole, precision, model = measure_passes()
     events = WINDOW * BATCH
-    yield f"step by step, fp32: {events / plain:,.0f} events/s"
-    yield f"whole sequences, {precision}: {events / whole:,.0f} events/s, {plain / whole:.2f}x"
-    # the product of a layer's inputs, as a yardstick of what the machine can do
-    left, right = (torch.ones(s, dtype=DTYPES[precision]) for s in ((events, 512), (512, 1536)))
-    rate = 2 * events * 512 * 1536 / measure_seconds(lambda: left @ right, 5)
+    figure = (
+        f"{events / whole:,.0f} events/s in {precision}; the loop in fp32: {events / plain:,.0f}"
+    )
+    yield "training", figure, f"{plain / whole:.2f}x"
     weights = [*model.gru.parameters(), model.output_fc.weight]
     sizes = [weight.numel() for weight in weights if weight.dim() == 2]
     # a multiplication and an addition per weight, forward and for both gradients
     achieved = events / whole * 3 * 2 * sum(sizes)
-    yield (
-        f"matrix product: {rate / 1e9:.0f} GFLOP/s; products of the training: "
-        f"{achieved / 1e9:.0f} GFLOP/s, {achieved / rate:.0%}"
-    )
+    for dtype in dict.fromkeys((precision, "fp32")):
+        # the product of a layer's inputs, as a yardstick of what the machine can do
+        left, right = (torch.ones(s, dtype=DTYPES[dtype]) for s in ((events, 512), (512, 1536)))
+        rate = 2 * events * 512 * 1536 / measure_seconds(functools.partial(left.matmul, right), 5)
+        figure = f"{achieved / 1e9:.0f} GFLOP/s; one large product: {rate / 1e9:.0f}"
+        yield f"training, share of a product in {dtype}", figure, f"{achieved / rate:.0%}"
     corpus = Corpus([make_performance(np.arange(5000) % 240)] * 100)
     sampler, steps = WindowSampler(corpus, WINDOW, 10, 8), itertools.count()
 
@@ -152,7 +211,51 @@ def measure_training() -> Iterator[str]:
         sampler.sample_batch(BATCH, 0, next(steps), 0.9, True).to_device(CPU, corpus.encoding)
 
     seconds = measure_seconds(sample, 20)
-    yield f"sampling a batch: {1000 * seconds:.1f} ms, {seconds / whole:.2%} of a step"
+    yield "sampling a batch, share of a step", f"{1000 * seconds:.1f} ms", f"{seconds / whole:.2%}"
+
+
+# ------------------------------------------------------------------------------- evaluation
+
+
+@torch.inference_mode()
+def evaluate_plainly(model: PerformanceRNN, corpus: Corpus) -> float:
+    """Return the loss in nats: all performances in one batch in float32, 128 events at a time."""
+    performances = sorted(corpus.performances, key=len, reverse=True)
+    hidden, nats = model.init_hidden_each(torch.zeros(len(performances), SIZES.init_dim)), 0.0
+    previous = torch.full((1, len(performances)), model.primary_event)
+    for start in range(0, len(performances[0]), 128):
+        parts = [p.read(start, start + 128) for p in performances if len(p) > start]
+        lengths = torch.tensor([len(events) for events, _ in parts])
+        events, controls = (
+            nn.utils.rnn.pad_sequence([torch.tensor(array) for array in arrays])
+            for arrays in zip(*parts, strict=True)
+        )
+        events = events.long()
+        inputs = torch.cat([previous[:, : len(parts)], events[:-1]])
+        vectors = expand_controls(controls, corpus.encoding)
+        logits, hidden = model(inputs, hidden[:, : len(parts)].contiguous(), vectors)
+        losses = functional.cross_entropy(logits.flatten(0, 1), events.flatten(), reduction="none")
+        is_event = torch.arange(len(events))[:, None] < lengths
+        nats += float(losses.view(events.shape)[is_event].sum())
+        previous = events[-1:]
+    return nats
+
+
+def measure_evaluation() -> Iterator[Row]:
+    """Yield the speed of an evaluation with and without control, against a plain one."""
+    rng, model = np.random.default_rng(0), PerformanceRNN(SIZES).eval()
+    # a median of 400 events; a tenth as long as the performances of MAESTRO, about
+    lengths = rng.lognormal(np.log(400), 0.8, 64).astype(int) + 1
+    corpus = Corpus([make_performance(rng.integers(0, 240, length)) for length in lengths])
+    precision = pick_precision(CPU)
+    choices = (None, ())
+    plain = measure_seconds(lambda: evaluate_plainly(model, corpus), 2) * len(choices)
+    fast = measure_seconds(lambda: evaluate_choices(model, corpus, choices, precision=precision), 2)
+    events = corpus.events * len(choices)
+    figure = (
+        f"{events / fast:,.0f} events/s in {precision}; one batch in fp32: {events / plain:,.0f}"
+    )
+    yield "evaluation", figure, f"{plain / fast:.2f}x"
 
 
 # -------------------------------------------------------------------------- time to quality
@@ -217,12 +320,14 @@ def init_legacy_weights(model: PerformanceRNN) -> None:
 # ------------------------------------------------------------------------------- generation
 
 
-def measure_generation() -> Iterator[str]:
+def measure_generation() -> Iterator[Row]:
     """Yield the speed of generate.py's loop against the plain step with Categorical sampling."""
     torch.set_num_threads(1)  # as generate.py does
     model = PerformanceRNN(SIZES).eval()
     plain = PlainStep(model).eval()
     steps, control = 1000, parse_control(";3")
+    kernel = "float32" if Engine(model).exact else "8 bits"
+    yield "kernel of the generation", f"{kernel}, {format_threads()}", ""
 
     @torch.inference_mode()
     def run_plain(batch: int) -> None:
@@ -241,15 +346,53 @@ def measure_generation() -> Iterator[str]:
         slow = measure_seconds(functools.partial(run_plain, batch), 3)
         fast = measure_seconds(functools.partial(run_pipeline, batch, steps), 3)
         setup = measure_seconds(functools.partial(run_pipeline, batch, 1), 3)
-        yield (
-            f"batch {batch}: plain {batch * steps / slow:,.0f} events/s, "
-            f"generate.py {batch * steps / fast:,.0f} events/s, {slow / fast:.2f}x, "
-            f"with {1000 * setup:.0f} ms of setup"
+        figure = (
+            f"{batch * steps / fast:,.0f} events/s, with {1000 * setup:.0f} ms of setup; "
+            f"the loop: {batch * steps / slow:,.0f}"
         )
+        yield f"generation, {batch} at once", figure, f"{slow / fast:.2f}x"
 
 
-def main() -> None:
-    """Print all figures, or those of --time-to-quality."""
+def measure_start() -> Iterator[Row]:
+    """Yield the wall-clock time of --help and of a first piece, from command to end."""
+
+    def run(*argv: str) -> None:
+        subprocess.run([sys.executable, *argv], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    for script in ("preprocess.py", "train.py", "generate.py"):
+        seconds = measure_seconds(functools.partial(run, script, "--help"), 3)
+        yield f"{script} --help", f"{seconds:.2f} s", ""
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ("generate.py", "-b", "1", "-l", "1000", "--quiet", "-o", folder)
+        seconds = measure_seconds(functools.partial(run, *argv), 3)
+    yield "a first piece of 1,000 events", f"{seconds:.2f} s", ""
+
+
+# ------------------------------------------------------------------------------------ table
+
+BEGIN, END = "<!-- tables of tools.benchmark -->", "<!-- end of these tables -->"
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """Return the rows as a table with the date."""
+    lines = [(f"measured {datetime.date.today()}", "figure", "ratio"), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2]))
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def write_table(page: Path, name: str, table: str) -> None:
+    """Write the table of a processor to a page, in place of an earlier one of this processor."""
+    before, rest = page.read_text().split(BEGIN)
+    old, after = rest.split(END)
+    tables = dict(part.strip().split("\n\n", 1) for part in old.split("### ")[1:])
+    tables[name] = table
+    parts = "".join(f"\n### {title}\n\n{text}\n" for title, text in tables.items())
+    utils.atomic_write(page, f"{before}{BEGIN}\n{parts}\n{END}{after}".encode())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python3 -m tools.benchmark",
         description=__doc__,
@@ -257,6 +400,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--midi", type=Path, help="also measure preprocess.py on this folder of MIDI files")
+    add("--write", action="store_true", help="also write the table to docs/results.md")
     add(
         "--time-to-quality",
         nargs=2,
@@ -272,18 +416,28 @@ def main() -> None:
         help="with --time-to-quality: another recipe, as flags of train.py; can be repeated",
     )
     add("--minutes", type=float, default=4.0, help="per recipe (default: 4)")
-    options = parser.parse_args()
-    threads = torch.get_num_threads()
-    print(f"{os.cpu_count()} processors, torch {torch.__version__}, {threads} threads")
+    return parser
+
+
+def main() -> None:
+    """Print the table, or the figures of --time-to-quality."""
+    options = build_parser().parse_args()
     if options.time_to_quality:
         train_data, val_data = options.time_to_quality
         for line in measure_time_to_quality(train_data, val_data, options.minutes, options.also):
             print(line, flush=True)
         return
+    measures = [describe_machine(), measure_start(), measure_training(), measure_evaluation()]
     if options.midi:
-        print("preprocessing", *measure_preprocessing(options.midi), sep="\n  ")
-    print("training", *measure_training(), sep="\n  ")
-    print("generation", *measure_generation(), sep="\n  ")
+        measures.append(measure_preprocessing(options.midi))
+    rows = []
+    for row in itertools.chain(*measures, measure_generation()):  # this one sets the threads
+        print(": ".join(filter(None, row)), file=sys.stderr, flush=True)
+        rows.append(row)
+    table = format_rows(rows)
+    print(table)
+    if options.write:
+        write_table(ROOT / "docs" / "results.md", get_processor_name(), table)
 
 
 if __name__ == "__main__":

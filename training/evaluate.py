@@ -26,10 +26,10 @@ from model import BFloat16Layer, PerformanceRNN
 from sequence import PLAIN_CONTROLS, ControlLayout, Encoding, EventSeq
 from utils import Array
 
-STEPS = 32  # events of each column that are evaluated at once, at most
+STEPS = 128  # events of each column that are evaluated at once, at most
 READ_EVENTS = 2048  # events that are read from a file at once, about
-CPU_COLUMNS, GPU_COLUMNS = 64, 512  # in the batch of a thread, at most
-MAX_MEMORY = 2**29  # bytes, of the tensors of all threads, about
+CPU_COLUMNS, GPU_COLUMNS = 128, 512  # in the batch of a thread, at most
+MAX_MEMORY = 2**28  # bytes, of the tensors of all threads, about
 PROGRESS_INTERVAL = 0.2  # seconds
 
 Visible = Sequence[str] | None  # names of the controls that the network gets; None: all
@@ -198,7 +198,8 @@ def evaluate_choices(
 
     try:
         with ThreadPoolExecutor(max(1, len(batches))) as pool:
-            unfinished = futures = [pool.submit(work, number) for number in range(len(batches))]
+            futures = [pool.submit(work, number) for number in range(len(batches))]
+            unfinished = set(futures)
             try:
                 while unfinished:
                     finished, unfinished = wait(unfinished, PROGRESS_INTERVAL, FIRST_EXCEPTION)

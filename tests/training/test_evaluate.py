@@ -109,7 +109,7 @@ def test_memory_limit_shortens_the_blocks(
     model: PerformanceRNN, performances: list[Performance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = evaluate(model, Corpus(performances))
-    monkeypatch.setattr(evaluation, "MAX_MEMORY", 2_400_000)
+    monkeypatch.setattr(evaluation, "MAX_MEMORY", 1_200_000)
     evaluator = evaluation._Evaluator(model, Corpus(performances), [None], [5, 300, 128, 1], "fp32")
     assert 1 < evaluator.choose_steps(1) < evaluation.STEPS
     result = evaluate(model, Corpus(performances))
