@@ -182,7 +182,7 @@ def evaluate_choices(
     lengths = [min(len(p), max_events or len(p)) for p in corpus.performances]
     batches = _share_out(lengths, threads if is_cpu else 1)
     evaluator = _Evaluator(model, corpus, choices, lengths, precision if is_cpu else "fp32")
-    steps = evaluator.choose_steps(len(batches))
+    steps = evaluator.choose_steps(batches)
     done, stop = np.zeros(len(batches), np.int64), threading.Event()
     total = np.zeros((len(choices), 3, EventSeq.dim()))
 
@@ -275,12 +275,12 @@ class _Evaluator:
                 layers = range(model.config.gru_layers)
                 self.layers = [BFloat16Layer(*model.get_gru_weights(layer)) for layer in layers]
 
-    def choose_steps(self, batches: int) -> int:
-        """Return how many events of each column to evaluate at once in so many batches."""
+    def choose_steps(self, batches: Sequence[Sequence[int]]) -> int:
+        """Return how many events of each column to evaluate at once in these batches."""
         config = self.model.config
         values = (8 + 3 * config.gru_layers) * config.hidden_dim + 5 * config.event_dim  # an event
-        limit = MAX_MEMORY // (4 * values * self.columns * max(1, batches))
-        return max(1, min(STEPS, limit))
+        columns = sum(min(self.columns, len(self.choices) * len(batch)) for batch in batches)
+        return max(1, min(STEPS, MAX_MEMORY // (4 * values * max(1, columns))))
 
     @torch.inference_mode()
     def run(self, numbers: Sequence[int], steps: int) -> Iterator[tuple[int, Array]]:

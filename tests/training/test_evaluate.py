@@ -111,7 +111,7 @@ def test_memory_limit_shortens_the_blocks(
     expected = evaluate(model, Corpus(performances))
     monkeypatch.setattr(evaluation, "MAX_MEMORY", 1_200_000)
     evaluator = evaluation._Evaluator(model, Corpus(performances), [None], [5, 300, 128, 1], "fp32")
-    assert 1 < evaluator.choose_steps(1) < evaluation.STEPS
+    assert 1 < evaluator.choose_steps([range(4)]) < evaluation.STEPS
     result = evaluate(model, Corpus(performances))
     assert result.events == 434
     assert result.nats == pytest.approx(expected.nats, rel=1e-6)
