@@ -630,6 +630,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         init_zero=options.init_zero,
         exact=options.exact,
         numbers=options.piece,
+        max_threads=utils.count_processors(),
     )
 
 
@@ -809,7 +810,7 @@ def choose_samples(
     profile: TrainProfile | None,
 ) -> tuple[list[int], list[str]]:
     """Return the numbers of the best samples, the best first, and a line for each."""
-    torch.set_num_threads(os.cpu_count() or 1)  # here the products are large
+    torch.set_num_threads(job.max_threads)  # here the products are large
     all_events = [samples.get(number) for number in range(job.batch_size)]
     context = NO_EVENTS if job.primer is None else job.primer.events.to_array()
     whole = np.stack([events.to_array() for events in all_events], axis=1)
@@ -1024,7 +1025,7 @@ def format_primer(options: GenerateConfig, primer: Primer) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options, control = parse_args(argv)
-    torch.set_num_threads(1)  # a step is so short that a second thread would slow it down
+    torch.set_num_threads(1)  # a step is so short that more threads often slow it down
 
     def run() -> int:
         with utils.redirect_messages(options.quiet, options.json) as stdout:

@@ -250,7 +250,7 @@ from corpus.manifest import check_complete
 from corpus.performance import Corpus, hold_out
 from generation.control import parse_control
 from generation.control_metrics import evaluate_controls, generate_samples
-from generation.engine import round_weights
+from generation.int8 import round_weights
 from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
 from model import PerformanceRNN, Session, pick_device

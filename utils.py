@@ -316,6 +316,14 @@ def derive_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def count_processors() -> int:
+    """Return how many processors this process may use; OMP_NUM_THREADS limits it, as in torch."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not in Windows and macOS
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(count, max(1, int(limit))) if limit.isdecimal() else count
+
+
 def quote(text: str) -> str:
     """Return a text from a user in quotes for a message, cut if it is long."""
     text = text.strip()

@@ -6,8 +6,11 @@ distribution of the next event then differs by less than 0.01 on average (total 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +20,7 @@ from torch.nn import functional
 
 import utils
 from generation.density import DensityController, DensityTarget
+from generation.int8 import Int8Products, Linear, find_int8_products
 from generation.sampling import (
     EventConstraints,
     EventMask,
@@ -28,11 +32,12 @@ from model import PerformanceRNN
 
 MAX_CONTROLS = 64  # the first layer's input gates are precomputed for at most so many controls
 BLOCK = 512  # rows of a long control table that are prepared at a time
-INPUT_SCALE, INPUT_ZERO = 2 / 255, 128  # quantization of inputs between -1 and 1 to 8 bits
+MIN_SHARED_BATCH = 4  # sequences from which on two threads are tried
+TRIED_STEPS = 5  # steps to measure a number of threads
+WORTHWHILE = 0.8  # two threads are used if a step takes at most this share of the time
 
 DEFAULT_SAMPLER = Sampler()
 NO_CONTEXT = torch.empty(0, dtype=torch.long)
-Linear = Callable[[Tensor], Tensor]  # [batch, inputs] -> [batch, outputs]
 
 
 class ControlRows(Protocol):
@@ -190,17 +195,58 @@ def draw_init(
     return init.to(model.device), generators
 
 
+class ThreadChooser:
+    """Chooses between one and two threads by the time that the last steps took.
+
+    Two are used as long as they save a fifth of the time. Two threads can be far slower than one
+    while another program uses the processor.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, deque[float]] = {n: deque(maxlen=TRIED_STEPS) for n in (1, 2)}
+        self._threads = 1
+
+    @contextlib.contextmanager
+    def run_step(self) -> Iterator[None]:
+        """Run one step with the threads chosen, and choose those of the next one."""
+        before, started = torch.get_num_threads(), time.perf_counter()
+        torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+        self.add(time.perf_counter() - started)
+
+    def add(self, seconds: float) -> int:
+        """Add the time of a step, and return the number of threads for the next one."""
+        one, two = self._seconds[1], self._seconds[2]
+        self._seconds[self._threads].append(seconds)
+        if len(two) == TRIED_STEPS:
+            is_faster = statistics.median(two) < WORTHWHILE * statistics.median(one)
+            self._threads = 2 if self._threads == 2 and is_faster else 1  # never again after 1
+        elif len(one) == TRIED_STEPS:
+            self._threads = 2
+        return self._threads
+
+
 class Engine:
     """A network with its weights prepared for generation.
 
     exact: compute all products in float32, not in 8 bits.
     guidance: scale of classifier-free guidance (Ho and Salimans 2022): the logits are those
     without control, plus `guidance` times their change by the control. 1 is no guidance.
+    products: those in 8 bits; None for the fastest ones here.
     """
 
-    def __init__(self, model: PerformanceRNN, exact: bool = False, guidance: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: PerformanceRNN,
+        exact: bool = False,
+        guidance: float = 1.0,
+        products: Int8Products | None = None,
+    ) -> None:
         self.model, self.device = model.eval(), model.device
-        self.exact = exact or not has_int8_linear(model.device)
+        self.products = None if exact else products or find_int8_products(model.device.type)
         self.guidance = guidance
         with torch.inference_mode():
             self._event_table = model.compute_event_table()
@@ -210,12 +256,15 @@ class Engine:
                 for layer in range(model.config.gru_layers)
             ]
             weight, bias = model.output_fc.weight, model.output_fc.bias
-            self._output = (_float_linear if self.exact else _split_int8_linear)(weight, bias)
+            make = _float_linear if self.products is None else self.products.make_split_linear
+            self._output = make(weight, bias)
 
     def _gru_linear(self, name: str, is_bounded: bool = True) -> Linear:
         """Return the product with GRU weights; is_bounded: inputs are between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))
-        return (_int8_linear if is_bounded and not self.exact else _float_linear)(weight, bias)
+        if self.products is None or not is_bounded:
+            return _float_linear(weight, bias)
+        return self.products.make_linear(weight, bias)
 
     @torch.inference_mode()
     def prime(self, inputs: GenerationInputs) -> tuple[State, Tensor, EventMask]:
@@ -331,17 +380,40 @@ class Engine:
 
     @torch.inference_mode()
     def generate(
-        self, inputs: GenerationInputs, steps: int, sampler: Sampler = DEFAULT_SAMPLER
+        self,
+        inputs: GenerationInputs,
+        steps: int,
+        sampler: Sampler = DEFAULT_SAMPLER,
+        max_threads: int = 1,
     ) -> Iterator[Tensor]:
-        """Yield the sampled events of each step, int64 [batch]."""
+        """Yield the sampled events of each step, int64 [batch].
+
+        max_threads: if above 1, two threads where they are faster; their results are the same.
+        """
         state, event, mask = self.prime(inputs)
         events = self.model.config.event_dim
         noise = draw_gumbel_noise(inputs.generators, events, sampler.greedy_ratio, self.device)
+        is_divisible = self._is_divisible(state, len(event))
+        chooser = ThreadChooser() if max_threads > 1 and is_divisible else None
         for _ in range(steps):
-            logits = mask.apply(self.step(state, event))
-            event = sampler.sample(logits, next(noise))
-            mask.update(event)
+            with contextlib.nullcontext() if chooser is None else chooser.run_step():
+                logits = mask.apply(self.step(state, event))
+                event = sampler.sample(logits, next(noise))
+                mask.update(event)
             yield event
+
+    def _is_divisible(self, state: State, batch: int) -> bool:
+        """Return whether two threads give the same bits as one, and there is work for them.
+
+        Products in float32 and the ends of vectors may differ by the last bit.
+        """
+        is_int8 = self.products is not None and state.controls.input_gates is not None
+        is_even = batch % 2 == 0 and self.model.config.hidden_dim % 32 == 0
+        return is_int8 and is_even and batch >= MIN_SHARED_BATCH
+
+
+def _float_linear(weight: Tensor, bias: Tensor) -> Linear:
+    return lambda inputs: functional.linear(inputs, weight, bias)
 
 
 # ---------------------------------------------------------------------------- beam search
@@ -423,82 +495,3 @@ def _trace_best(events: list[Tensor], parents: list[Tensor]) -> Tensor:
         path.append(event.gather(1, candidate)[:, 0])
         candidate = parent.gather(1, candidate)
     return torch.stack(path[::-1])
-
-
-# ------------------------------------------------------------------------- 8-bit products
-
-
-def round_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round the weights that generation uses in 8 bits to 8-bit levels.
-
-    With these weights, logits in 8 bits and in float32 differ only by the rounding of the hidden
-    state, so the evaluation of an exported session is also valid for generation.
-    """
-    names = [n for n in state if n.startswith("gru.weight") and n != "gru.weight_ih_l0"]
-    return state | {name: _round_to_levels(state[name].float()) for name in names}
-
-
-def _round_to_levels(weight: Tensor) -> Tensor:
-    scales = _row_scales(weight)[:, None]
-    return (weight / scales).round() * scales
-
-
-def _row_scales(weight: Tensor) -> Tensor:
-    """Return the distance between 8-bit levels, 127 on each side of 0, for each row [rows]."""
-    least, greatest = weight.aminmax(dim=1)
-    return (torch.maximum(-least, greatest) / 127).clamp(min=1e-12)
-
-
-def _float_linear(weight: Tensor, bias: Tensor) -> Linear:
-    return lambda inputs: functional.linear(inputs, weight, bias)
-
-
-def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
-    """Return a product in 8-bit integers for inputs between -1 and 1.
-
-    Each row of the weight has its own scale.
-    """
-    quantized = quantize_rows(weight)
-    with warnings.catch_warnings():
-        # torch plans to remove this function; `has_int8_linear` tests whether it exists
-        warnings.simplefilter("ignore", UserWarning)
-        packed = torch.ops.quantized.linear_prepack(quantized, bias)
-    linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-    return lambda inputs: linear(inputs, INPUT_SCALE, INPUT_ZERO, packed)
-
-
-def quantize_rows(weight: Tensor) -> Tensor:
-    """Return a matrix in 8 bits, a quantized tensor, with a scale for each row."""
-    scales, zeros = _row_scales(weight).double(), torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch plans to remove this function
-        return torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-
-
-def split_weight(weight: Tensor) -> Tensor:
-    """Return the weights rounded to 8-bit levels, and below them what the rounding took away."""
-    rounded = _round_to_levels(weight)
-    return torch.cat([rounded, weight - rounded])
-
-
-def _split_int8_linear(weight: Tensor, bias: Tensor) -> Linear:
-    """Return a more precise product: the sum of the two 8-bit products of `split_weight`."""
-    rows = len(weight)
-    product = _int8_linear(split_weight(weight), torch.cat([bias, torch.zeros_like(bias)]))
-
-    def linear(inputs: Tensor) -> Tensor:
-        main, correction = product(inputs).split_with_sizes((rows, rows), 1)
-        return main + correction
-
-    return linear
-
-
-def has_int8_linear(device: torch.device) -> bool:
-    """Return whether torch has 8-bit products here; it lacks them on GPUs and on some CPUs."""
-    if device.type != "cpu":
-        return False
-    try:
-        product = _int8_linear(torch.ones(16, 16), torch.zeros(16))
-        return float(product(torch.ones(1, 16))[0, 0]) > 15  # about 16 if it works
-    except (AttributeError, RuntimeError):
-        return False

@@ -181,7 +181,7 @@ class GenerationJob:
     numbers: of the samples, which decide their random numbers; None: 0, 1, 2 and so on;
     method: how events are chosen; steering: whether to correct the density by feedback;
     guidance: scale of classifier-free guidance; init_zero: start from zeros, not from random
-    vectors; exact: compute in float32 only.
+    vectors; exact: compute in float32 only; max_threads: threads of the processor to use at most.
     """
 
     model: PerformanceRNN
@@ -199,6 +199,7 @@ class GenerationJob:
     init_zero: bool = False
     exact: bool = False
     numbers: tuple[int, ...] | None = None
+    max_threads: int = 1
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
@@ -312,7 +313,7 @@ def generate_events(job: GenerationJob) -> Iterator[Array]:
         beam_size, stochastic, temperature = astuple(method)
         steps = beam_search(engine, inputs, job.steps, beam_size, stochastic, temperature)
     else:
-        steps = engine.generate(inputs, job.steps, method)
+        steps = engine.generate(inputs, job.steps, method, job.max_threads)
     for events in steps:
         yield events.cpu().numpy()
 

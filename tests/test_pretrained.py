@@ -11,7 +11,8 @@ import torch
 import generate
 from config import GenerateConfig, ModelConfig
 from generation.control import parse_control
-from generation.engine import Engine, has_int8_linear
+from generation.engine import Engine
+from generation.int8 import find_int8_products
 from generation.pipeline import (
     GenerationJob,
     SampleBuffer,
@@ -104,7 +105,7 @@ def test_chords_come_on_time(model: PerformanceRNN) -> None:
     assert np.concatenate(is_in_chord).mean() > 0.88
 
 
-@pytest.mark.skipif(not has_int8_linear(CPU), reason="torch has no 8-bit products on this CPU")
+@pytest.mark.skipif(find_int8_products() is None, reason="torch has no 8-bit products on this CPU")
 def test_int8_distribution_is_close_to_float32(model: PerformanceRNN) -> None:
     job = make_job(model, "C major;3", seed=0, steps=150, batch_size=4)
     engines, inputs = (Engine(model, exact=True), Engine(model)), build_inputs(job)

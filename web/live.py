@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from generation.density import GAIN, MAX_CORRECTION, TIME_CONSTANT
-from generation.engine import INPUT_SCALE, INPUT_ZERO, quantize_rows, split_weight
+from generation.int8 import ALL_LEVELS, quantize_rows, split_rows
 from generation.pipeline import MAX_NOTE_SECONDS, build_density_target
 from midi.control_schedule import (
     DEFAULT_DENSITY,
@@ -250,19 +250,18 @@ def export_weights(model: PerformanceRNN) -> dict[str, Array]:
         "input_bias_0": gru.bias_ih_l0,
         "output_bias": model.output_fc.bias,
     }
-    matrices = {"output": split_weight(model.output_fc.weight)}
+    matrices = {"output": split_rows(model.output_fc.weight.detach())}
     for layer in range(model.config.gru_layers):
         for kind, name in (("input", "ih"), ("hidden", "hh")):
             if kind == "hidden" or layer:
-                matrices[f"{kind}_{layer}"] = getattr(gru, f"weight_{name}_l{layer}")
+                weight = getattr(gru, f"weight_{name}_l{layer}")
+                matrices[f"{kind}_{layer}"] = quantize_rows(weight.detach())
                 arrays[f"{kind}_bias_{layer}"] = getattr(gru, f"bias_{name}_l{layer}")
     result = {name: _shrink(tensor) for name, tensor in arrays.items()}
     for name, matrix in matrices.items():
-        quantized = quantize_rows(matrix.detach())
-        result[name] = quantized.int_repr().numpy()
-        scales = quantized.q_per_channel_scales().numpy().astype(np.float32)
         kind, *number = name.split("_")
-        result["_".join([kind, "scale", *number])] = scales
+        result[name] = matrix.values.numpy()
+        result["_".join([kind, "scale", *number])] = matrix.scales.numpy()
     return result
 
 
@@ -298,5 +297,5 @@ def describe_network(model: PerformanceRNN) -> dict[str, Any]:
             "layers": config.gru_layers,
             "init": config.init_dim,
         },
-        "quantization": {"scale": INPUT_SCALE, "zero": INPUT_ZERO},
+        "quantization": {"scale": ALL_LEVELS.scale, "zero": ALL_LEVELS.zero},
     }

@@ -8,7 +8,7 @@ import torch
 
 from generation import engine as engine_module
 from generation.density import DensityTarget
-from generation.engine import NO_CONTROL, ControlTable, Engine, beam_search, round_weights
+from generation.engine import NO_CONTROL, ControlTable, Engine, ThreadChooser, beam_search
 from generation.pipeline import build_density_target
 from generation.sampling import Sampler
 from model import PerformanceRNN
@@ -28,7 +28,7 @@ from tests.generation.networks import (
 GREEDY = Sampler(greedy_ratio=1.0)
 DURATIONS = torch.arange(240) % 7
 needs_int8 = pytest.mark.skipif(
-    not engine_module.has_int8_linear(torch.device("cpu")),
+    engine_module.find_int8_products() is None,
     reason="torch has no 8-bit products on this CPU",
 )
 
@@ -215,44 +215,11 @@ def test_int8_is_independent_of_the_batch(model: PerformanceRNN) -> None:
     assert torch.equal(all_events[:, :1], first_events)
 
 
-@needs_int8
-def test_split_products_are_more_precise() -> None:
-    weight, bias = torch.randn(40, 64), torch.zeros(40)
-    inputs = torch.randint(-127, 128, (5, 64)) / 127.5  # exact in 8 bits
-    expected = inputs.double() @ weight.double().t()
-    coarse, fine = (
-        float((linear(weight, bias)(inputs) - expected).abs().max())
-        for linear in (engine_module._int8_linear, engine_module._split_int8_linear)
-    )
-    assert fine < 0.001 < 0.02 < coarse
-
-
-@needs_int8
-def test_rounded_weights_are_exact_in_int8() -> None:
-    weight = torch.randn(96, 64)
-    weight[5] = 0
-    names = ("gru.weight_hh_l0", "gru.weight_ih_l0")  # the second one is used in float32
-    state = round_weights(dict.fromkeys(names, weight))
-    rounded, unchanged = (state[name].half().float() for name in names)  # as exported
-    inputs = torch.randint(-127, 128, (5, 64)) / 127.5
-    product = engine_module._int8_linear(rounded, torch.zeros(96))(inputs)
-    torch.testing.assert_close(product, inputs @ rounded.t(), atol=1e-2, rtol=0)
-    assert not torch.allclose(product, inputs @ weight.t(), atol=2e-2, rtol=0)
-    assert torch.equal(unchanged, weight.half().float())
-    twice = round_weights({names[0]: rounded})[names[0]].half().float()
-    torch.testing.assert_close(twice, rounded, rtol=2e-3, atol=0)  # two units of half precision
-    assert not rounded[5].any()
-
-
 def test_float32_is_the_fallback_without_int8(
     model: PerformanceRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*_: object) -> None:
-        raise AttributeError
-
-    monkeypatch.setattr(engine_module, "_int8_linear", missing)
+    monkeypatch.setattr(engine_module, "find_int8_products", lambda _: None)
     engine, inputs = Engine(model), draw_events(5, 2)
-    assert engine.exact
     expected = compute_step_logits(Engine(model, exact=True), inputs, NO_CONTROL)
     assert torch.equal(compute_step_logits(engine, inputs, NO_CONTROL), expected)
 
@@ -262,3 +229,59 @@ def test_smallest_network_generates_in_int8() -> None:
     model = make_model(replace(SIZES, hidden_dim=1, gru_layers=1))
     events = list(Engine(model).generate(make_inputs(make_zeros(2)), 5))
     assert torch.stack(events).shape == (5, 2)
+
+
+# ----------------------------------------------------------------------------------- threads
+
+
+@needs_int8
+def test_two_threads_give_the_same_bits() -> None:
+    """Batch and hidden states are so large that torch shares all elementwise functions."""
+    engine, logits = Engine(make_model(replace(SIZES, hidden_dim=256, gru_layers=1))), []
+    for threads in (1, 2):
+        state, event, _ = engine.prime(make_inputs(make_zeros(140)))
+        assert engine._is_divisible(state, len(event))
+        torch.set_num_threads(threads)
+        for step in range(3):
+            logits.append(engine.step(state, (event + 7 * torch.arange(140) + step) % 240))
+        torch.set_num_threads(1)
+    assert all(torch.equal(one, two) for one, two in zip(logits[:3], logits[3:], strict=True))
+
+
+def test_threads_are_not_tried_if_bits_could_differ(model: PerformanceRNN) -> None:
+    engine = Engine(model)
+    for rows, batch, is_divisible in ((1, 8, True), (1, 7, False), (1, 2, False), (99, 8, False)):
+        controls = ControlTable(draw_controls(rows, 1))
+        state, _, _ = engine.prime(make_inputs(make_zeros(batch), controls))
+        assert engine._is_divisible(state, batch) == (is_divisible and engine.products is not None)
+    state, _, _ = Engine(model, exact=True).prime(make_inputs(make_zeros(8)))
+    assert not Engine(model, exact=True)._is_divisible(state, 8)
+
+
+@pytest.mark.parametrize(
+    ("two", "expected"), [(0.6, 2), (0.9, 1), (50.0, 1)], ids=["faster", "equal", "much slower"]
+)
+def test_thread_chooser_keeps_what_is_faster(two: float, expected: int) -> None:
+    chooser, threads, used = ThreadChooser(), 1, []
+    for _ in range(30):
+        threads = chooser.add(two if threads == 2 else 1.0)
+        used.append(threads)
+    assert used.index(2) < 6
+    assert set(used[10:]) == {expected}
+
+
+def test_thread_chooser_goes_back_when_two_become_slow() -> None:
+    chooser, threads = ThreadChooser(), 1
+    for step in range(60):
+        threads = chooser.add(1.0 if threads == 1 else 0.6 if step < 40 or step == 50 else 20.0)
+        assert (threads == 2) == (5 <= step + 1 <= 42)
+
+
+def test_generation_restores_the_number_of_threads(model: PerformanceRNN) -> None:
+    inputs = [make_inputs(make_zeros(8)) for _ in range(2)]
+    one, two = (
+        torch.stack(list(Engine(model).generate(made, 40, max_threads=threads)))
+        for made, threads in zip(inputs, (1, 2), strict=True)
+    )
+    assert torch.get_num_threads() == 1
+    assert torch.equal(one, two)

@@ -11,7 +11,8 @@ import torch
 from config import GenerateConfig, ModelConfig
 from generate import prepare_job
 from generation.control import parse_control
-from generation.engine import INPUT_SCALE, INPUT_ZERO, Engine, _int8_linear
+from generation.engine import Engine
+from generation.int8 import ALL_LEVELS, InputLevels, Int8Matrix, Int8Products, Linear
 from generation.pipeline import GenerationJob, build_event_constraints, build_inputs
 from generation.sampling import NOISE_STEPS, Sampler
 from midi.control_schedule import ControlSchedule
@@ -79,7 +80,7 @@ def write_golden(page: Path, folder: Path, job: GenerationJob) -> Golden:
     write_live(page, job.model, job.encoding, live)
 
     inputs, sampler = build_inputs(job), Sampler(TEMPERATURE)
-    engine = Engine(job.model)
+    engine = Engine(job.model, products=Int8Products(pack_integers))
     state, event, mask = engine.prime(inputs)
     rows: dict[str, list[torch.Tensor]] = {
         name: [] for name in ("states", "uniform", "logits", "allowed", "events", "greedy")
@@ -103,12 +104,20 @@ def write_golden(page: Path, folder: Path, job: GenerationJob) -> Golden:
     arrays = {name: torch.stack(values).numpy() for name, values in rows.items()}
     arrays["states"][:-1].tofile(folder / "states.f32")
     arrays["uniform"].tofile(folder / "uniform.f32")
-    levels = INPUT_ZERO + arrays["states"][1:].astype(np.float64) / INPUT_SCALE
+    levels = ALL_LEVELS.zero + arrays["states"][1:].astype(np.float64) / ALL_LEVELS.scale
     has_tie = (np.abs(levels - np.floor(levels) - 0.5) < TIE).any(axis=1)
     return Golden(arrays["events"], arrays["greedy"], arrays["logits"], arrays["allowed"], has_tie)
 
 
-def has_exact_products() -> bool:
-    """Return whether the 8-bit products of torch are exact; some processors' sums saturate."""
-    product = _int8_linear(torch.ones(16, 64), torch.zeros(16))
-    return bool((product(torch.ones(1, 64)) - 64 * 127 * INPUT_SCALE).abs().max() < 1e-3)
+def pack_integers(matrix: Int8Matrix, bias: torch.Tensor, levels: InputLevels) -> Linear:
+    """Return an 8-bit product that is the same on all processors."""
+    values, scales = matrix.values.double().t(), matrix.scales.double() * levels.scale
+    inverse = float(1 / np.float32(levels.scale))  # as FBGEMM and network.js
+
+    def multiply(inputs: torch.Tensor) -> torch.Tensor:
+        numbers = (inputs.double() * inverse + levels.zero).float().round()
+        rounded = numbers.clamp(0, levels.top) - levels.zero
+        sums = rounded.double() @ values  # exact: whole numbers below 2**53
+        return (sums * scales).float() + bias
+
+    return multiply
