@@ -344,6 +344,11 @@ def has_control(options: GenerateConfig) -> bool:
     return options.control is not None or options.like is not None or follows
 
 
+def list_audio(options: GenerateConfig) -> tuple[str, ...]:
+    """Return the formats of audio to write, each once."""
+    return tuple(dict.fromkeys([*["wav"] * options.wav, *filter(None, [options.audio])]))
+
+
 def check_combinations(options: GenerateConfig) -> None:
     """Raise ValueError for options that do not go together."""
     if options.live is not None:
@@ -649,11 +654,6 @@ def expand_options(options: GenerateConfig) -> GenerateConfig:
     if options.seconds is None and options.max_length is None:
         options = replace(options, seconds=max(1.0, rest))
     return replace(options, primer=path, primer_seconds=until, follow=False)
-
-
-def list_audio(options: GenerateConfig) -> tuple[str, ...]:
-    """Return the formats of audio to write, each once."""
-    return tuple(dict.fromkeys([*["wav"] * options.wav, *filter(None, [options.audio])]))
 
 
 def build_formats(options: GenerateConfig) -> Formats:

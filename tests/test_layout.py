@@ -75,3 +75,13 @@ def test_help_and_argument_errors_do_not_import_torch(argv: tuple[str, ...], sta
     modules = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert "argparse" in modules
     assert "torch" not in modules
+
+
+@pytest.mark.parametrize("script", ["generate.py", "preprocess.py", "train.py"])
+def test_parsing_arguments_uses_nothing_that_is_defined_later(script: str) -> None:
+    source = (ROOT / script).read_text(encoding="utf-8")
+    head, _, rest = source.partition('if __name__ == "__main__":\n    parse_args()')
+    later = {node.name for node in ast.parse(rest.partition("\n")[2]).body if hasattr(node, "name")}
+    used = {node.id for node in ast.walk(ast.parse(head)) if isinstance(node, ast.Name)}
+    assert len(later) > 5
+    assert not used & later
