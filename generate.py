@@ -68,7 +68,6 @@ def build_parser() -> Parser:
     """Return the parser of the command line."""
     epilog = f"examples of -c:\n{EXAMPLES}"
     parser = Parser("generate.py", __doc__ or "", GenerateConfig(), epilog=epilog)
-    positive = Number(float, above=0)
 
     add = parser.add_argument_group("input").add_argument
     add("-s", "--session", metavar="FILE", help="session file")
@@ -102,6 +101,16 @@ def build_parser() -> Parser:
         help="correct the density during generation, so that it stays at the requested one",
     )
 
+    _add_length_options(parser)
+    _add_given_notes_options(parser)
+    _add_sampling_options(parser)
+    _add_output_options(parser)
+    return parser
+
+
+def _add_length_options(parser: Parser) -> None:
+    """Add the options of the number and length of the samples, and of the primer."""
+    positive = Number(float, above=0)
     add = parser.add_argument_group("length and primer").add_argument
     add(
         "-b",
@@ -153,11 +162,6 @@ def build_parser() -> Parser:
     follow = "without -c, request the controls of the last 20 s of the primer"
     add("--follow", action=argparse.BooleanOptionalAction, help=follow)
     add("--continuation-only", action="store_true", help="write the samples without the primer")
-
-    add_given_notes(parser)
-    _add_sampling_options(parser)
-    _add_output_options(parser)
-    return parser
 
 
 def _add_sampling_options(parser: Parser) -> None:
@@ -248,7 +252,7 @@ def _add_output_options(parser: Parser) -> None:
     )
 
 
-def add_given_notes(parser: Parser) -> None:
+def _add_given_notes_options(parser: Parser) -> None:
     """Add the options for music around notes of a file."""
     share = Number(float, 0, 1)
     add = parser.add_argument_group("given notes").add_argument

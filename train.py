@@ -59,14 +59,26 @@ RECIPE = (
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser("train.py", __doc__ or "", TrainConfig())
-    switch = argparse.BooleanOptionalAction
+    _add_file_options(parser)
+    add = parser.add_argument_group("model").add_argument
+    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2"
+    add("-p", "--model-params", metavar="K=V,..", help=sizes)
+    _add_data_options(parser)
+    _add_optimization_options(parser)
+    _add_evaluation_options(parser)
+
+    add = parser.add_argument_group("other").add_argument
+    add("--json", action="store_true", help="with --evaluate: print the metrics as JSON")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
+    add("--device", choices=DEVICES, help="device to run on")
+    return parser
+
+
+def _add_file_options(parser: Parser) -> None:
+    """Add the options of input and output."""
     file: dict[str, Any] = {"metavar": "FILE"}
     folder: dict[str, Any] = {"metavar": "DIR"}
-    count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
-    size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
-    share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
-    positive = Number(float, above=0)
-
     add = parser.add_argument_group("input and output").add_argument
     add("-s", "--session", **file, help="session file, made if it does not exist")
     add("-d", "--dataset", **folder, help="folder of .data files to train on")
@@ -91,12 +103,16 @@ def build_parser() -> Parser:
     )
     seconds = Number(float, 0)
     add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
+    switch = argparse.BooleanOptionalAction
     add("-L", "--enable-logging", action=switch, help="write TensorBoard logs to runs/")
 
-    add = parser.add_argument_group("model").add_argument
-    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2"
-    add("-p", "--model-params", metavar="K=V,..", help=sizes)
 
+def _add_data_options(parser: Parser) -> None:
+    """Add the options of the windows and their controls."""
+    count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
+    size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
+    share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
+    switch = argparse.BooleanOptionalAction
     add = parser.add_argument_group("data").add_argument
     add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
     add("-w", "--window-size", **size, help="events per window")
@@ -123,6 +139,9 @@ def build_parser() -> Parser:
         help="share of the input events that come from the data, not from the network",
     )
 
+
+def _add_optimization_options(parser: Parser) -> None:
+    """Add the options of the optimizer, and the limits of the training."""
     add = parser.add_argument_group("optimization").add_argument
     rate = Number(float, high=1, above=0)
     add("-l", "--learning-rate", type=rate, metavar="RATE", help="highest learning rate")
@@ -144,31 +163,31 @@ def build_parser() -> Parser:
     add("-r", "--reset-optimizer", action="store_true", help="drop the saved state of AdamW")
     precision = "precision of the matrix products; auto: the fastest"
     add("--precision", choices=PRECISIONS, help=precision)
-    add("--max-steps", **count, help="stop at this step of the session")
+    limit = "stop at this step of the session"
+    add("--max-steps", type=Number(int, 1), metavar="N", help=limit)
     add(
         "--max-minutes",
-        type=positive,
+        type=Number(float, above=0),
         metavar="MINUTES",
         help="stop after this training time of the session; the learning rate falls to 0",
     )
 
+
+def _add_evaluation_options(parser: Parser) -> None:
+    """Add the options of validation, --evaluate and --export."""
+    positive = Number(float, above=0)
     add = parser.add_argument_group("evaluation").add_argument
     add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
-    add("--patience", **count, help="stop after N validations without a new best")
+    patience = "stop after N validations without a new best"
+    add("--patience", type=Number(int, 1), metavar="N", help=patience)
     add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
     add(
         "--include-training",
         action="store_true",
         help="with --evaluate: also on performances that were training data of the session",
     )
-    add("--export", **file, help="only write the network, in half precision, to FILE")
-
-    add = parser.add_argument_group("other").add_argument
-    add("--json", action="store_true", help="with --evaluate: print the metrics as JSON")
-    add("--quiet", action="store_true", help="print nothing but errors")
-    add("--seed", type=Number(int, 0, 2**63), metavar="N", help="random seed")
-    add("--device", choices=DEVICES, help="device to run on")
-    return parser
+    export = "only write the network, in half precision, to FILE"
+    add("--export", metavar="FILE", help=export)
 
 
 def find_session_defaults(parser: Parser, path: Path) -> dict[str, Any]:
