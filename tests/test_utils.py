@@ -395,3 +395,8 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         utils.Parser("x.py", "", TrainConfig()).parse_args(["--version"])
     assert capsys.readouterr().out == f"x.py {utils.VERSION}\n"
+
+
+def test_quiet_output_takes_any_character() -> None:
+    with utils.redirect_messages(quiet=True):
+        print("\N{MUSICAL KEYBOARD} \udcff", flush=True)  # the last one is not UTF-8
