@@ -137,7 +137,7 @@ def format_instrument(instrument: Instrument) -> str:
     kind = "drums" if instrument.is_drum else "no program"
     if instrument.program is not None and not instrument.is_drum:
         kind = get_program_name(instrument.program)
-    name = f"{instrument.name} ({kind})" if instrument.name else kind
+    name = kind if instrument.name in ("", kind) else f"{instrument.name} ({kind})"
     notes = format_count(instrument.notes, "note", "notes")
     return f"{name}: {notes}{'' if instrument.is_used else ', not used'}"
 

@@ -14,10 +14,12 @@ from corpus.filters import (
     SUGGESTED_LIMITS,
     PerformanceStats,
     find_rejections,
+    format_instrument,
     measure_grid_score,
     select_filters,
 )
 from midi.notes import MidiStats, read_midi
+from midi.playback import Instrument
 from sequence import NoteSeq
 
 
@@ -127,3 +129,16 @@ def test_only_set_options_are_selected() -> None:
         "max_outside": 0.0,
         "expressive": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("instrument", "text"),
+    [
+        (Instrument("Left", 0, 0, 1, False, 120, True), "Left (Bright Acoustic Piano): 120 notes"),
+        (Instrument("Violin", 0, 0, 40, False, 1), "Violin: 1 note, not used"),
+        (Instrument("", 0, 0, None, False, 2, True), "no program: 2 notes"),
+        (Instrument("Beat", 0, 9, 40, True, 3), "Beat (drums): 3 notes, not used"),
+    ],
+)
+def test_instruments_are_described(instrument: Instrument, text: str) -> None:
+    assert format_instrument(instrument) == text
