@@ -259,6 +259,10 @@ class Engine:
             make = _float_linear if self.products is None else self.products.make_split_linear
             self._output = make(weight, bias)
 
+    def describe_products(self) -> str:
+        """Return how the products are computed, such as "8 bits (FBGEMM, 256 levels)"."""
+        return "float32" if self.products is None else str(self.products)
+
     def _gru_linear(self, name: str, is_bounded: bool = True) -> Linear:
         """Return the product with GRU weights; is_bounded: inputs are between -1 and 1."""
         weight, bias = (getattr(self.model.gru, f"{kind}_{name}") for kind in ("weight", "bias"))

@@ -59,6 +59,11 @@ class Int8Products:
     pack: Callable[[Int8Matrix, Tensor, InputLevels], Linear]
     levels: InputLevels = ALL_LEVELS
 
+    def __str__(self) -> str:
+        """Return such as "8 bits (FBGEMM, 256 levels)"."""
+        library = "FBGEMM" if self.pack is pack_fbgemm else "oneDNN"
+        return f"8 bits ({library}, {self.levels.top + 1} levels)"
+
     def make_linear(self, weight: Tensor, bias: Tensor) -> Linear:
         """Return a product for inputs between -1 and 1."""
         return self.pack(quantize_rows(weight, self.levels.pair_limit), bias, self.levels)

@@ -90,6 +90,7 @@ def test_processors_with_avx2_have_exact_int8_products() -> None:
     products = find_int8_products()
     assert products is not None
     assert products.pack is pack_fbgemm
+    assert str(products).startswith("8 bits (FBGEMM, 2")
     check_products(products)
 
 
