@@ -1,9 +1,10 @@
 """Measure the speed of the programs, as ratios to a plain implementation.
 
 Both are measured in one run: absolute figures depend on the machine and on what
-else it does, the ratios hardly do. The result is one table. To emulate a
-processor that only has AVX2: ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-MKL_ENABLE_INSTRUCTIONS=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2.
+else it does, the ratios hardly do. The result is one table, about 5 minutes
+later. To emulate a processor that only has AVX2, set ATEN_CPU_CAPABILITY=avx2
+ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+FBGEMM_ENABLE_INSTRUCTIONS=AVX2.
 
 examples:
   python3 -m tools.benchmark
@@ -46,7 +47,7 @@ from config import LEGACY_RECIPE, MIDI_SUFFIXES, ModelConfig
 from corpus.batches import WindowSampler
 from corpus.performance import Corpus, expand_controls
 from generation.control import parse_control
-from generation.engine import Engine
+from generation.engine import MIN_SHARED_BATCH, Engine
 from generation.pipeline import GenerationJob, build_event_constraints, generate_events
 from generation.sampling import Sampler
 from model import PerformanceRNN
@@ -69,8 +70,10 @@ INSTRUCTIONS = {
 }
 # environment variables that hide instructions of the processor from torch
 LIMITS = (
-    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
-    *("MKL_ENABLE_INSTRUCTIONS", "FBGEMM_ENABLE_INSTRUCTIONS"),
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "FBGEMM_ENABLE_INSTRUCTIONS",
 )
 
 Row = tuple[str, str, str]  # what was measured, figures, ratio
@@ -322,23 +325,14 @@ def init_legacy_weights(model: PerformanceRNN) -> None:
 # ------------------------------------------------------------------------------- generation
 
 
-def describe_kernel(engine: Engine) -> str:
-    """Return which matrix products generation uses on this processor."""
-    products = engine.products
-    if products is None:
-        return "float32"
-    library = products.pack.__name__.removeprefix("pack_")  # fbgemm or onednn
-    return f"8 bits, {library}, {products.levels.top + 1} levels of inputs"
-
-
 def measure_generation() -> Iterator[Row]:
     """Yield the speed of generate.py's loop against the plain step with Categorical sampling."""
     torch.set_num_threads(1)  # as generate.py does
     model = PerformanceRNN(SIZES).eval()
     plain = PlainStep(model).eval()
     steps, control = 1000, parse_control(";3")
-    threads = "1 thread" if utils.count_processors() == 1 else "1 or 2 threads, the faster"
-    yield "kernel of the generation", f"{describe_kernel(Engine(model))}; {threads}", ""
+    kernel = Engine(model).describe_products()
+    yield "kernel of the generation", f"{kernel}, {format_threads()}", ""
 
     @torch.inference_mode()
     def run_plain(batch: int) -> None:
@@ -348,12 +342,13 @@ def measure_generation() -> Iterator[Row]:
             logits, hidden = plain(event, hidden, controls)
             event = torch.distributions.Categorical(logits=logits).sample()
 
-    def run_pipeline(batch: int, count: int) -> None:
+    def run_pipeline(batch: int, count: int, threads: int = 1) -> None:
         constraints = build_event_constraints(CURRENT, 12, 4.0)
         settings = (batch, constraints, Sampler(), control)
-        job = GenerationJob(model, CURRENT, 0, count, *settings)
-        list(generate_events(replace(job, max_threads=utils.count_processors())))
+        job = GenerationJob(model, CURRENT, 0, count, *settings, max_threads=threads)
+        list(generate_events(job))
 
+    processors = utils.count_processors()
     for batch in (1, 8, 64):
         slow = measure_seconds(functools.partial(run_plain, batch), 3)
         fast = measure_seconds(functools.partial(run_pipeline, batch, steps), 3)
@@ -363,6 +358,18 @@ def measure_generation() -> Iterator[Row]:
             f"the loop: {batch * steps / slow:,.0f}"
         )
         yield f"generation, {batch} at once", figure, f"{slow / fast:.2f}x"
+        if batch < MIN_SHARED_BATCH or processors == 1:
+            continue
+        fast = measure_seconds(functools.partial(run_pipeline, batch, steps, processors), 3)
+        torch.set_num_threads(processors)
+        slow = measure_seconds(functools.partial(run_plain, batch), 3)
+        torch.set_num_threads(1)
+        figure = f"{batch * steps / fast:,.0f} events/s; the loop: {batch * steps / slow:,.0f}"
+        yield (
+            f"the same with {processors} threads, or fewer if faster",
+            figure,
+            f"{slow / fast:.2f}x",
+        )
 
 
 def measure_start() -> Iterator[Row]:
