@@ -21,13 +21,14 @@ MANIFEST_FILE = "manifest.json"  # in a folder of .data files: what preprocess.p
 SPLIT_FILE = "split.json"  # marks a folder of .data files that is split into SUBSETS
 # options of train.py that train as the original does; the defaults below learn faster
 LEGACY_RECIPE = (
-    "-l 0.001 -b 64 -w 200 --carry 1 --weight-decay 0 --ema-decay 0 --warm-up 0 "
-    "-p gru_layers=3,gru_dropout=0.3"
+    "-l 0.001 -b 64 -w 200 --carry 1 --small-batches 0 --weight-decay 0 --ema-decay 0 "
+    "--warm-up 0 -p gru_layers=3,gru_dropout=0.3"
 )
 # defaults of train.py with --init-from: small steps, because a few files are soon overfitted
 FINE_TUNING = {
     "learning_rate": 5e-4,
     "use_transposition": True,
+    "small_batches": 0,
     "patience": 5,
     "validation_interval": 30.0,
 }
@@ -145,6 +146,7 @@ class TrainConfig:
     learning_rate: float = 4e-3  # the peak, after the warm-up
     warm_up: int = 100  # steps
     window_size: int = 64  # events
+    small_batches: int = 1000  # steps at the start, with half as many windows of half the size
     stride_size: int = 10  # events from the start of one window to the next
     carry: int = 4  # consecutive windows that carry the hidden state
     controls: str = ""  # names; empty: all, or those of the session or of init_from

@@ -48,8 +48,8 @@ from utils import Number, Parser, print_line
 # options that change the result; they are stored in the session, so that a resumed run
 # has the same values, unless the command line gives others, which is reported
 RECIPE = (
-    *("learning_rate", "warm_up", "batch_size", "window_size", "stride_size", "carry"),
-    *("control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
+    *("learning_rate", "warm_up", "batch_size", "small_batches", "window_size", "stride_size"),
+    *("carry", "control_ratio", "teacher_forcing_ratio", "use_transposition", "weight_decay"),
     *("ema_decay", "stretch", "seed"),
 )
 
@@ -93,7 +93,7 @@ def _add_file_options(parser: Parser) -> None:
         "--init-from",
         **file,
         help="start a new session from the network of this one, with defaults for fine-tuning: "
-        "-l 0.0005 -t --patience 5 --validation-interval 30",
+        "-l 0.0005 -t --small-batches 0 --patience 5 --validation-interval 30",
     )
     add(
         "--tune",
@@ -116,6 +116,12 @@ def _add_data_options(parser: Parser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("-b", "--batch-size", type=Number(int, 1, 65536), metavar="N", help="windows per batch")
     add("-w", "--window-size", **size, help="events per window")
+    add(
+        "--small-batches",
+        type=Number(int, 0),
+        metavar="STEPS",
+        help="first steps, whose batches have half as many windows of half the size",
+    )
     add("-S", "--stride-size", **count, help="events between window starts")
     add("--carry", **size, help="consecutive windows that the hidden state is carried over")
     add("-t", "--use-transposition", action=switch, help="transpose by -5 to 6 semitones")
@@ -336,7 +342,7 @@ def prepare(
     trainer = build_trainer(options, train_data, val_data, distributed)
     layout = trainer.model.layout
     train_data, val_data = train_data.add_controls(layout), val_data.add_controls(layout)
-    sampler = WindowSampler(train_data, *window, *processes, options.stretch)
+    sampler = WindowSampler(train_data, *window, *processes, options.stretch, options.small_batches)
     return trainer, sampler, val_data
 
 

@@ -15,6 +15,7 @@ import pytest
 import generate
 import preprocess
 import train
+from config import LEGACY_RECIPE
 from model import PerformanceRNN, Session
 from sequence import CURRENT
 from tools import docs
@@ -122,6 +123,13 @@ def test_options_in_the_text_exist(page: Path) -> None:
 @pytest.mark.parametrize("text", read_control_examples())
 def test_control_examples_are_understood(text: str) -> None:
     generate.parse_args(["-c", text])  # exits if it is wrong
+
+
+def test_compatibility_page_has_the_recipe_of_the_original() -> None:
+    commands = read_commands(ROOT / "docs" / "compatibility.md")
+    (recipe,) = [argv for script, *argv in commands if "--weight-decay" in argv]
+    assert recipe == shlex.split(LEGACY_RECIPE)
+    assert train.parse_args(recipe).small_batches == 0
 
 
 def test_architecture_lists_every_module() -> None:

@@ -50,6 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_argv(data: Path, *more: str) -> list[str]:
     small = ["-b", "4", "-w", "20", "-p", TINY_MODEL, "--no-enable-logging", "--warm-up", "2"]
+    small += ["--small-batches", "0"]
     fixed = ["--device", "cpu", "--precision", "fp32"]
     return ["-s", "m.sess", "-d", str(data), *fixed, *small, *more]
 
@@ -114,7 +115,8 @@ def test_session_is_created_before_training(folder: Path, data: Path) -> None:
 def test_stopped_and_resumed_equals_uninterrupted(
     folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--max-steps", "9", "-t", "-c", "0.5")
+    more = ("--max-steps", "9", "--small-batches", "4", "-t", "-c", "0.5")
+    # the first stop is where the batches grow
     for number, step in ((signal.SIGINT, 4), (signal.SIGTERM, 7)):
         with monkeypatch.context() as patch:
             call_before_step(patch, lambda _: signal.raise_signal(number), step)  # noqa: B023
@@ -242,6 +244,7 @@ def test_hidden_state_is_kept_for_continuing_windows(
     assert is_carried(data, "-l", "0.5")
     assert not is_carried(data, "--seed", "9")
     assert not is_carried(data, "-w", "19")
+    assert not is_carried(data, "--small-batches", "3")
     assert not is_carried(data, "--stretch", "0.1")
     assert not is_carried(other, "-v", str(val_data))
 
@@ -270,6 +273,32 @@ def test_sessions_of_older_versions_are_resumed(folder: Path, data: Path) -> Non
     for path in ("m.sess", "old.sess"):
         run(data, "--max-steps", "5", "-c", "0.5", "--precision", "fp16", "-s", path)
     assert is_equal(load_weights("m.sess"), load_weights("old.sess"))
+
+
+def test_sessions_from_before_small_batches_keep_their_size(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    session = Session.load("m.sess")
+    del session.training["options"]["small_batches"]
+    session.save("m.sess")
+    capsys.readouterr()
+    argv = ["-s", "m.sess", "-d", str(data), "--device", "cpu"]
+    options = train.parse_args(argv)
+    assert options.small_batches == 0
+    trainer, sampler, _ = train.prepare(options)
+    assert trainer.hidden is not None
+    assert "changed" not in capsys.readouterr().out
+    with train.open_batches(trainer, sampler, options) as batches:
+        assert tuple(next(batches).targets.shape) == (20, 4)
+
+
+def test_new_sessions_begin_with_small_batches(folder: Path, data: Path) -> None:
+    argv = ["-s", "m.sess", "-d", str(data), "-b", "4", "-w", "20", "-p", TINY_MODEL]
+    options = train.parse_args([*argv, "--device", "cpu"])
+    trainer, sampler, _ = train.prepare(options)
+    with train.open_batches(trainer, sampler, options) as batches:
+        assert tuple(next(batches).targets.shape) == (10, 2)
 
 
 # ------------------------------------------------------------------------------- validation

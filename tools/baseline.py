@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import shlex
@@ -132,14 +133,20 @@ def convert_split(folder: Path, data: Path, limit: int | None) -> None:
 # ------------------------------------------------------------------------------- measuring
 
 
+def count_steps(options: TrainConfig, events: int) -> int:
+    """Return the number of steps that train on so many events, the first ones on fewer each."""
+    small = max(1, options.batch_size // 2) * max(1, options.window_size // 2)
+    first = min(options.small_batches, math.ceil(events / small))
+    rest = max(0, events - first * small)
+    return first + math.ceil(rest / (options.batch_size * options.window_size))
+
+
 def train_session(options: argparse.Namespace, data: Path) -> None:
     """Train the session, or go on with it, until the limit; raise ValueError if that fails."""
     argv = ["-s", str(options.save), "-d", str(data / TRAIN), "-v", str(data / VALIDATION)]
     argv += ["--no-enable-logging", *shlex.split(options.recipe)]
     if options.events is not None:
-        parsed = train.parse_args(argv)
-        steps = -(-options.events // (parsed.batch_size * parsed.window_size))
-        argv += ["--max-steps", str(steps)]
+        argv += ["--max-steps", str(count_steps(train.parse_args(argv), options.events))]
     else:
         argv += ["--max-minutes", str(options.minutes or MINUTES)]
     if train.main(argv):

@@ -32,7 +32,10 @@ from training.distributed import Distributed
 from training.trainer import DTYPES, TrainState, pick_precision
 
 # with the same values of these options, the windows of a resumed run continue the last ones
-WINDOW_OPTIONS = ("window_size", "stride_size", "carry", "use_transposition", "stretch", "seed")
+WINDOW_OPTIONS = (
+    *("window_size", "small_batches", "stride_size", "carry", "use_transposition", "stretch"),
+    "seed",
+)
 SOURCE_DIGITS = 12  # hexadecimal digits of a performance in the record of the training data
 
 
@@ -109,7 +112,17 @@ def load_last_run(path: Path) -> tuple[str, dict[str, Any]]:
         session = Session.load(path)
     except (OSError, ValueError):  # reported when the session is opened
         return "", {}
-    return get_source(session).get("init_from", ""), session.training.get("options", {})
+    return get_source(session).get("init_from", ""), get_options(session)
+
+
+def get_options(session: Session) -> dict[str, Any]:
+    """Return the options of a session's last run; {} if there was none.
+
+    A session that was trained before the option --small-batches had batches of one size.
+    """
+    options = session.training.get("options", {})
+    is_trained = bool(options or session.optimizer_state)
+    return {"small_batches": 0, **options} if is_trained else {}
 
 
 def open_session(
@@ -287,7 +300,7 @@ def print_changes(session: Session, values: dict[str, Any], drop_optimizer: bool
     values: the options of this run by name; drop_optimizer: whether -r is given.
     """
     before = {
-        **session.training.get("options", {}),
+        **get_options(session),
         "precision": session.training.get("precision"),
         "gru_dropout": session.config.gru_dropout,
     }
@@ -309,7 +322,7 @@ def has_new_train_data(session: Session, train_data: Corpus) -> bool:
 
 def has_same_windows(session: Session, recipe: dict[str, Any]) -> bool:
     """Return whether the options that order the windows are those of the session."""
-    options = session.training.get("options", {})
+    options = get_options(session)
     return all(options.get(name) == recipe[name] for name in WINDOW_OPTIONS)
 
 

@@ -214,11 +214,11 @@ class Trainer:
         loss = self.distributed.mean(loss.detach())
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._update_ema()
+        events = self.distributed.world_size * batch.targets.numel()
+        self._update_ema(self.state.events / events)
         self.hidden = hidden  # so late, because an error above must leave the old hidden state
         if self.scaler.is_enabled():
             grad_norm = grad_norm.nan_to_num(0.0, 0.0)  # overflow: the scaler skipped the step
-        events = self.distributed.world_size * batch.targets.numel()
         self.state = replace(
             self.state, step=self.state.step + 1, events=self.state.events + events
         )
@@ -242,13 +242,14 @@ class Trainer:
             return loss, hidden
 
     @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _update_ema(self, batches: float) -> None:
         """Move the average toward the weights, faster in the first steps.
 
-        The schedule is that of TensorFlow's ExponentialMovingAverage with num_updates.
+        batches: the training so far, in batches of the current size, so that the average is over
+        the same share of it when batches grow. The schedule is that of TensorFlow's
+        ExponentialMovingAverage with num_updates.
         """
-        step = self.state.step
-        decay = min(self.options.ema_decay, (1 + step) / (10 + step))
+        decay = min(self.options.ema_decay, (1 + batches) / (10 + batches))
         for average, weight in zip(self.ema.parameters(), self.weights, strict=True):
             average.lerp_(weight, 1 - decay)
 

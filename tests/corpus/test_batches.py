@@ -1,5 +1,6 @@
 """Training batches: windows, segments, transposition, and shares of several processes."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,42 @@ def test_windows_continue_the_previous_batch() -> None:
     assert len({tuple(on.tolist()) for on in patterns}) > 1  # columns begin in turn
 
 
+def test_batches_grow() -> None:
+    sampler = make_sampler(np.arange(40), steps=20, stride=40, carry=2, small_batches=8)
+    batches = [sample(sampler, number, 16) for number in range(20)]
+    assert [tuple(batch.targets.shape) for batch in batches] == [(10, 8)] * 8 + [(20, 16)] * 12
+    shares = []
+    for before, batch in itertools.pairwise(batches):
+        on = batch.continues
+        shares.append(float(on.float().mean()))
+        if on.any():
+            assert torch.equal(batch.targets[0][on], before.targets[-1][on] + 1)
+    # segments have four windows, then two, and none continues a window of another size
+    assert shares == [3 / 4] * 7 + [0] + [1 / 2] * 11
+
+
+def test_smallest_batches_do_not_shrink() -> None:
+    batch = sample(make_sampler(np.arange(40), steps=1, small_batches=9), size=1)
+    assert tuple(batch.targets.shape) == (1, 1)
+
+
+@pytest.mark.parametrize("small", [0, 99])
+def test_processes_share_the_columns_of_a_batch(small: int) -> None:
+    corpus = Corpus([make_performance(np.arange(240)) for _ in range(3)])
+    sampler = WindowSampler(corpus, 10, 3, carry=4, small_batches=small)
+    whole = sample(sampler, 7, 12, ratio=0.5, transposition=True)
+    width = 2 if small else 4
+    assert whole.targets.shape[1] == 3 * width
+    for rank in range(3):
+        sampler = WindowSampler(corpus, 10, 3, 4, rank, 3, small_batches=small)
+        part = sample(sampler, 7, 4, ratio=0.5, transposition=True)
+        own = slice(width * rank, width * rank + width)
+        assert torch.equal(part.targets, whole.targets[:, own])
+        assert torch.equal(part.controls, whole.controls[:, own])
+        assert torch.equal(part.continues, whole.continues[own])
+        assert torch.equal(part.use_control, whole.use_control[own])
+
+
 def test_transposition_and_control_hold_for_a_segment() -> None:
     sampler = make_sampler(np.arange(40, 80), steps=5, carry=3)
     before = sample(sampler, 0, 32, ratio=0.5, transposition=True)
@@ -144,19 +181,6 @@ def test_tenth_of_segments_begins_at_the_start() -> None:
     batches = [sample(sampler, number, 50) for number in range(40)]
     firsts = torch.cat([batch.targets[0][~batch.continues] for batch in batches])
     assert 0.08 < float((firsts == 0).float().mean()) < 0.13
-
-
-def test_processes_share_the_columns_of_a_batch() -> None:
-    corpus = Corpus([make_performance(np.arange(240)) for _ in range(3)])
-    whole = sample(WindowSampler(corpus, 10, 3, carry=4), 7, 12, ratio=0.5, transposition=True)
-    for rank in range(3):
-        sampler = WindowSampler(corpus, 10, 3, carry=4, rank=rank, world_size=3)
-        part = sample(sampler, 7, 4, ratio=0.5, transposition=True)
-        own = slice(4 * rank, 4 * rank + 4)
-        assert torch.equal(part.targets, whole.targets[:, own])
-        assert torch.equal(part.controls, whole.controls[:, own])
-        assert torch.equal(part.continues, whole.continues[own])
-        assert torch.equal(part.use_control, whole.use_control[own])
 
 
 def test_event_out_of_range_is_rejected() -> None:

@@ -18,7 +18,7 @@ SPLIT = {
     "2006/e.midi": "test",
     "2008/f.midi": "train",
 }
-TINY = ("--recipe", f"-p {TINY_MODEL} -b 4 -w 20 --precision fp32 --warm-up 2")
+TINY = ("--recipe", f"-p {TINY_MODEL} -b 4 -w 20 --small-batches 4 --precision fp32 --warm-up 2")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_trained_and_measured(
     assert run(tmp_path, maestro, "--events", "790", *TINY) == 0
     output = capsys.readouterr().out
     session = Session.load(tmp_path / "m.sess")
-    assert session.training["step"] == 10  # of 80 events
+    assert session.training["step"] == 4 + 9  # of 20 and of 80 events
     rows = read_table(output)
     columns = ["all controls", "density and histogram", "without control", "performances"]
     assert rows["measure"] == columns
@@ -96,7 +96,7 @@ def test_trained_and_measured(
     assert all(0 <= float(cell) <= 1 for cell in rows["overlap, velocity"])
     assert {"density 0 to 11", "notes in C major", "accuracy, note on", "held notes"} <= set(rows)
     assert "trained: 0:0" in output
-    assert "800 events, step 10" in output
+    assert "800 events, step 13" in output
     assert "none of 1 performance was training data" in output
     assert not list((tmp_path / "m-data").rglob("e.midi*"))  # of the test split
 
@@ -110,7 +110,7 @@ def test_existing_session_is_measured(
     session = ("--session", str(tmp_path / "m.sess"))
     assert run(tmp_path, maestro, "--limit", "1", *session, "--json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert (record["step"], record["events"], record["train_performances"]) == (1, 80, 1)
+    assert (record["step"], record["events"], record["train_performances"]) == (4, 80, 1)
     results = record["results"]
     assert list(results) == ["all controls", "density and histogram", "without control"]
     assert results["all controls"]["notes"] == 150

@@ -81,7 +81,7 @@ def read_losses(output: str) -> list[float]:
 
 
 def test_two_processes_train_like_one(folder: Path) -> None:
-    limit = ("--max-steps", "20")
+    limit = ("--max-steps", "20", "--small-batches", "10")
     processes = start_processes(make_argv("two.sess", 2, *limit), train_with_losses)
     main_output, other_output = finish(processes)
     assert "two.sess: step 20" in main_output
@@ -93,7 +93,7 @@ def test_two_processes_train_like_one(folder: Path) -> None:
     one, two = Session.load("one.sess"), Session.load("two.sess")
     assert two.training["step"] == 20
     assert two.training["best"] == pytest.approx(one.training["best"], abs=1e-3)
-    assert two.training["events"] == one.training["events"] == 20 * 4 * 20
+    assert two.training["events"] == one.training["events"] == 10 * 2 * 10 + 10 * 4 * 20
     assert one.hidden_state is not None
     assert two.hidden_state is not None
     torch.testing.assert_close(two.hidden_state, one.hidden_state, atol=1e-2, rtol=0)

@@ -1,5 +1,6 @@
 """The optimizer step, the learning-rate schedule and the limits of a run."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -122,6 +123,23 @@ def test_ema_is_a_moving_average_of_the_weights(ema_decay: float) -> None:
         expected = [decay * average + (1 - decay) * weight for average, weight in pairs]
     for average, value in zip(trainer.ema.parameters(), expected, strict=True):
         torch.testing.assert_close(average, value)
+
+
+def test_ema_counts_batches_of_the_current_size() -> None:
+    trainer = make_trainer(ema_decay=0.9)
+    (large,) = make_batches()
+    small = dataclasses.replace(
+        large,
+        targets=large.targets[:5],
+        controls=large.controls[:5],
+    )
+    for _ in range(4):  # as many events as two large batches
+        trainer.step(small, lr=0.01)
+    before = [average.clone() for average in trainer.ema.parameters()]
+    trainer.step(large, lr=0.01)
+    decay = (1 + 2) / (10 + 2)
+    for average, old, weight in zip(trainer.ema.parameters(), before, trainer.weights, strict=True):
+        torch.testing.assert_close(average, decay * old + (1 - decay) * weight)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
