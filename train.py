@@ -713,10 +713,9 @@ def validate(
 
 
 def go_back(trainer: Trainer, logger: Logger, path: Path) -> None:
-    """Go on from the best weights with a lower learning rate; path: the session file.
+    """Continue from the best weights with a lower learning rate; path: the session file.
 
-    So tuning finds a learning rate for the music: the less it differs from what the network
-    knows, the lower.
+    The best rate depends on the music: it is low for music like the training data of the network.
     """
     best = get_best_path(path)
     if best.exists():

@@ -501,8 +501,8 @@ def print_line(text: str) -> None:
 class _Output(io.RawIOBase):
     """A stream of bytes to write to; an error ends the output, not the program.
 
-    stream: without a buffer; that of a Windows console writes Unicode. error: the first error, or
-    None.
+    stream: a raw stream, without a buffer; error: the first error, or None. The raw stream of a
+    Windows console writes Unicode.
     """
 
     def __init__(self, stream: io.RawIOBase) -> None:

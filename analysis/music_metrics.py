@@ -105,9 +105,9 @@ def overlap(left: Array, right: Array) -> float:
 def kl_divergence(reference: Array, counts: Array) -> float:
     """Return the Kullback-Leibler divergence D(reference || counts) of two histograms, in nats.
 
-    It is the mean number of nats that a value of the reference costs more if the shares of
-    `counts` are expected instead of its own: the direction of the validation loss, in which a
-    missing value costs much (Kullback and Leibler 1951, On information and sufficiency).
+    It is the mean extra cost of a value of the reference if it is predicted with the shares of
+    `counts`. As in the validation loss, a value that is missing in `counts` costs much (Kullback
+    and Leibler 1951, On information and sufficiency).
     PRIOR is added to each bin of both, so that empty bins have a share.
     """
     expected = (counts + PRIOR) / (counts + PRIOR).sum()
@@ -142,7 +142,7 @@ def measure_returns(music: Sequence[NoteSeq]) -> tuple[float, float]:
 
     The first figure is the share of a sample's distinct patterns that occur again after
     OPENING seconds, averaged over the samples; the second is the share that occur after OPENING
-    seconds of the other samples instead, so figures of less music are not comparable with it.
+    seconds of another sample instead. Compare only figures of samples of the same length.
     Samples without a pattern in the opening are left out. nan if all samples end before OPENING,
     or if there is no other sample.
     """

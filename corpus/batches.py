@@ -113,8 +113,7 @@ class WindowSampler:
 
         rank, world_size: `world_size` processes share each batch; this one gets part `rank` of
         the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
-        for the current encoding only. small_batches: the first batches, this many, are
-        smaller.
+        for the current encoding only. small_batches: number of smaller batches at the start.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
         self.rank, self.world_size, self.stretch = rank, world_size, stretch

@@ -24,9 +24,9 @@ Linear = Callable[[Tensor], Tensor]  # [batch, inputs] -> [batch, outputs]
 class InputLevels:
     """The levels, 0 to `top`, to which the inputs of 8-bit products are rounded.
 
-    They stand for values between -1 and 1; zero: the level of 0. pair_limit: greatest sum of the
-    weights of inputs 2k and 2k + 1 in a row, positive and negative weights each for themselves;
-    None if there is no limit.
+    They stand for values between -1 and 1; zero: the level of 0. pair_limit: greatest sum of two
+    neighboring weights of one sign in a row, those of inputs 2k and 2k + 1; None if there is no
+    limit.
     """
 
     top: int
@@ -60,7 +60,7 @@ class Int8Products:
     levels: InputLevels = ALL_LEVELS
 
     def __str__(self) -> str:
-        """Return such as "8 bits (FBGEMM, 256 levels)"."""
+        """Return a description, such as "8 bits (FBGEMM, 256 levels)"."""
         library = "FBGEMM" if self.pack is pack_fbgemm else "oneDNN"
         return f"8 bits ({library}, {self.levels.top + 1} levels)"
 
@@ -98,7 +98,7 @@ def quantize_rows(weight: Tensor, pair_limit: int | None = None) -> Int8Matrix:
 
 
 def split_rows(weight: Tensor, pair_limit: int | None = None) -> Int8Matrix:
-    """Return the rows in 8 bits, and below them what their rounding took away, in 8 bits, too."""
+    """Return the rows in 8 bits, and below them their rounding errors, in 8 bits, too."""
     scales = _row_scales(weight, pair_limit)
     rounded = _round_rows(weight, scales)
     main, rest = _quantize(rounded, scales), quantize_rows(weight - rounded, pair_limit)

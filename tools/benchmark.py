@@ -1,8 +1,8 @@
 """Measure the speed of the programs, as ratios to a plain implementation.
 
 Both are measured in one run: absolute figures depend on the machine and on what
-else it does, the ratios hardly do. The result is one table, about 5 minutes
-later. To emulate a processor that only has AVX2, set ATEN_CPU_CAPABILITY=avx2
+else it does, the ratios hardly do. The result is one table, after about 5
+minutes. To emulate a processor that only has AVX2, set ATEN_CPU_CAPABILITY=avx2
 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 FBGEMM_ENABLE_INSTRUCTIONS=AVX2.
 

@@ -47,7 +47,8 @@ SCALE_WEIGHTS = {  # weights of the pitch classes from C
     "F# pentatonic": (0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0),
 }
 SCALE_DENSITIES = (1, 3, 6, 9)  # of the samples of a scale, in turn
-# of the samples of a setting of one control, in turn: between its first and last center, 0 and 11
+# positions of the values that a setting of one control requests, from sample to sample in turn;
+# 0 is the first center of the control, 11 the last
 REQUESTED_POSITIONS = (2, 3, 4, 5, 6, 7, 8, 9)
 
 Excerpt = tuple[NoteSeq, float]  # a performance, and the second in which the excerpt begins

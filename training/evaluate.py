@@ -169,9 +169,8 @@ def evaluate_choices(
 ) -> list[EvalResult]:
     """Measure how well a network predicts each event of a performance from the events before it.
 
-    choices: the names of the controls that the network gets, those of the performance; None: all,
-    empty: none. Only for a network whose controls can be open it may be some of them. There is a
-    result for each choice.
+    choices: for each result, the names of the controls of the performance that the network gets;
+    None: all; empty: none. A choice of some is only for a network whose controls can be left open.
     max_events: the number of events to evaluate of each performance, or None for all;
     precision: "bf16" computes the products of the GRU layers in bfloat16, on a CPU; otherwise all
     is in float32. show_progress: called with the share of the events that is done.

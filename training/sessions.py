@@ -118,7 +118,7 @@ def load_last_run(path: Path) -> tuple[str, dict[str, Any]]:
 def get_options(session: Session) -> dict[str, Any]:
     """Return the options of a session's last run; {} if there was none.
 
-    A session that was trained before the option --small-batches had batches of one size.
+    Sessions that were trained before --small-batches existed have batches of one size.
     """
     options = session.training.get("options", {})
     is_trained = bool(options or session.optimizer_state)

@@ -245,8 +245,8 @@ class Trainer:
     def _update_ema(self, batches: float) -> None:
         """Move the average toward the weights, faster in the first steps.
 
-        batches: the training so far, in batches of the current size, so that the average is over
-        the same share of it when batches grow. The schedule is that of TensorFlow's
+        batches: the events so far, in batches of the current size, so that the average covers the
+        same share of the events when batches grow. The schedule is that of TensorFlow's
         ExponentialMovingAverage with num_updates.
         """
         decay = min(self.options.ema_decay, (1 + batches) / (10 + batches))
@@ -308,7 +308,7 @@ class Trainer:
         return is_best
 
     def go_back(self, weights: dict[str, Tensor]) -> None:
-        """Go on from earlier weights, and with lower learning rates from now on.
+        """Continue from earlier weights, and with lower learning rates from now on.
 
         The moments of the optimizer stay: they are still about right.
         """
