@@ -109,7 +109,7 @@ def _add_file_options(parser: Parser) -> None:
 
 def _add_data_options(parser: Parser) -> None:
     """Add the options of the windows and their controls."""
-    count: dict[str, Any] = {"type": Number(int, 1), "metavar": "N"}
+    count: dict[str, Any] = {"type": Number(int, 1, 2**53), "metavar": "N"}
     size: dict[str, Any] = {"type": Number(int, 1, 1_000_000), "metavar": "N"}
     share: dict[str, Any] = {"type": Number(float, 0, 1), "metavar": "SHARE"}
     switch = argparse.BooleanOptionalAction
@@ -118,9 +118,9 @@ def _add_data_options(parser: Parser) -> None:
     add("-w", "--window-size", **size, help="events per window")
     add(
         "--small-batches",
-        type=Number(int, 0),
+        type=Number(int, 0, 2**53),
         metavar="STEPS",
-        help="first steps, whose batches have half as many windows of half the size",
+        help="steps at the start with half as many windows of half the size",
     )
     add("-S", "--stride-size", **count, help="events between window starts")
     add("--carry", **size, help="consecutive windows that the hidden state is carried over")
@@ -153,7 +153,7 @@ def _add_optimization_options(parser: Parser) -> None:
     add("-l", "--learning-rate", type=rate, metavar="RATE", help="highest learning rate")
     add(
         "--warm-up",
-        type=Number(int, 0),
+        type=Number(int, 0, 2**53),
         metavar="STEPS",
         help="steps in which the learning rate rises, at most a tenth of the training",
     )
@@ -170,7 +170,7 @@ def _add_optimization_options(parser: Parser) -> None:
     precision = "precision of the matrix products; auto: the fastest"
     add("--precision", choices=PRECISIONS, help=precision)
     limit = "stop at this step of the session"
-    add("--max-steps", type=Number(int, 1), metavar="N", help=limit)
+    add("--max-steps", type=Number(int, 1, 2**53), metavar="N", help=limit)
     add(
         "--max-minutes",
         type=Number(float, above=0),
@@ -185,7 +185,7 @@ def _add_evaluation_options(parser: Parser) -> None:
     add = parser.add_argument_group("evaluation").add_argument
     add("--validation-interval", type=positive, metavar="SECONDS", help="time between validations")
     patience = "stop after N validations without a new best"
-    add("--patience", type=Number(int, 1), metavar="N", help=patience)
+    add("--patience", type=Number(int, 1, 2**53), metavar="N", help=patience)
     add("--evaluate", action="store_true", help="only print the metrics of the session on -d")
     add(
         "--include-training",
@@ -483,7 +483,9 @@ def build_trainer(
         changeable["precision"] = options.precision
     print_changes(session, changeable, options.reset_optimizer)
 
-    state = load_state(session, val_data)
+    eval_events = choose_eval_events(options, val_data)
+    more_events = f" {eval_events}" if eval_events != EVAL_EVENTS else ""
+    state = load_state(session, val_data.fingerprint + more_events)
     is_new_data = has_new_train_data(session, train_data)
     if is_new_data:
         state = replace(state, stale_validations=0, lr_scale=1.0)
@@ -591,9 +593,7 @@ def train(
         interval = min(interval, 6 * options.max_minutes)  # a tenth of the training
     unread: list[StepResult] = []  # read one step later, so that a GPU need not wait
     is_first = True  # validation of this run
-    eval_events = EVAL_EVENTS  # of each performance
-    if options.tune:
-        eval_events = max(EVAL_EVENTS, TUNE_EVAL_EVENTS // max(1, len(val_data)))
+    eval_events = choose_eval_events(options, val_data)
     try:
         validate_before(trainer, val_data, logger, path, eval_events)
         while True:
@@ -655,6 +655,13 @@ def log_step(result: StepResult, logger: Logger, path: Path) -> None:
     if not math.isfinite(loss + grad_norm):
         raise NotFiniteError(path, result.state.step)
     logger.log_step(result.state, loss, grad_norm, result.lr)
+
+
+def choose_eval_events(options: TrainConfig, val_data: Corpus) -> int:
+    """Return how many events of each performance a validation measures."""
+    if not options.tune:
+        return EVAL_EVENTS
+    return max(EVAL_EVENTS, TUNE_EVAL_EVENTS // max(1, len(val_data)))
 
 
 def validate_before(

@@ -7,7 +7,6 @@ variation).
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from collections import deque
@@ -207,16 +206,10 @@ class ThreadChooser:
         self._seconds: dict[int, deque[float]] = {n: deque(maxlen=TRIED_STEPS) for n in (1, 2)}
         self._threads = 1
 
-    @contextlib.contextmanager
-    def run_step(self) -> Iterator[None]:
-        """Run one step with the threads chosen, and choose those of the next one."""
-        before, started = torch.get_num_threads(), time.perf_counter()
-        torch.set_num_threads(self._threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-        self.add(time.perf_counter() - started)
+    @property
+    def is_settled(self) -> bool:
+        """Whether one thread is used for the rest."""
+        return self._threads == 1 and len(self._seconds[2]) == TRIED_STEPS
 
     def add(self, seconds: float) -> int:
         """Add the time of a step, and return the number of threads for the next one."""
@@ -393,19 +386,29 @@ class Engine:
     ) -> Iterator[Tensor]:
         """Yield the sampled events of each step, int64 [batch].
 
-        max_threads: if above 1, two threads where they are faster; their results are the same.
+        max_threads: if above 1, two threads where they are faster; their results are the same. The
+        number of torch's threads must be 1 then, and is 1 again at the end.
         """
         state, event, mask = self.prime(inputs)
         events = self.model.config.event_dim
         noise = draw_gumbel_noise(inputs.generators, events, sampler.greedy_ratio, self.device)
         is_divisible = self._is_divisible(state, len(event))
         chooser = ThreadChooser() if max_threads > 1 and is_divisible else None
-        for _ in range(steps):
-            with contextlib.nullcontext() if chooser is None else chooser.run_step():
-                logits = mask.apply(self.step(state, event))
-                event = sampler.sample(logits, next(noise))
+        before = threads = torch.get_num_threads()
+        try:
+            for _ in range(steps):
+                values, started = next(noise), time.perf_counter()
+                event = sampler.sample(mask.apply(self.step(state, event)), values)
                 mask.update(event)
-            yield event
+                if chooser is not None and not chooser.is_settled:
+                    wanted = chooser.add(time.perf_counter() - started)
+                    if wanted != threads:  # each call stops and starts threads
+                        threads = wanted
+                        torch.set_num_threads(threads)
+                yield event
+        finally:
+            if threads != before:
+                torch.set_num_threads(before)
 
     def _is_divisible(self, state: State, batch: int) -> bool:
         """Return whether two threads give the same bits as one, and there is work for them.

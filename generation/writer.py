@@ -176,8 +176,8 @@ def write_arrangement(
     yield WrittenSample(path, len(notes) - given, notes.seconds, metadata, given=given)
     if arrangement.traces:
         count = min(trace.fewest_parents for trace in arrangement.traces)
-        candidates = utils.format_count(count, "candidate", "candidates")
-        yield f"  after every chord, at least {candidates} went on (see --particles)"
+        candidates = utils.format_count(count, "candidate fits", "different candidates fit")
+        yield f"  at least {candidates} each chord (see --particles)"
     if job.control is not None:
         events = EventSeq.from_note_seq(notes, job.encoding)
         yield from (f"  {line}" for line in compare_sections(events, job.control))

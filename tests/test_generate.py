@@ -729,7 +729,7 @@ def test_recorded_command_repeats_a_task(
 ) -> None:
     write_melody()
     assert run(*options, "--particles", "8", "-b", "2", "--html") == 0
-    assert "candidates went on (see --particles)" in capsys.readouterr().out
+    assert "each chord (see --particles)" in capsys.readouterr().out
     metadata, _ = decode_metadata(read_midi_texts(Path("out/output-001.mid").read_bytes()))
     _, _, *argv = shlex.split(metadata["made with"], comments=True)
     assert generate.main([*argv, "-o", "again"]) == 0

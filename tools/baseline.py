@@ -250,7 +250,7 @@ def format_baseline(record: Record) -> Iterator[str]:
     yield f"processor: {record['processor']}, {threads}, torch {record['torch']}"
     yield (
         f"validation split: {music['validation_performances']} whole performances, "
-        f"{format_time(record['seconds_to_evaluate'])}; {record['note']}"
+        f"evaluated in {format_time(record['seconds_to_evaluate'])}; {record['note']}"
     )
     yield ""
     yield from format_results(record).splitlines()

@@ -29,6 +29,7 @@ from utils import Array
 STEPS = 128  # events of each column that are evaluated at once, at most
 READ_EVENTS = 2048  # events that are read from a file at once, about
 CPU_COLUMNS, GPU_COLUMNS = 128, 512  # in the batch of a thread, at most
+MAX_THREADS = 16  # more of them would have few events each, and wait for each other
 MAX_MEMORY = 2**28  # bytes, of the tensors of all threads, about
 PROGRESS_INTERVAL = 0.2  # seconds
 
@@ -177,7 +178,8 @@ def evaluate_choices(
     The hidden state starts from a zero vector and is carried through the whole performance.
     """
     model.eval()
-    is_cpu, threads = model.device.type == "cpu", torch.get_num_threads()
+    is_cpu, before = model.device.type == "cpu", torch.get_num_threads()
+    threads = min(before, MAX_THREADS)
     lengths = [min(len(p), max_events or len(p)) for p in corpus.performances]
     batches = _share_out(lengths, threads if is_cpu else 1)
     evaluator = _Evaluator(model, corpus, choices, lengths, precision if is_cpu else "fp32")
@@ -209,7 +211,7 @@ def evaluate_choices(
             finally:  # after an error or Ctrl-C, too
                 stop.set()
     finally:
-        torch.set_num_threads(threads)  # of threads that start later
+        torch.set_num_threads(before)  # of threads that start later
     for future in futures:
         total += future.result()
     return [

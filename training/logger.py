@@ -195,8 +195,8 @@ class Logger:
         """Display that the training goes on from its best weights; state: after that."""
         rate = self.schedule.peak * state.lr_scale
         self._print(
-            f"step {state.step} | no better: back to the best weights, learning rate at most "
-            f"{rate:.1e}"
+            f"step {state.step} | validation no better: back to the best weights, learning rate "
+            f"at most {rate:.1e}"
         )
 
     def log_open_controls(self, state: TrainState, results: Mapping[str, EvalResult]) -> None:

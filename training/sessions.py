@@ -274,11 +274,14 @@ def format_sizes(sizes: ModelConfig) -> str:
     return ",".join(f"{name}={value}" for name, value in asdict(sizes).items())
 
 
-def load_state(session: Session, val_data: Corpus) -> TrainState:
-    """Return the TrainState of a session; other validation data resets the best loss."""
+def load_state(session: Session, val_data: str) -> TrainState:
+    """Return the TrainState of a session; other validation data resets the best loss.
+
+    val_data: names the events that the losses are measured on.
+    """
     names = {entry.name for entry in fields(TrainState)} & session.training.keys()
     state = TrainState(**{name: session.training[name] for name in names})
-    if state.val_data == val_data.fingerprint:
+    if state.val_data == val_data:
         return state
     if state.val_data:
         utils.print_line(
@@ -290,7 +293,7 @@ def load_state(session: Session, val_data: Corpus) -> TrainState:
         stale_validations=0,
         lr_scale=1.0,
         before=math.inf,
-        val_data=val_data.fingerprint,
+        val_data=val_data,
     )
 
 

@@ -28,6 +28,7 @@ MAX_GRAD_NORM = 1.0  # gradients with a larger norm are scaled down to it
 EVAL_EVENTS = 1000  # of each performance, in a validation during training
 OPEN_EVAL_EVENTS = 250  # of each performance, with fewer and fewer controls
 GO_BACK_SCALE = 1 / 3  # of the learning rate, each time that a training goes back
+MIN_SCALE = 0.01  # of the learning rate, after going back many times
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_SPEEDUP = 1.5  # from this speedup of its products on, precision "auto" is bf16
 ONE_PROCESS = Distributed()
@@ -51,7 +52,7 @@ class TrainState:
     seconds: float = 0.0  # of training and validation
     events: int = 0  # that the network was trained on
     best: float = math.inf  # lowest validation loss, nats/event
-    val_data: str = ""  # fingerprint of the data that `best` was measured on
+    val_data: str = ""  # fingerprint of the data that `best` was measured on, and how much of it
     stale_validations: int = 0  # validations since the best one
     before: float = math.inf  # validation loss before fine-tuning, measured on `val_data`
     lr_scale: float = 1.0  # of the learning rate, see `Trainer.go_back`
@@ -315,7 +316,8 @@ class Trainer:
         self.model.load_state_dict(weights)
         self.ema.load_state_dict(weights)
         self.hidden = None
-        self.state = replace(self.state, lr_scale=self.state.lr_scale * GO_BACK_SCALE)
+        scale = max(MIN_SCALE, self.state.lr_scale * GO_BACK_SCALE)
+        self.state = replace(self.state, lr_scale=scale)
 
     # -------------------------------------------------------------------- saving, resuming
 

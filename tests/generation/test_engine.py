@@ -277,10 +277,13 @@ def test_thread_chooser_goes_back_when_two_become_slow() -> None:
         assert (threads == 2) == (5 <= step + 1 <= 42)
 
 
-def test_generation_restores_the_number_of_threads(model: PerformanceRNN) -> None:
+def test_generation_restores_the_number_of_threads(
+    model: PerformanceRNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "WORTHWHILE", 1e9)  # always two threads
     inputs = [make_inputs(make_zeros(8)) for _ in range(2)]
     one, two = (
-        torch.stack(list(Engine(model).generate(made, 40, max_threads=threads)))
+        torch.stack(list(Engine(model).generate(made, 140, max_threads=threads)))
         for made, threads in zip(inputs, (1, 2), strict=True)
     )
     assert torch.get_num_threads() == 1

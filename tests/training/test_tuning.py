@@ -41,7 +41,9 @@ def test_tuning_converts_trains_and_generates(
     assert "nats/event\n" in output.partition("\nbefore ")[2]
     assert len(list(Path("mine-data").glob("*.data"))) == 4
     assert len(list(Path("mine-music").glob("*.mid"))) == 3
-    assert Session.load("mine.best.sess").training["init_from"] == "tiny.sess"
+    training = Session.load("mine.best.sess").training
+    assert training["init_from"] == "tiny.sess"
+    assert str(training["val_data"]).endswith(" 8000")  # events; others are no comparison
     record = Path("runs/mine/metrics.jsonl").read_text().splitlines()[0]
     assert json.loads(record)["step"] == 0
 
@@ -116,6 +118,9 @@ def test_going_back_restores_weights_and_lowers_the_learning_rate() -> None:
     assert schedule.compute_learning_rate(trainer.state) == pytest.approx(0.1)
     for model in (trainer.model, trainer.ema):
         assert all(torch.equal(w, earlier[name]) for name, w in model.state_dict().items())
+    for _ in range(9):
+        trainer.go_back(earlier)
+    assert schedule.compute_learning_rate(trainer.state) == pytest.approx(0.003)  # not zero
 
 
 def test_folder_without_songs_leaves_no_session(
