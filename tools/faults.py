@@ -467,7 +467,7 @@ def use_session(path: str) -> None:
     hidden = model.init_hidden_each(torch.randn(1, config.init_dim))
     logits, _ = model(inputs, hidden, torch.ones(3, 1, config.control_dim))
     expect(logits.isfinite().all(), "logits are not finite")
-    trainer = Trainer(model, StepOptions(), load_state(session, Corpus([])))
+    trainer = Trainer(model, StepOptions(), load_state(session, ""))
     trainer.restore(Path(path), session, with_hidden=True, with_optimizer=True)
     print_changes(session, {"carry": 0.5}, drop_optimizer=True)
     Schedule(1e-3, warm_up=3, max_steps=9, max_minutes=1.0).compute_learning_rate(trainer.state)

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 
 import generate
+import utils
 from analysis.memorization import find_longest_passages, intervals_and_rhythm
 from analysis.music_metrics import (
     DISTRIBUTIONS,
@@ -368,10 +369,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables."""
-    options = parse_args(argv)
-    torch.set_num_threads(1)  # as generate.py does
+def print_tables(options: argparse.Namespace) -> int:
+    """Print what the options ask for."""
     if options.memorization:
         music = {str(path): [load_notes(path)] for path in options.memorization}
         record = measure_copies(music, load_performances(options.train))
@@ -386,7 +385,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = iter([json.dumps(replace_nan(record))])
     for line in lines:
         print_line(line)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables; return the exit status."""
+    options = parse_args(argv)
+    torch.set_num_threads(1)  # as generate.py does
+    return utils.run_command("tools.quality", lambda: print_tables(options), "interrupted")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
