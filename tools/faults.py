@@ -41,7 +41,7 @@ import generate
 import preprocess
 import train
 from config import MIDI_SUFFIXES
-from corpus.performance import Corpus, Performance, check_encoded
+from corpus.performance import Performance, check_encoded
 from model import PerformanceRNN, Session
 from sequence import ENCODINGS
 from tools import data_faults, hostile_files, hostile_tensors
