@@ -280,7 +280,12 @@ from midi.harmony import parse_scale_or_chord
 from midi.pianoroll import draw_piano_roll
 from model import PerformanceRNN, Session, pick_device
 from training.distributed import Distributed, exit_process, is_connection_error
-from training.evaluate import EvalResult, evaluate_choices, format_table, list_visible_controls
+from training.evaluate import (
+    EvalResult,
+    evaluate_choices,
+    format_results_table,
+    list_visible_controls,
+)
 from training.logger import (
     LoggedSample,
     Logger,
@@ -859,7 +864,7 @@ def evaluate_session(options: TrainConfig) -> dict[str, Any]:
         f"{label}{mark}": result
         for label, result in evaluate_visible(model, corpus, options.precision).items()
     }
-    for line in format_table(results).splitlines():
+    for line in format_results_table(results).splitlines():
         print_line(line)
     if mark:
         print_line(f"{mark} {note}")

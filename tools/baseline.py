@@ -20,7 +20,6 @@ import csv
 import json
 import math
 import os
-import platform
 import shlex
 import shutil
 import time
@@ -37,6 +36,7 @@ from config import MIDI_SUFFIXES, SUBSETS, TrainConfig
 from corpus.performance import Corpus
 from model import Session, pick_device
 from tools import quality
+from tools.benchmark import get_processor_name
 from tools.tables import format_figure, format_table, replace_nan
 from training.evaluate import EvalResult
 from training.sessions import check_encoding, format_sizes
@@ -206,13 +206,7 @@ def describe_processor() -> str:
     device = pick_device(TrainConfig.device)
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = next(iter(names), "") or platform.processor() or platform.machine()
-    return f"{name} ({os.cpu_count()} cores)"
+    return f"{get_processor_name()} ({os.cpu_count()} cores)"
 
 
 # ---------------------------------------------------------------------------------- table

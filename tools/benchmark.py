@@ -53,6 +53,7 @@ from generation.sampling import Sampler
 from model import PerformanceRNN
 from sequence import CURRENT
 from tools.synthetic_data import make_performance
+from tools.tables import format_table
 from training.evaluate import evaluate, evaluate_choices
 from training.trainer import DTYPES, EVAL_EVENTS, pick_precision
 
@@ -394,10 +395,8 @@ BEGIN, END = "<!-- tables of tools.benchmark -->", "<!-- end of these tables -->
 
 def format_rows(rows: Sequence[Row]) -> str:
     """Return the rows as a table with the date."""
-    lines = [(f"measured {datetime.date.today()}", "figure", "ratio"), *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2]))
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+    cells = {name: (figure, ratio) for name, figure, ratio in rows}
+    return format_table(f"measured {datetime.date.today()}", ["figure", "ratio"], cells)
 
 
 def write_table(page: Path, name: str, table: str) -> None:

@@ -118,7 +118,7 @@ class EvalResult:
         return f"{self.nats_per_event:.3f} nats/event ({self.nats_per_note:.2f} nats/note)"
 
 
-def format_table(columns: dict[str, EvalResult]) -> str:
+def format_results_table(columns: dict[str, EvalResult]) -> str:
     """Format the metrics of several results as a table: a header, and a column for each result."""
     results = list(columns.values())
     rows = [

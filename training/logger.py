@@ -26,7 +26,7 @@ import utils
 from midi import synth
 from midi.notes import NoteSeq
 from model import Session
-from training.evaluate import EvalResult, format_table
+from training.evaluate import EvalResult, format_results_table
 from training.trainer import MAX_GRAD_NORM, Schedule, TrainState
 from utils import Array, format_time
 
@@ -225,7 +225,7 @@ class Logger:
         for kind, share in result.accuracy_by_kind.items():
             self._add_scalars(state.step, {f"validation/accuracy_{kind}": share})
         if self.writer:
-            table = format_table({"validation": result})
+            table = format_results_table({"validation": result})
             self.writer.add_text("report", f"```\n{table}\n```", state.step)
 
     def _write_sample(self, state: TrainState, sample: LoggedSample) -> None:

@@ -16,7 +16,7 @@ from preprocess import encode_notes, read_notes
 from sequence import CURRENT
 from tools.synthetic_data import TINY_SIZES, make_performance
 from training import evaluate as evaluation
-from training.evaluate import EvalResult, evaluate, evaluate_choices, format_table
+from training.evaluate import EvalResult, evaluate, evaluate_choices, format_results_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,7 +203,7 @@ def test_table_has_a_column_for_each_result() -> None:
     one, two = (
         EvalResult(np.ones(240), np.ones(240), np.full(240, x), CURRENT) for x in (1.0, 2.0)
     )
-    rows = format_table({"first": one, "second": two}).splitlines()
+    rows = format_results_table({"first": one, "second": two}).splitlines()
     assert rows[0].split() == ["first", "second"]
     assert rows[1].split() == ["nats/event", "1.0000", "2.0000"]
     assert rows[-1].split() == ["time", "shift", "100.0%", "100.0%"]
