@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / GenerateConfig().session
 SAMPLES = sorted(ROOT.glob("docs/*.mid"))
-ALL_SAMPLES = sorted(ROOT.glob("docs/**/*.mid"))
+ALL_SAMPLES = sorted(p for p in ROOT.glob("docs/**/*.mid") if p.parent.name != "inputs")
 
 
 @pytest.fixture(scope="module")
