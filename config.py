@@ -28,10 +28,12 @@ LEGACY_RECIPE = (
 FINE_TUNING = {
     "learning_rate": 5e-4,
     "use_transposition": True,
-    "small_batches": 0,
     "patience": 5,
     "validation_interval": 30.0,
 }
+# defaults for trainings of at most so many minutes: more, smaller steps; longer ones lose by them
+SHORT_MINUTES = 2.0
+SHORT_TRAINING = {"small_batches": 1000}
 # more defaults of train.py --tune
 TUNING = {"max_minutes": 4.0, "control_ratio": 0.9}
 # the type and the allowed range of each size of the network
@@ -146,7 +148,7 @@ class TrainConfig:
     learning_rate: float = 4e-3  # the peak, after the warm-up
     warm_up: int = 100  # steps
     window_size: int = 64  # events
-    small_batches: int = 1000  # steps at the start, with half as many windows of half the size
+    small_batches: int = 0  # steps at the start, with half as many windows of half the size
     stride_size: int = 10  # events from the start of one window to the next
     carry: int = 4  # consecutive windows that carry the hidden state
     controls: str = ""  # names; empty: all, or those of the session or of init_from

@@ -93,7 +93,7 @@ def _add_file_options(parser: Parser) -> None:
         "--init-from",
         **file,
         help="start a new session from the network of this one, with defaults for fine-tuning: "
-        "-l 0.0005 -t --small-batches 0 --patience 5 --validation-interval 30",
+        "-l 0.0005 -t --patience 5 --validation-interval 30",
     )
     add(
         "--tune",
@@ -120,7 +120,8 @@ def _add_data_options(parser: Parser) -> None:
         "--small-batches",
         type=Number(int, 0, 2**53),
         metavar="STEPS",
-        help="steps at the start with half as many windows of half the size",
+        help="steps at the start with half as many windows of half the size; 1000 with "
+        "--max-minutes up to 2, to learn more in a short time",
     )
     add("-S", "--stride-size", **count, help="events between window starts")
     add("--carry", **size, help="consecutive windows that the hidden state is carried over")
@@ -221,6 +222,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
         parser.set_defaults(init_from=source, **config.FINE_TUNING, **config.TUNING)
     elif options.init_from:
         parser.set_defaults(**config.FINE_TUNING)
+    elif options.max_minutes is not None and options.max_minutes <= config.SHORT_MINUTES:
+        parser.set_defaults(**config.SHORT_TRAINING)
     if is_training:
         parser.set_defaults(**find_session_defaults(parser, Path(options.session)))
     options = TrainConfig(**vars(parser.parse_args(argv)))

@@ -86,7 +86,7 @@ def test_to_argv_inverts_parsing(argv: list[str]) -> None:
 
 
 def test_fine_tuning_defaults_can_be_overridden() -> None:
-    listed = "-l 0.0005 -t --small-batches 0 --patience 5 --validation-interval 30"
+    listed = "-l 0.0005 -t --patience 5 --validation-interval 30"
     assert listed in " ".join(train.build_parser().format_help().split())
     tuned = train.parse_args(["--init-from", "a.sess"])
     assert train.parse_args([*listed.split(), "--init-from", "a.sess"]) == tuned

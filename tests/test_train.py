@@ -293,12 +293,15 @@ def test_sessions_from_before_small_batches_keep_their_size(
         assert tuple(next(batches).targets.shape) == (20, 4)
 
 
-def test_new_sessions_begin_with_small_batches(folder: Path, data: Path) -> None:
+@pytest.mark.parametrize(("minutes", "shape"), [("2", (10, 2)), ("3", (20, 4))])
+def test_short_trainings_begin_with_small_batches(
+    folder: Path, data: Path, minutes: str, shape: tuple[int, int]
+) -> None:
     argv = ["-s", "m.sess", "-d", str(data), "-b", "4", "-w", "20", "-p", TINY_MODEL]
-    options = train.parse_args([*argv, "--device", "cpu"])
+    options = train.parse_args([*argv, "--device", "cpu", "--max-minutes", minutes])
     trainer, sampler, _ = train.prepare(options)
     with train.open_batches(trainer, sampler, options) as batches:
-        assert tuple(next(batches).targets.shape) == (10, 2)
+        assert tuple(next(batches).targets.shape) == shape
 
 
 # ------------------------------------------------------------------------------- validation
