@@ -345,12 +345,12 @@ def prepare(
     """
     train_data, val_data = load_data(options)
     window = (options.window_size, options.stride_size, options.carry)
-    processes = (distributed.rank, distributed.world_size)
+    process = (distributed.rank, distributed.world_size)
     check_data(options, WindowSampler(train_data, *window), val_data)
     trainer = build_trainer(options, train_data, val_data, distributed)
     layout = trainer.model.layout
     train_data, val_data = train_data.add_controls(layout), val_data.add_controls(layout)
-    sampler = WindowSampler(train_data, *window, *processes, options.stretch, options.small_batches)
+    sampler = WindowSampler(train_data, *window, process, options.stretch, options.small_batches)
     return trainer, sampler, val_data
 
 

@@ -104,19 +104,18 @@ class WindowSampler:
         steps: int,
         stride: int,
         carry: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        process: tuple[int, int] = (0, 1),
         stretch: float = 0.0,
         small_batches: int = 0,
     ) -> None:
         """Prepare windows of `steps` events that start every `stride` events.
 
-        rank, world_size: `world_size` processes share each batch; this one gets part `rank` of
-        the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
+        process: rank and world size; the processes share each batch, and this one gets part `rank`
+        of the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
         for the current encoding only. small_batches: number of smaller batches at the start.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
-        self.rank, self.world_size, self.stretch = rank, world_size, stretch
+        (self.rank, self.world_size), self.stretch = process, stretch
         self.small_batches = small_batches
         # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}

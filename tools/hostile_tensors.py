@@ -239,6 +239,21 @@ def oversized_files() -> Iterator[tuple[str, bytes]]:
     copies = b"".join(global_name("_codecs.encode") + b"h\x01h\x02\x86R" for _ in range(2000))
     long, latin = text("x" * 2_000_000) + b"q\x01", text("latin1") + b"q\x02"
     yield "copies", write_zip(row(long, latin, copies))
+    yield from oversized_arrays()
+    yield "compressed", write_zip(text("x" * 10**7), method=zipfile.ZIP_DEFLATED)
+    yield "upper case", write_zip(call("builtins.bytearray", number(HUGE)), name="data.PKL")
+    yield "zip after pickles", zip_after_pickles()
+    yield "two tables", tables_in_two_places()
+    cases = (
+        "".join(c.upper() if k >> place & 1 else c for place, c in enumerate("abcdefgh"))
+        for k in range(256)
+    )
+    many = b"".join(storage(1_000_000, key) for key in cases)
+    yield "one storage under many names", write_zip(row(many), {"abcdefgh": bytes(4_000_000)})
+
+
+def oversized_arrays() -> Iterator[tuple[str, bytes]]:
+    """Yield files with arrays whose sizes or types do not fit their contents."""
     for sizes in (
         row(number(HUGE)),
         row(number(2)),
@@ -257,16 +272,6 @@ def oversized_files() -> Iterator[tuple[str, bytes]]:
         "array of another type",
         write_zip(array(three, encode(text("abc")), global_name("numpy.dtype"))),
     )
-    yield "compressed", write_zip(text("x" * 10**7), method=zipfile.ZIP_DEFLATED)
-    yield "upper case", write_zip(call("builtins.bytearray", number(HUGE)), name="data.PKL")
-    yield "zip after pickles", zip_after_pickles()
-    yield "two tables", tables_in_two_places()
-    cases = (
-        "".join(c.upper() if k >> place & 1 else c for place, c in enumerate("abcdefgh"))
-        for k in range(256)
-    )
-    many = b"".join(storage(1_000_000, key) for key in cases)
-    yield "one storage under many names", write_zip(row(many), {"abcdefgh": bytes(4_000_000)})
 
 
 def dishonest_storages() -> Iterator[tuple[str, bytes]]:

@@ -155,7 +155,7 @@ def test_processes_share_the_columns_of_a_batch(small: int) -> None:
     width = 2 if small else 4
     assert whole.targets.shape[1] == 3 * width
     for rank in range(3):
-        sampler = WindowSampler(corpus, 10, 3, 4, rank, 3, small_batches=small)
+        sampler = WindowSampler(corpus, 10, 3, 4, (rank, 3), small_batches=small)
         part = sample(sampler, 7, 4, ratio=0.5, transposition=True)
         own = slice(width * rank, width * rank + width)
         assert torch.equal(part.targets, whole.targets[:, own])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 from tests.midi.messages import DRUMS, Row, Timed
 
@@ -30,63 +31,86 @@ def play_plainly(tracks: list[list[Timed]], is_one_piano: bool) -> list[Row]:
     messages = [timed for track in tracks for timed in sorted(track, key=lambda timed: timed[0])]
     messages.sort(key=lambda timed: timed[0])
     without_off = find_notes_without_off(messages)
-    sounds: dict[int, list[Sound]] = defaultdict(list)  # by channel
-    sustain: dict[int, bool] = defaultdict(bool)
-    sostenuto: dict[int, bool] = defaultdict(bool)
-    ends_at_next: dict[tuple[int, int], Sound] = {}
+    player = PlainPlayer(is_one_piano)
+    for index, (tick, message) in enumerate(messages):
+        if message.channel == DRUMS:
+            continue
+        if message.type == "note_on" and message.velocity:
+            player.start_note(tick, message, index in without_off)
+        elif message.type in ("note_on", "note_off"):
+            player.end_note(tick, message)
+        elif message.type == "control_change":
+            player.change_control(tick, message)
+    last = max((tick for tick, _ in messages), default=0)
+    return finish([sound for group in player.sounds.values() for sound in group], last)
 
-    def release(channel: int, sound: Sound, tick: int) -> None:
+
+class PlainPlayer:
+    """The notes and pedals of all channels, changed by one message after another."""
+
+    def __init__(self, is_one_piano: bool) -> None:
+        self.is_one_piano = is_one_piano
+        self.sounds: dict[int, list[Sound]] = defaultdict(list)  # by channel
+        self.sustain: dict[int, bool] = defaultdict(bool)
+        self.sostenuto: dict[int, bool] = defaultdict(bool)
+        self.ends_at_next: dict[tuple[int, int], Sound] = {}
+
+    def get_group(self, channel: int) -> int:
+        """Return the number of the pedals of a channel."""
+        return 0 if self.is_one_piano else channel
+
+    def release(self, channel: int, sound: Sound, tick: int) -> None:
+        """Release the key of a note."""
         sound.released = tick
-        end_unless_held(channel, sound, tick)
+        self.end_unless_held(channel, sound, tick)
 
-    def end_unless_held(channel: int, sound: Sound, tick: int) -> None:
-        group = 0 if is_one_piano else channel
-        is_held = sustain[group] or (sostenuto[group] and sound.is_captured)
+    def end_unless_held(self, channel: int, sound: Sound, tick: int) -> None:
+        """End a released note that no pedal holds."""
+        group = self.get_group(channel)
+        is_held = self.sustain[group] or (self.sostenuto[group] and sound.is_captured)
         if sound.released is not None and sound.end is None and not is_held:
             sound.end = tick
 
-    for index, (tick, message) in enumerate(messages):
-        channel = message.channel
-        if channel == DRUMS:
-            continue
-        if message.type == "note_on" and message.velocity:
-            key = channel, message.note
-            if key in ends_at_next:
-                release(channel, ends_at_next.pop(key), tick)
-            sounds[channel].append(Sound(tick, message.note, message.velocity))
-            if index in without_off:
-                ends_at_next[key] = sounds[channel][-1]
-        elif message.type in ("note_on", "note_off"):
-            pressed = [s for s in sounds[channel] if s.released is None and s.pitch == message.note]
-            if pressed:
-                release(channel, pressed[0], tick)
-        elif message.type == "control_change":
-            group = 0 if is_one_piano else channel
-            members = [
-                (c, s) for c in list(sounds) for s in sounds[c] if is_one_piano or c == group
-            ]
-            if message.control in (64, 121):
-                sustain[group] = message.control == 64 and message.value >= 64
-            if message.control in (66, 121):
-                is_down = message.control == 66 and message.value >= 64
-                if is_down and not sostenuto[group]:
-                    for _, sound in members:
-                        sound.is_captured = sound.released is None
-                sostenuto[group] = is_down
-            if message.control == 120:
-                for sound in sounds[channel]:
-                    sound.released = tick if sound.released is None else sound.released
+    def start_note(self, tick: int, message: Any, has_no_off: bool) -> None:
+        """Start a note, and end the one of its key that has no note off."""
+        channel, key = message.channel, (message.channel, message.note)
+        if key in self.ends_at_next:
+            self.release(channel, self.ends_at_next.pop(key), tick)
+        self.sounds[channel].append(Sound(tick, message.note, message.velocity))
+        if has_no_off:
+            self.ends_at_next[key] = self.sounds[channel][-1]
+
+    def end_note(self, tick: int, message: Any) -> None:
+        """Release the first note of a key."""
+        sounds = self.sounds[message.channel]
+        pressed = [s for s in sounds if s.released is None and s.pitch == message.note]
+        if pressed:
+            self.release(message.channel, pressed[0], tick)
+
+    def change_control(self, tick: int, message: Any) -> None:
+        """Move a pedal, or end notes."""
+        channel, control = message.channel, message.control
+        group = self.get_group(channel)
+        members = [
+            (c, s) for c in list(self.sounds) for s in self.sounds[c] if self.get_group(c) == group
+        ]
+        if control in (64, 121):
+            self.sustain[group] = control == 64 and message.value >= 64
+        if control in (66, 121):
+            is_down = control == 66 and message.value >= 64
+            if is_down and not self.sostenuto[group]:
+                for _, sound in members:
+                    sound.is_captured = sound.released is None
+            self.sostenuto[group] = is_down
+        if control == 120 or control >= 123:
+            for sound in self.sounds[channel]:
+                sound.released = tick if sound.released is None else sound.released
+                if control == 120:
                     sound.end = tick if sound.end is None else sound.end
-            if message.control >= 123:
-                for sound in sounds[channel]:
-                    if sound.released is None:
-                        sound.released = tick
-            if message.control in (120, *range(123, 128)):
-                ends_at_next = {k: s for k, s in ends_at_next.items() if k[0] != channel}
-            for member, sound in members:
-                end_unless_held(member, sound, tick)
-    last = max((tick for tick, _ in messages), default=0)
-    return finish([sound for group in sounds.values() for sound in group], last)
+            others = {k: s for k, s in self.ends_at_next.items() if k[0] != channel}
+            self.ends_at_next = others
+        for member, sound in members:
+            self.end_unless_held(member, sound, tick)
 
 
 def finish(sounds: list[Sound], last: int) -> list[Row]:
