@@ -19,6 +19,9 @@ from utils import Array
 
 TRANSPOSITIONS = (-5, 6)  # lowest and highest, in semitones
 HIDING = 1  # number of the stream of random numbers for open controls
+MAIN_CONTROLS = ("density", "histogram")  # the controls used most often
+MAIN_SHOWN = 0.45  # share of the segments that always show these
+NOTHING_SHOWN = 0.05  # share of the segments without any control, besides those by chance
 START_SHARE = 0.1  # share of segments that begin at the start of their performance
 
 
@@ -200,11 +203,16 @@ class WindowSampler:
     def _draw_open_controls(self, turn: Array, seed: int, attempt: int) -> Array:
         """Draw which controls are open in the segment of each column, bool [batch, controls].
 
-        Each segment has its own rate, uniform in [0, 1), at which its controls are open.
+        Each segment has its own rate, uniform in [0, 1), at which its controls are open. In
+        `NOTHING_SHOWN` of the segments all are open, and in `MAIN_SHOWN` none of `MAIN_CONTROLS`.
         """
-        count = len(self.corpus.layout.flags)
-        draws = _draw_numbers(turn, 1 + count, seed, attempt, HIDING)
-        return np.asarray(draws[:, 1:] < draws[:, :1])
+        layout = self.corpus.layout
+        draws = _draw_numbers(turn, 2 + len(layout.flags), seed, attempt, HIDING)
+        kind, rate = draws[:, :1], draws[:, 1:2]
+        is_open = draws[:, 2:] < rate
+        is_main = np.array([name in MAIN_CONTROLS for name in layout.names[: len(layout.flags)]])
+        is_open &= (kind >= MAIN_SHOWN) | ~is_main
+        return np.asarray(is_open | (kind >= 1 - NOTHING_SHOWN))
 
     def _count_windows(self, segments: _Segments, steps: int) -> Array:
         """Return the number of whole windows from each segment's start to its performance's end."""
