@@ -29,8 +29,8 @@ SEPARATOR = 2**20  # between the rows of a corpus; no step has this number
 
 WORD = 8  # steps of a word of the index
 MIN_DISTINCT = 4  # distinct steps in a word; scales, trills and repeated notes have fewer
-INDEX_BYTES = 2_000_000  # largest size of an index
-ENTRY_BYTES = 6  # 3 for the hash, 3 for the position
+INDEX_BYTES = 1_150_000  # largest size of an index
+ENTRY_BYTES = 4  # 3 for the hash, 1 for the position (rarely more)
 NO_WORD = 2**24 - 1  # instead of the hash of a word with too few distinct steps
 MAX_MATCHES = 64  # of a word; more occurrences are not looked at
 MAX_NOTES = 2**24  # of the training data
@@ -246,27 +246,33 @@ class TrainIndex:
     def to_arrays(self) -> dict[str, Any]:
         """Return the index in a compact form, for a session file; `from_arrays` is the inverse.
 
-        A hash has 3 bytes, and a position, too.
+        Entries are sorted by position. A hash has 3 bytes, and `_to_gaps` encodes the positions.
         """
+        order = np.argsort(self.positions)
         return {
             "names": "\n".join(self.names),
             "window": self.window,
-            "hashes": _to_bytes(self.hashes),
-            "positions": _to_bytes(self.positions),
+            "hashes": _to_bytes(self.hashes[order]),
+            "gaps": _to_gaps(self.positions[order]),
             "starts": self.starts.astype(np.int32),
             "times": self.times,
         }
 
     @staticmethod
     def from_arrays(record: Any) -> TrainIndex:
-        """Return the index that `to_arrays` gave; raise ValueError for anything else."""
+        """Return the index that `to_arrays` gave; raise ValueError for anything else.
+
+        Earlier versions wrote 3 bytes for each position instead of the gaps.
+        """
         try:
             names, window = record["names"].split("\n"), record["window"]
-            arrays = [np.asarray(record[n]) for n in ("hashes", "positions", "starts", "times")]
+            places = "gaps" if "gaps" in record else "positions"
+            arrays = [np.asarray(record[n]) for n in ("hashes", places, "starts", "times")]
             kinds = [(array.dtype, array.ndim) for array in arrays]
             if kinds != [(kind, 1) for kind in (np.uint8, np.uint8, np.int32, np.float32)]:
                 raise ValueError("arrays of other types")
-            hashes, positions = map(_from_bytes, arrays[:2])
+            hashes = _from_bytes(arrays[0])
+            positions = (_from_gaps if places == "gaps" else _from_bytes)(arrays[1])
             starts, times = arrays[2:]
             counts = np.diff(starts)
             if not (
@@ -285,7 +291,8 @@ class TrainIndex:
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"invalid index of the training data ({error})") from error
         starts = starts.astype(np.int64)
-        return TrainIndex(hashes, positions, window, tuple(names), starts, times)
+        entries = _sort_entries(hashes, positions)
+        return TrainIndex(*entries, window, tuple(names), starts, times)
 
     def _find_time(self, performance: int, position: int) -> float:
         """Return the second of a note, interpolated between the notes whose times are known."""
@@ -316,6 +323,22 @@ def _to_bytes(values: Array) -> Array:
 def _from_bytes(content: Array) -> Array:
     """Return the numbers that `_to_bytes` gave."""
     return np.asarray(content.reshape(-1, 3).astype(np.int64) @ (1, 2**8, 2**16))
+
+
+def _to_gaps(positions: Array) -> Array:
+    """Return rising whole numbers as uint8: the distance of each from the one before.
+
+    A distance of 255 or more has a byte of 255 for each 255 in it, and then the remainder.
+    """
+    full, rest = np.divmod(np.diff(positions, prepend=0), 255)
+    content = np.full(full.sum() + len(rest), 255, np.uint8)
+    content[np.cumsum(full + 1) - 1] = rest
+    return content
+
+
+def _from_gaps(content: Array) -> Array:
+    """Return the numbers that `_to_gaps` gave."""
+    return np.asarray(np.cumsum(content, dtype=np.int64)[content != 255])
 
 
 def hash_words(notes: NoteSeq) -> Array:

@@ -21,7 +21,7 @@ DEFAULT_COPY_LIMIT = 20
 
 @dataclass(frozen=True, eq=False)
 class TrainProfile:
-    """What a session keeps of its training data, at most about 2 MB.
+    """What a session keeps of its training data, at most about 1 MB.
 
     index: finds passages of the training data; reference: statistics of excerpts of it;
     copy_limit: notes of the longest passage that a validation performance shares with it;
