@@ -163,7 +163,7 @@ class TrainIndex:
                 break
             if len(notes):
                 grid = np.append(np.arange(0, len(notes), TIME_STEP), len(notes) - 1)
-                names.append(name)
+                names.append(name.replace("\n", " "))  # a session has a name on each line
                 words.append(hash_words(notes))
                 times.append(notes.starts[grid].astype(np.float32))
                 starts.append(starts[-1] + len(notes))

@@ -21,7 +21,7 @@ DEFAULT_COPY_LIMIT = 20
 
 @dataclass(frozen=True, eq=False)
 class TrainProfile:
-    """What a session keeps of its training data, at most about 1 MB.
+    """What a session keeps of its training data, at most about 1.2 MB.
 
     index: finds passages of the training data; reference: statistics of excerpts of it;
     copy_limit: notes of the longest passage that a validation performance shares with it;
@@ -81,8 +81,8 @@ class TrainProfile:
             or not isinstance(fingerprint, str)
             or rows.dtype != np.float64
             or rows.shape != (2 * len(STATISTICS),)
-            or not np.isfinite(rows).all()
-            or not (rows[len(STATISTICS) :] > 0).all()
+            or np.isinf(rows).any()
+            or (rows[len(STATISTICS) :] <= 0).any()
         ):
             raise ValueError("invalid profile of the training data")
         return TrainProfile(index, Reference(*np.split(rows, 2)), limit, fingerprint)

@@ -75,7 +75,8 @@ class Reference:
     """Median and scale of each statistic in real music, both [statistics].
 
     The scale is 1.4826 times the median distance from the median, which is the standard
-    deviation of a normal distribution but ignores outliers.
+    deviation of a normal distribution but ignores outliers. Both are nan for a statistic that no
+    excerpt has, such as the self-similarity of short ones; it does not count.
     """
 
     median: Array
@@ -85,9 +86,12 @@ class Reference:
     def measure(music: Sequence[NoteSeq]) -> Reference:
         """Return the reference of excerpts of `EXCERPT` seconds."""
         table = np.array([measure_statistics(notes) for notes in music])
-        median = np.nanmedian(table, axis=0)
-        scale = 1.4826 * np.nanmedian(np.abs(table - median), axis=0)
-        return Reference(median, np.maximum(scale, 1e-3))
+        is_known = ~np.isnan(table).all(axis=0)
+        median, scale = np.full((2, len(STATISTICS)), np.nan)
+        median[is_known] = np.nanmedian(table[:, is_known], axis=0)
+        distances = np.abs(table - median)[:, is_known]
+        scale[is_known] = np.maximum(1.4826 * np.nanmedian(distances, axis=0), 1e-3)
+        return Reference(median, scale)
 
     def standardize(self, notes: NoteSeq) -> Array:
         """Return the distance of each statistic from the median, in scales [statistics]."""

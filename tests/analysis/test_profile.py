@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from analysis.profile import TrainProfile
+from analysis.ranking import STATISTICS
 from corpus.performance import Corpus, Performance
 from model import PerformanceRNN, Session
-from sequence import EventSeq
+from sequence import EventSeq, NoteSeq
 from tools.synthetic_data import TINY_SIZES, make_performance
 
 
@@ -56,9 +57,34 @@ def test_a_session_keeps_the_profile(profile: TrainProfile, tmp_path: Path) -> N
     assert (loaded.copy_limit, loaded.index.names) == (profile.copy_limit, profile.index.names)
 
 
+def test_short_performances_have_a_profile() -> None:
+    """They have no self-similarity, and file names may have line breaks."""
+    starts = 0.5 * np.arange(8)
+    notes = NoteSeq(starts, starts + 0.5, 60 + np.arange(8), np.full(8, 64))
+    performance = make_performance(EventSeq.from_note_seq(notes).to_array())
+    corpus = Corpus([replace(performance, name=name) for name in ("line\nbreak.data", "a.data")])
+    profile = TrainProfile.build(corpus, Corpus([]))
+    assert profile is not None
+    loaded = TrainProfile.from_record(profile.to_record())
+    assert loaded is not None
+    assert loaded.index.names == ("line break.data", "a.data")
+    distances = loaded.reference.standardize(notes.adjust_pitches(1))
+    assert dict(zip(STATISTICS, distances, strict=True))["mean pitch"] > 0
+    assert np.isfinite(distances).all()
+
+
+NO_STATISTICS = torch.zeros(2 * len(STATISTICS), dtype=torch.float64)  # with scales of 0
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("copy_limit", 0), ("statistics", torch.zeros(3)), ("names", torch.zeros(1))],
+    [
+        ("copy_limit", 0),
+        ("statistics", torch.zeros(3)),
+        ("statistics", NO_STATISTICS),
+        ("statistics", torch.full_like(NO_STATISTICS, torch.inf)),
+        ("names", torch.zeros(1)),
+    ],
 )
 def test_an_invalid_profile_is_an_error(profile: TrainProfile, name: str, value: object) -> None:
     with pytest.raises(ValueError, match="invalid"):
