@@ -14,12 +14,19 @@ from torch import Tensor
 
 from corpus.augment import stretch_excerpt
 from corpus.performance import Corpus, expand_controls
-from sequence import PLAIN_LAYOUT, ControlLayout, Encoding, transpose, transposition_range
+from sequence import (
+    PLAIN_CONTROLS,
+    PLAIN_LAYOUT,
+    ControlLayout,
+    Encoding,
+    transpose,
+    transposition_range,
+)
 from utils import Array
 
 TRANSPOSITIONS = (-5, 6)  # lowest and highest, in semitones
 HIDING = 1  # number of the stream of random numbers for open controls
-MAIN_CONTROLS = ("density", "histogram")  # the controls used most often
+MAIN_CONTROLS = PLAIN_CONTROLS  # those used most often
 MAIN_SHOWN = 0.45  # share of the segments that always show these
 NOTHING_SHOWN = 0.05  # share of the segments without any control, besides those by chance
 START_SHARE = 0.1  # share of segments that begin at the start of their performance
@@ -210,7 +217,8 @@ class WindowSampler:
         draws = _draw_numbers(turn, 2 + len(layout.flags), seed, attempt, HIDING)
         kind, rate = draws[:, :1], draws[:, 1:2]
         is_open = draws[:, 2:] < rate
-        is_main = np.array([name in MAIN_CONTROLS for name in layout.names[: len(layout.flags)]])
+        names = layout.names[: len(layout.flags)]  # none in a plain network
+        is_main = np.array([name in MAIN_CONTROLS for name in names], bool)
         is_open &= (kind >= MAIN_SHOWN) | ~is_main
         return np.asarray(is_open | (kind >= 1 - NOTHING_SHOWN))
 
