@@ -105,12 +105,13 @@ def choose_files(paths: Mapping[str, Path], limit: int | None) -> dict[str, Path
 def link_files(paths: Mapping[str, Path], folder: Path) -> None:
     """Make a folder have links to these files and no others; copies where links cannot be made."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in list(utils.find_files(folder, MIDI_SUFFIXES)):
-        if old.relative_to(folder).as_posix() not in paths:
+    for old in [path for path in folder.rglob("*") if path.name.lower().endswith(MIDI_SUFFIXES)]:
+        path = paths.get(old.relative_to(folder).as_posix())
+        if path is None or (old.is_symlink() and old.readlink() != path.resolve()):
             old.unlink()
     for name, path in paths.items():
         target = folder / name
-        if not os.path.lexists(target):
+        if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 target.symlink_to(path.resolve())

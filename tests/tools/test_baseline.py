@@ -78,6 +78,11 @@ def test_links_follow_the_chosen_files(tmp_path: Path, maestro: Path) -> None:
     baseline.link_files(baseline.choose_files(paths, 1), tmp_path / "links")
     found = [path for path in (tmp_path / "links").rglob("*") if not path.is_dir()]
     assert [path.resolve() for path in found] == [(maestro / "2004" / "a.midi").resolve()]
+    moved = maestro.rename(tmp_path / "moved")
+    baseline.link_files(baseline.find_split(moved)["train"], tmp_path / "links")
+    found = [path for path in (tmp_path / "links").rglob("*") if not path.is_dir()]
+    assert len(found) == 3
+    assert all(path.resolve().is_relative_to(moved.resolve()) for path in found)
 
 
 def test_trained_and_measured(
