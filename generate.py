@@ -804,7 +804,7 @@ def get_new_notes(job: GenerationJob, events: EventSeq) -> NoteSeq:
     if job.primer is None or job.extent.continuation_only:
         return notes
     is_new = notes.starts >= job.primer.seconds - 1e-6  # rounding errors
-    return NoteSeq(*(column[is_new] for column in notes.columns))
+    return notes.select(is_new)
 
 
 def choose_samples(

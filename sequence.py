@@ -24,8 +24,6 @@ import numpy.typing as npt
 
 from midi.control_schedule import (
     COMPRESSED_DIM,
-    CONTROL_DIM,
-    CONTROL_ROWS,
     DEFAULT_DENSITY,
     DENSITIES,
     DENSITY_LEVELS,
@@ -834,17 +832,18 @@ class ControlSeq:
     @staticmethod
     def dim() -> int:
         """Return the width of a control vector with density and histogram: 24."""
-        return CONTROL_DIM
+        return PLAIN_LAYOUT.dim
 
     @staticmethod
     def feat_dims() -> OrderedDict[str, int]:
         """Return the width of each part of this control vector, in order."""
-        return OrderedDict(CONTROL_ROWS)
+        return OrderedDict((name, len(part)) for name, part in ControlSeq.feat_ranges().items())
 
     @staticmethod
     def feat_ranges() -> OrderedDict[str, range]:
         """Return the columns of each part of this control vector, in order."""
-        return _index_ranges(CONTROL_ROWS)
+        names = ("note_density", "pitch_histogram")
+        return OrderedDict(zip(names, PLAIN_LAYOUT.ranges.values(), strict=True))
 
     @staticmethod
     def from_event_seq(
@@ -921,4 +920,4 @@ class ControlSeq:
             raise ValueError(f"note density {density[invalid][0]} is not in 0-{DENSITY_LEVELS - 1}")
         histogram = weights / 255 if encoding.is_legacy else normalize_histogram(weights)
         vectors = encode_controls(density, histogram)
-        return vectors.reshape(*rows.shape[:-1], CONTROL_DIM)
+        return vectors.reshape(*rows.shape[:-1], PLAIN_LAYOUT.dim)

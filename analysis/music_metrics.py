@@ -129,7 +129,7 @@ def find_patterns(notes: NoteSeq, start: float, end: float = math.inf) -> Array:
     the highest note of each chord (`number_chords`). Its key and rhythm do not matter.
     """
     inside = (notes.starts >= start) & (notes.starts < end)
-    part = NoteSeq(*(column[inside] for column in notes.columns))
+    part = notes.select(inside)
     chords = number_chords(part)
     by_pitch = np.lexsort((part.pitches, chords))
     is_highest = np.append(np.diff(chords[by_pitch]) != 0, True)[: len(part)]
@@ -162,8 +162,9 @@ def measure_returns(music: Sequence[NoteSeq]) -> tuple[float, float]:
 def chroma_similarity(notes: NoteSeq) -> float:
     """Return how similar the pitch classes of each second are to those 8 to 30 s later.
 
-    The mean cosine similarity of the rows of a chromagram (sounding seconds of each pitch class
-    in each second) at all of these lags; nan if the music is shorter.
+    It is the mean over all of these lags of the cosine similarity of the rows of a chromagram:
+    the sounding seconds of each pitch class in each second (Foote 1999, Visualizing music and
+    audio using self-similarity). nan if the music is shorter.
     """
     length = math.ceil(notes.seconds)
     chroma = np.zeros((length, 12))

@@ -114,9 +114,7 @@ def _cut_excerpts(music: list[NoteSeq]) -> list[NoteSeq]:
     excerpts = []
     for notes in (music[row] for row in rows):
         begin = max(0.0, (notes.seconds - EXCERPT) / 2)
-        inside = (notes.starts >= begin) & (notes.starts < begin + EXCERPT)
-        starts, ends, pitches, velocities = (column[inside] for column in notes.columns)
-        if len(starts):
-            ends = np.minimum(ends - begin, EXCERPT)
-            excerpts.append(NoteSeq(starts - begin, ends, pitches, velocities).trim_start())
+        excerpt = notes.crop(begin, EXCERPT)
+        if len(excerpt):
+            excerpts.append(excerpt.trim_start())
     return excerpts or music[:1]

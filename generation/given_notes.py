@@ -80,11 +80,6 @@ class Task(Protocol):
         """Return sample `number` of a job."""
 
 
-def select_notes(notes: NoteSeq, is_selected: Array) -> NoteSeq:
-    """Return the notes where `is_selected`, bool [notes]."""
-    return NoteSeq(*(column[is_selected] for column in notes.columns))
-
-
 def check_notes(notes: NoteSeq, source: str) -> None:
     """Raise ValueError for notes that cannot be given; source: the file, for the message."""
     outside = ~np.isin(notes.pitches, PITCHES)
@@ -223,8 +218,8 @@ class Context:
 def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
     """Return the last seconds of the notes that start before `end`."""
     encoding = job.encoding
-    notes = select_notes(notes, (notes.starts >= end - CONTEXT) & (notes.starts < end))
-    notes = select_notes(notes, np.isin(notes.pitches, PITCHES))
+    notes = notes.select((notes.starts >= end - CONTEXT) & (notes.starts < end))
+    notes = notes.select(np.isin(notes.pitches, PITCHES))
     if not len(notes):
         return Context(NO_EVENTS, np.empty((0, job.model.layout.dim)), end, NoteSeq())
     start = float(notes.starts[0])
@@ -239,7 +234,7 @@ def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
         if len(of_key) and NOTE_ONS[events[of_key[-1]]]:
             is_held[np.flatnonzero(notes.pitches == key + PITCHES.start)[-1]] = True
     origin = start + float(seconds[count - 1])
-    return Context(events[:count], controls, origin, select_notes(notes, is_held))
+    return Context(events[:count], controls, origin, notes.select(is_held))
 
 
 def run_particles(
@@ -289,7 +284,7 @@ def decode_new_notes(context: Context, trace: Trace, encoding: Encoding) -> Note
     new = NoteSeq(*(column[~is_given] for column in (*columns, *notes)))
     order = np.lexsort((new.starts, new.pitches))
     repeats = (np.diff(new.pitches[order]) == 0) & (np.diff(new.starts[order]) == 0)
-    new = select_notes(new, ~np.isin(np.arange(len(new)), order[1:][repeats]))
+    new = new.select(~np.isin(np.arange(len(new)), order[1:][repeats]))
     return new.adjust_time(context.origin).limit_durations(MAX_NOTE_SECONDS)
 
 
@@ -321,14 +316,19 @@ class Accompaniment:
     notes: NoteSeq
 
     @property
+    def extent(self) -> tuple[float, float]:
+        """The second of the first onset, and that of the last end."""
+        return float(self.notes.starts[0]), self.notes.seconds
+
+    @property
     def seconds(self) -> float:
-        return self.notes.seconds - float(self.notes.starts[0])
+        start, end = self.extent
+        return end - start
 
     def generate(
         self, job: GenerationJob, number: int, particles: int, on_progress: Progress
     ) -> Arrangement:
-        extent = (float(self.notes.starts[0]), self.notes.seconds)
-        return accompany(job, self.notes, extent, number, particles, on_progress)
+        return accompany(job, self.notes, self.extent, number, particles, on_progress)
 
 
 def accompany(
@@ -353,19 +353,14 @@ def accompany(
 
 
 @dataclass(frozen=True, eq=False)
-class Variation:
+class Variation(Accompaniment):
     """Keep some chords of each bar of a piece, and generate new notes around them.
 
     share: how much is new, from 0, nothing, to 1, everything; bars: when they start, in seconds.
     """
 
-    notes: NoteSeq
     share: float
     bars: Array
-
-    @property
-    def seconds(self) -> float:
-        return self.notes.seconds - float(self.notes.starts[0])
 
     def generate(
         self, job: GenerationJob, number: int, particles: int, on_progress: Progress
@@ -374,9 +369,8 @@ class Variation:
         if self.share == 0:
             return Arrangement(notes, np.ones(len(notes), bool))
         rng = np.random.default_rng(utils.derive_seed(job.seed, number, 0))
-        kept = select_notes(notes, self.choose_notes(rng))
-        extent = (float(notes.starts[0]), notes.seconds)
-        return accompany(job, kept, extent, number, particles, on_progress)
+        kept = notes.select(self.choose_notes(rng))
+        return accompany(job, kept, self.extent, number, particles, on_progress)
 
     def choose_notes(self, rng: np.random.Generator) -> Array:
         """Return which notes are kept, bool [notes]: of each bar a share of its chords."""
@@ -409,15 +403,15 @@ class Gap:
     def generate(
         self, job: GenerationJob, number: int, particles: int, on_progress: Progress
     ) -> Arrangement:
-        before = select_notes(self.notes, self.notes.starts < self.start)
-        after = select_notes(self.notes, self.notes.starts >= self.end)
+        before = self.notes.select(self.notes.starts < self.start)
+        after = self.notes.select(self.notes.starts >= self.end)
         controls = build_gap_controls(job, before, after, self.start, self.end)
         seed = utils.derive_seed(job.seed, number)
         new, trace = generate_between(
             job, before, after, (self.start, self.end), controls, seed, particles, on_progress
         )
         kept = (self.notes.starts < self.start) | (self.notes.starts >= self.end)
-        return merge_notes(select_notes(self.notes, kept), new, (trace,))
+        return merge_notes(self.notes.select(kept), new, (trace,))
 
 
 def generate_between(
@@ -439,7 +433,7 @@ def generate_between(
     start, end = gap
     job = replace(job, constraints=replace(job.constraints, max_silence=0.0))  # notes may rest
     context = build_context(job, before, start)
-    evidence = keep_playable(select_notes(after, after.starts < end + EVIDENCE))
+    evidence = keep_playable(after.select(after.starts < end + EVIDENCE))
     given = build_given_events(
         evidence,
         context.origin,
@@ -459,11 +453,11 @@ def generate_between(
 
 def keep_playable(notes: NoteSeq) -> NoteSeq:
     """Return the notes that can be encoded: on the piano, and at most one on a key at a time."""
-    notes = select_notes(notes, np.isin(notes.pitches, PITCHES))
+    notes = notes.select(np.isin(notes.pitches, PITCHES))
     order = np.lexsort((notes.starts, notes.pitches))
     pitches, starts = notes.pitches[order], notes.starts[order]
     repeats = np.append(False, (np.diff(pitches) == 0) & (np.diff(starts) < SHORTEST - ROUNDING))
-    return select_notes(notes, ~np.isin(np.arange(len(notes)), order[repeats[: len(notes)]]))
+    return notes.select(~np.isin(np.arange(len(notes)), order[repeats[: len(notes)]]))
 
 
 def build_table(job: GenerationJob, controls: Array | None) -> ControlTable:
@@ -527,7 +521,7 @@ def build_gap_controls(
         visible = job.control.requested_controls
     if vectors is None:
         return None
-    near = select_notes(after, after.starts < end + EVIDENCE + WINDOW)
+    near = after.select(after.starts < end + EVIDENCE + WINDOW)
     if len(near):
         is_after = times >= end
         vectors[is_after] = layout.hide(measure_controls(job, near, times[is_after]), visible)
@@ -539,8 +533,8 @@ def _blend_sides(
 ) -> Array | None:
     """Return control vectors that change gradually from the music before a gap to that after it."""
     start, end = gap
-    last = select_notes(before, before.starts >= start - WINDOW)
-    first = select_notes(after, after.starts < end + WINDOW)
+    last = before.select(before.starts >= start - WINDOW)
+    first = after.select(after.starts < end + WINDOW)
     sides = [measure_controls(job, side, side.starts[:1]) for side in (last, first) if len(side)]
     if not sides:
         return None
@@ -743,7 +737,7 @@ def load_accompaniment(path: str, tracks: str, pitches: str | None, sustain: boo
     notes = NoteSeq.from_midi_file(path, sustain=sustain, tracks=tracks)
     if pitches is not None:
         low, high = parse_range(pitches, "--keep-pitches", "60-108")
-        notes = select_notes(notes, (notes.pitches >= low) & (notes.pitches <= high))
+        notes = notes.select((notes.pitches >= low) & (notes.pitches <= high))
     if not len(notes):
         where = f" from pitch {low:g} to {high:g}" if pitches is not None else ""
         raise ValueError(f"{path}: no notes{where}, so none can be kept")

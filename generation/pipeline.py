@@ -96,7 +96,7 @@ def load_primer(
     notes, stats = read_midi(path, tracks, not encoding.is_legacy)
     is_later = notes.starts >= start
     on_piano = np.isin(notes.pitches, PITCHES)
-    selected = NoteSeq(*(column[is_later & on_piano] for column in notes.columns))
+    selected = notes.select(is_later & on_piano)
     whole = EventSeq.from_note_seq(selected.trim_start(), encoding)
     events = whole.to_array()
     note_ons = np.flatnonzero(events < EventSeq.feat_ranges()["note_on"].stop)
@@ -368,7 +368,7 @@ def decode_sample(job: GenerationJob, events: EventSeq) -> NoteSeq:
         notes = end_at_boundary(notes, start + extent.seconds, start, *margins)
     if extent.continuation_only:
         is_new = notes.starts >= start
-        notes = NoteSeq(*(column[is_new] for column in notes.columns))
+        notes = notes.select(is_new)
     return notes.trim_start()
 
 

@@ -28,9 +28,6 @@ DEFAULT_DENSITY = 3  # level, where none is requested and the network needs one
 DAY = 24 * 3600.0  # seconds, the longest time in a schedule
 SECTION_SECONDS = 10.0  # length of a section, for a schedule without fixed parts
 
-# name and width of the parts of a control vector
-CONTROL_ROWS = (("note_density", DENSITY_LEVELS), ("pitch_histogram", PITCH_CLASSES))
-CONTROL_DIM = sum(width for _, width in CONTROL_ROWS)
 COMPRESSED_DIM = 1 + PITCH_CLASSES  # columns of compressed controls: level, then the histogram
 
 
@@ -108,7 +105,7 @@ def encode_controls(density: Array, histogram: Array) -> Array:
 
     density: level of each row [rows]; histogram: [rows, 12].
     """
-    array = np.zeros((len(density), CONTROL_DIM), np.float32)
+    array = np.zeros((len(density), DENSITY_LEVELS + PITCH_CLASSES), np.float32)
     array[np.arange(len(density)), density] = 1
     array[:, DENSITY_LEVELS:] = histogram
     return array

@@ -182,7 +182,7 @@ def summarize_sample(
     if is_given.any():
         summary["given notes"] = f"{is_given.sum():,}"
         starts = starts[is_given.argmin() :]
-        notes = NoteSeq(*(column[~is_given] for column in notes.columns))
+        notes = notes.select(~is_given)
     summary = {"notes": f"{len(notes):,}", **summary}
     if not len(notes):
         return summary

@@ -223,10 +223,25 @@ class NoteSeq:
         latest = np.maximum(self.starts, after) + seconds
         return replace(self, ends=np.minimum(self.ends, latest))
 
+    def select(self, is_selected: Array) -> NoteSeq:
+        """Return the notes where `is_selected`, bool [notes]."""
+        return NoteSeq(*(column[is_selected] for column in self.columns))
+
     def truncate(self, seconds: float) -> NoteSeq:
         """Return the notes that start before `seconds`, cut off at that time."""
-        notes = NoteSeq(*(column[self.starts < seconds] for column in self.columns))
+        notes = self.select(self.starts < seconds)
         return replace(notes, ends=np.minimum(notes.ends, seconds))
+
+    def crop(self, start: float, seconds: float) -> NoteSeq:
+        """Return the notes that start within `seconds` from second `start` on, which becomes 0.
+
+        Notes that last longer than these seconds are cut off.
+        """
+        offsets = self.starts - start
+        is_inside = (offsets >= 0) & (offsets < seconds)
+        notes = self.select(is_inside)
+        ends = np.minimum(notes.ends - start, seconds)
+        return replace(notes, starts=offsets[is_inside], ends=ends)
 
     def trim_start(self) -> NoteSeq:
         """Return the notes moved so that the first one starts at 0."""

@@ -700,7 +700,7 @@ def write_melody(path: str = "melody.mid") -> NoteSeq:
 def read_given(path: str) -> NoteSeq:
     """Return the notes of a sample that were given."""
     sample = read_sample(Path(path))
-    return NoteSeq(*(column[sample.is_given] for column in sample.notes.columns))
+    return sample.notes.select(sample.is_given)
 
 
 def test_kept_notes_are_marked_and_in_their_own_track() -> None:

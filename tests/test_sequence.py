@@ -157,13 +157,23 @@ def test_equality_compares_all_values(column: str, values: list[float]) -> None:
         (three_notes().limit_durations(0.5), {"ends": [0.75, 1.5, 1.5]}),
         (three_notes().limit_durations(0.5, after=1.25), {"ends": [0.75, 1.75, 1.75]}),
         (three_notes().truncate(2.5), {"ends": [0.75, 2.5, 2]}),
+        (three_notes().crop(0.5, 2), {"starts": [0, 0.5, 0.5], "ends": [0.25, 2, 1.5]}),
     ],
-    ids=["later", "lower", "louder", "softer", "trimmed", "shorter", "shorter at end", "cut"],
+    ids=[
+        *("later", "lower", "louder", "softer", "trimmed", "shorter", "shorter at end", "cut"),
+        "cropped",
+    ],
 )
 def test_adjustments(changed: NoteSeq, expected: dict[str, list[float]]) -> None:
     for name in ("starts", "ends", "pitches", "velocities"):
         column = expected.get(name, getattr(three_notes(), name).tolist())
         assert getattr(changed, name).tolist() == column
+
+
+def test_crop_keeps_notes_that_start_inside() -> None:
+    notes = NoteSeq([0, 1, 2.5, 4], [9, 2, 9, 5], [60, 61, 62, 63], [64] * 4)
+    assert notes.crop(1, 3) == NoteSeq([0, 1.5], [1, 3], [61, 62], [64, 64])
+    assert notes.crop(5, 3) == NoteSeq()
 
 
 @pytest.mark.parametrize(("adjust", "value"), [("time", -0.6), ("pitches", 56), ("pitches", -61)])

@@ -30,7 +30,7 @@ from tools.quality import (
     measure_features,
     measure_music,
 )
-from tools.samples import choose_excerpts, cut_excerpt, decode, load_performances
+from tools.samples import choose_excerpts, decode, load_performances
 from utils import Number
 
 
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     kept, others, lines = measure_rounds(options)
     yield from lines
     music = {"kept": kept, "others": others}
-    music[EXCERPTS] = [cut_excerpt(notes, begin, options.seconds) for notes, begin in excerpts]
+    music[EXCERPTS] = [notes.crop(begin, options.seconds) for notes, begin in excerpts]
     yield format_music(measure_music(music, options.seconds))
     yield format_features(measure_features(music, validation))
     for name, samples in music.items():

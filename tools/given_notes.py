@@ -37,7 +37,6 @@ from generation.given_notes import (
     keep_playable,
     measure_controls,
     parse_form,
-    select_notes,
 )
 from generation.pipeline import GenerationJob
 from generation.smc import Trace
@@ -69,7 +68,7 @@ def compute_losses(
     Nats; the network sees up to 30 s before. find_controls: returns the control vectors
     [times, dim] at some times in seconds; None for no control.
     """
-    near = select_notes(notes, (notes.starts >= start - 30) & (notes.starts < end))
+    near = notes.select((notes.starts >= start - 30) & (notes.starts < end))
     near = keep_playable(near)
     events = EventSeq.from_note_seq(near.adjust_time(-float(near.starts[0])), job.encoding)
     origin = float(near.starts[0])
@@ -111,11 +110,11 @@ def choose_files(folder: Path, count: int, seed: int) -> list[Path]:
 
 def make_gap_controls(job: GenerationJob, gap: Gap) -> Callable[[Array], Array]:
     """Return a function from times in seconds to the control vectors with which a gap is filled."""
-    before = select_notes(gap.notes, gap.notes.starts < gap.start)
-    after = select_notes(gap.notes, gap.notes.starts >= gap.end)
+    before = gap.notes.select(gap.notes.starts < gap.start)
+    after = gap.notes.select(gap.notes.starts >= gap.end)
     rows = build_gap_controls(job, before, after, gap.start, gap.end)
     assert rows is not None
-    near = keep_playable(select_notes(before, before.starts >= gap.start - CONTEXT))
+    near = keep_playable(before.select(before.starts >= gap.start - CONTEXT))
 
     def find_controls(times: Array) -> Array:
         steps = ((times - gap.start) / TIME_STEP).astype(int).clip(0, len(rows) - 1)
@@ -172,15 +171,11 @@ def measure_fill(job: GenerationJob, arguments: argparse.Namespace) -> Iterator[
 
 def find_melody(notes: NoteSeq) -> NoteSeq:
     """Return the notes above C4 that are the highest ones within 60 ms of their onset."""
-    rows = [
-        k
-        for k in range(len(notes))
-        if notes.pitches[k] >= 60
-        and not (
-            (np.abs(notes.starts - notes.starts[k]) < 0.06) & (notes.pitches > notes.pitches[k])
-        ).any()
+    is_melody = [
+        pitch >= 60 and not ((np.abs(notes.starts - start) < 0.06) & (notes.pitches > pitch)).any()
+        for start, pitch in zip(notes.starts, notes.pitches, strict=True)
     ]
-    return NoteSeq(*(column[rows] for column in notes.columns))
+    return notes.select(np.array(is_melody, bool))
 
 
 def measure_keep(job: GenerationJob, arguments: argparse.Namespace) -> Iterator[str]:
@@ -194,7 +189,7 @@ def measure_keep(job: GenerationJob, arguments: argparse.Namespace) -> Iterator[
             continue
         start = float(rng.uniform(10, min(90, notes.seconds - 15)))
         inside = (notes.starts >= start) & (notes.starts < start + 10)
-        excerpt = keep_playable(select_notes(notes, inside)).trim_start()
+        excerpt = keep_playable(notes.select(inside)).trim_start()
         melody = find_melody(excerpt)
         if len(melody) < LEAST_NOTES or len(excerpt) < 1.3 * len(melody):
             continue
@@ -265,7 +260,7 @@ def find_excerpts(
         begin = float(beats[first])
         stop = float(beats[min(len(beats) - 1, int(np.searchsorted(beats, begin + 15)))])
         inside = keep_playable(
-            select_notes(score, (score.starts >= begin - 0.01) & (score.starts < stop - 0.01))
+            score.select((score.starts >= begin - 0.01) & (score.starts < stop - 0.01))
         )
         performances: list[tuple[NoteSeq, Array]] = []
         scale = 1.0
@@ -275,7 +270,7 @@ def find_excerpts(
                 continue
             played = NoteSeq.from_midi_file(folder / f"{name}.mid")
             low, high = np.interp([begin, stop], beats, played_beats)
-            near = select_notes(played, (played.starts > low - 1) & (played.starts < high + 1))
+            near = played.select((played.starts > low - 1) & (played.starts < high + 1))
             matched = match_notes(inside, near, np.interp(near.starts, played_beats, beats))
             if (matched >= 0).mean() > 0.8:
                 if not performances:

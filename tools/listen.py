@@ -25,7 +25,6 @@ import numpy as np
 
 from config import MIDI_SUFFIXES
 from sequence import NoteSeq
-from tools.samples import cut_excerpt
 from utils import Array, Number, atomic_write, find_files, run_command
 from web.page import bundle_script, render_page
 
@@ -57,7 +56,7 @@ def choose_excerpts(
         notes = music[number]
         latest = notes.seconds - seconds
         begin = float(rng.choice(notes.starts[notes.starts <= latest]))
-        excerpts.append(cut_excerpt(notes, begin, seconds))
+        excerpts.append(notes.crop(begin, seconds))
     return excerpts
 
 

@@ -68,7 +68,6 @@ from tools.samples import (
     Setting,
     build_settings,
     choose_excerpts,
-    cut_excerpt,
     draw_samples,
     load_notes,
     load_performances,
@@ -250,9 +249,9 @@ def measure_session(options: argparse.Namespace) -> Record:
     started = time.monotonic()
     music = generate_music(session, settings, options.samples, seconds, options.seed, sampling)
     elapsed = time.monotonic() - started
-    music[EXCERPTS] = [cut_excerpt(*excerpt, seconds) for excerpt in excerpts]
+    music[EXCERPTS] = [notes.crop(begin, seconds) for notes, begin in excerpts]
     copies = measure_copies(music, train)
-    music[TRAINING_EXCERPTS] = [cut_excerpt(*excerpt, seconds) for excerpt in train_excerpts]
+    music[TRAINING_EXCERPTS] = [notes.crop(begin, seconds) for notes, begin in train_excerpts]
     figures = measure_music(music, seconds)
     return {
         "session": str(options.session),

@@ -71,13 +71,6 @@ def load_notes(path: Path) -> NoteSeq:
     return EventSeq.from_array(performance.events, performance.encoding).to_note_seq()
 
 
-def cut_excerpt(notes: NoteSeq, begin: float, seconds: float) -> NoteSeq:
-    """Return the notes that begin in an excerpt, from time 0, and end at its end at the latest."""
-    inside = (notes.starts >= begin) & (notes.starts < begin + seconds)
-    starts, ends, pitches, velocities = (column[inside] for column in notes.columns)
-    return NoteSeq(starts - begin, np.minimum(ends - begin, seconds), pitches, velocities)
-
-
 def choose_excerpts(
     performances: Sequence[NoteSeq], count: int, seconds: float, seed: int
 ) -> list[Excerpt]:
@@ -139,8 +132,7 @@ def build_settings(
     """
     longer = 1.5 * seconds  # because a sample may take more events than the excerpt
     followed = [
-        compute_controls(cut_excerpt(notes, begin, longer), encoding, layout)
-        for notes, begin in excerpts
+        compute_controls(notes.crop(begin, longer), encoding, layout) for notes, begin in excerpts
     ]
     settings = {VALIDATION: Setting(stack_controls(followed))}
     if not layout.is_plain and set(PLAIN_CONTROLS) <= set(layout.names):
@@ -206,4 +198,4 @@ def draw_samples(
 def decode(events: EventSeq, seconds: float) -> NoteSeq:
     """Return the first seconds of what generate.py would write of the events."""
     notes = events.to_note_seq().trim_start().limit_durations(MAX_NOTE_SECONDS)
-    return cut_excerpt(notes, 0.0, seconds)
+    return notes.crop(0.0, seconds)

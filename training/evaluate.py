@@ -38,7 +38,7 @@ Visible = Sequence[str] | None  # names of the controls that the network gets; N
 
 @dataclass(frozen=True, eq=False)
 class EvalResult:
-    """Sums over all predicted events; each array has an entry for each kind of event [240].
+    """Sums over all predicted events; each array has an entry for each of the 240 events.
 
     counts: how often the event occurred; correct: how often it was also the most likely one;
     losses: the sum of its negative log-likelihoods, in nats.

@@ -210,6 +210,18 @@ def test_music_that_returns_is_similar_to_itself() -> None:
     assert np.isnan(music_metrics.chroma_similarity(make_melody([60] * 14)))  # 7 s
 
 
+def test_similarity_counts_sounding_time() -> None:
+    # seconds 0 and 8 of nine, with silence between: C 0.6 s and E 0.8 s, then a C of an octave more
+    notes = make_notes((0.0, 0.6, 60), (0.1, 0.9, 64), (8.3, 8.8, 72))
+    assert music_metrics.chroma_similarity(notes) == pytest.approx(0.6)
+    # a note that sounds in both seconds: 0.5 s of the first, and all of the second
+    held = make_notes((0.5, 2.0, 60), (8.0, 9.5, 60), (9.0, 9.5, 64))
+    # lag 8: the seconds 0 and 8 have only C; 1 and 9 have C, and C and E for the same time
+    # lag 9: the seconds 0 and 9
+    expected = ((1 + 2**-0.5) / 2 + 2**-0.5) / 2
+    assert music_metrics.chroma_similarity(held) == pytest.approx(expected)
+
+
 # ------------------------------------------------------------------------------- controls
 
 

@@ -37,7 +37,11 @@ def test_statistics_are_worked_out_by_hand() -> None:
     assert values["notes/s"] == pytest.approx(np.log(3 / 2))
     assert values["note length"] == pytest.approx(np.mean(np.log([1, 0.5, 1])))
     assert values["mean pitch"] == pytest.approx(196 / 3)
+    assert values["pitch range"] == pytest.approx(np.sqrt(224 / 9))  # 14 / 3, 4 / 3, 20 / 3 off
+    # every 0.1 s up to the last onset: one note in the first half second, two in the second
+    assert values["polyphony"] == pytest.approx(1.5)
     assert values["mean velocity"] == 70
+    assert values["velocity range"] == pytest.approx(np.sqrt(800 / 3))
     assert values["pitch classes"] == pytest.approx(-np.log(1 / 3) / 3 - 2 * np.log(2 / 3) / 3)
 
 

@@ -23,7 +23,6 @@ from generation.given_notes import (
     load_score,
     merge_notes,
     parse_form,
-    select_notes,
 )
 from generation.sampling import Sampler
 from sequence import CURRENT, LEGACY, EventSeq, NoteSeq
@@ -48,11 +47,11 @@ def list_rows(notes: NoteSeq) -> list[tuple[float, ...]]:
 
 
 def get_given(arrangement: Arrangement) -> NoteSeq:
-    return select_notes(arrangement.notes, arrangement.is_given)
+    return arrangement.notes.select(arrangement.is_given)
 
 
 def get_new(arrangement: Arrangement) -> NoteSeq:
-    return select_notes(arrangement.notes, ~arrangement.is_given)
+    return arrangement.notes.select(~arrangement.is_given)
 
 
 def make_piece() -> NoteSeq:
@@ -137,7 +136,7 @@ def test_notes_outside_the_gap_stay_exactly() -> None:
     piece = make_piece()
     arrangement = Gap(piece, 4.0, 7.0).generate(make_job(), 0, PARTICLES, ignore)
     outside = (piece.starts < 4) | (piece.starts >= 7)
-    assert list_rows(get_given(arrangement)) == list_rows(select_notes(piece, outside))
+    assert list_rows(get_given(arrangement)) == list_rows(piece.select(outside))
     new = get_new(arrangement)
     assert len(new) > 0
     assert (new.starts >= 4).all()
@@ -188,8 +187,8 @@ def test_returning_section_plays_the_same_notes() -> None:
     sections, control = parse_form("A B A", 9.0)
     assert control is None
     notes = Form(sections, 0.0).generate(make_job("C major;3"), 0, PARTICLES, ignore).notes
-    first = select_notes(notes, notes.starts < 3)
-    last = select_notes(notes, notes.starts >= 6)
+    first = notes.select(notes.starts < 3)
+    last = notes.select(notes.starts >= 6)
     assert len(first) > 0
     assert last.starts[: len(first)] - 6 == pytest.approx(first.starts)
     assert last.pitches.tolist() == first.pitches.tolist()

@@ -182,7 +182,7 @@ def test_settings_of_a_network_with_all_controls() -> None:
     followed, plain = settings[samples.VALIDATION].controls, settings[samples.PLAIN].controls
     assert followed is not None
     assert plain is not None
-    events = EventSeq.from_note_seq(samples.cut_excerpt(notes, 0.0, 6.0), CURRENT)
+    events = EventSeq.from_note_seq(notes.crop(0.0, 6.0), CURRENT)
     expected = ControlSeq.from_event_seq(events).encode(layout)
     assert followed[:, 0].tolist() == expected.tolist()
     assert plain[:, 0, :24].tolist() == expected[:, :24].tolist()
@@ -275,12 +275,6 @@ def test_longest_passages_equal_brute_force() -> None:
 # ------------------------------------------------------------------------------- sampling
 
 
-def test_excerpt_is_cut_at_both_ends() -> None:
-    notes = make_notes((0.0, 9.0, 60), (1.0, 2.0, 61), (2.5, 9.0, 62), (4.0, 5.0, 63))
-    expected = make_notes((0.0, 1.0, 61), (1.5, 3.0, 62))
-    assert samples.cut_excerpt(notes, 1.0, 3.0) == expected
-
-
 def test_excerpts_are_spread_over_long_performances() -> None:
     # 9.5, 14.5 and 1 s to the last onset
     performances = [make_melody([60] * size) for size in (20, 30, 3)]
@@ -351,7 +345,7 @@ def test_tables_of_a_session(
     # the training data has the same notes, so each passage is the whole excerpt
     assert int(excerpts["longest"]) > 4
     music = [notes for _, notes in samples.load_performances(tmp_path / "midi")]
-    cut = [samples.cut_excerpt(*e, 2.0) for e in samples.choose_excerpts(music, 2, 2.0, 0)]
+    cut = [n.crop(begin, 2.0) for n, begin in samples.choose_excerpts(music, 2, 2.0, 0)]
     counts, reference = (music_metrics.histogram(part, "velocity") for part in (cut, music))
     area, divergence = (
         compare(reference, counts)
