@@ -60,11 +60,15 @@ Progress = Callable[[float], object]  # called with seconds of generated music
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """Given and new notes: is_given is bool [notes]. traces: how the particles did."""
+    """Given and new notes: is_given is bool [notes]. traces: how the particles did.
+
+    is_for_new: whether the requested control is for the new notes only, not for all notes.
+    """
 
     notes: NoteSeq
     is_given: Array
     traces: tuple[Trace, ...] = ()
+    is_for_new: bool = False
 
 
 class Task(Protocol):
@@ -411,7 +415,8 @@ class Gap:
             job, before, after, (self.start, self.end), controls, seed, particles, on_progress
         )
         kept = (self.notes.starts < self.start) | (self.notes.starts >= self.end)
-        return merge_notes(self.notes.select(kept), new, (trace,))
+        arrangement = merge_notes(self.notes.select(kept), new, (trace,))
+        return replace(arrangement, is_for_new=True)
 
 
 def generate_between(
@@ -490,8 +495,8 @@ def build_plan(job: GenerationJob, start: float, end: float) -> Array | None:
     return encode_schedule(plan, job.model.layout)
 
 
-def measure_controls(job: GenerationJob, notes: NoteSeq, times: Array) -> Array:
-    """Return the control vectors of notes at some times in seconds, float32 [times, dim].
+def measure_values(job: GenerationJob, notes: NoteSeq, times: Array) -> dict[str, Array]:
+    """Return the value of each control of notes at some times in seconds, by name [times].
 
     At each time, a control describes the two seconds after it.
     """
@@ -499,7 +504,13 @@ def measure_controls(job: GenerationJob, notes: NoteSeq, times: Array) -> Array:
     events = EventSeq.from_note_seq(notes.adjust_time(-start), job.encoding)
     seconds = start + events.times / job.encoding.ticks_per_second
     rows = np.searchsorted(seconds, times).clip(0, len(seconds) - 1)
-    return ControlSeq.from_event_seq(events).encode(job.model.layout)[rows]
+    values = ControlSeq.from_event_seq(events).values
+    return {name: column[rows].astype(np.float64) for name, column in values.items()}
+
+
+def measure_controls(job: GenerationJob, notes: NoteSeq, times: Array) -> Array:
+    """Return the control vectors of notes at some times, float32 [times, dim]."""
+    return job.model.layout.encode(measure_values(job, notes, times), len(times))
 
 
 def build_gap_controls(
@@ -535,11 +546,16 @@ def _blend_sides(
     start, end = gap
     last = before.select(before.starts >= start - WINDOW)
     first = after.select(after.starts < end + WINDOW)
-    sides = [measure_controls(job, side, side.starts[:1]) for side in (last, first) if len(side)]
+    sides = [measure_values(job, side, side.starts[:1]) for side in (last, first) if len(side)]
     if not sides:
         return None
-    share = np.clip((times - start) / (end - start), 0, 1)[:, None]
-    return np.asarray((1 - share) * sides[0] + share * sides[-1])
+    share = np.clip((times - start) / (end - start), 0, 1)
+    # values, not vectors: halfway between soft and loud is medium, not both
+    values = {}
+    for name, value in sides[0].items():
+        weights = share.reshape(-1, *[1] * (value.ndim - 1))
+        values[name] = (1 - weights) * value + weights * sides[-1][name]
+    return job.model.layout.encode(values, len(times))
 
 
 # -------------------------------------------------------------------------------- performance

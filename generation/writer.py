@@ -179,6 +179,8 @@ def write_arrangement(
         candidates = utils.format_count(count, "candidate fits", "different candidates fit")
         yield f"  at least {candidates} each chord (see --particles)"
     if job.control is not None:
+        if arrangement.is_for_new:
+            notes = notes.select(~arrangement.is_given)
         events = EventSeq.from_note_seq(notes, job.encoding)
         yield from (f"  {line}" for line in compare_sections(events, job.control))
 

@@ -17,6 +17,7 @@ from generation.given_notes import (
     Gap,
     ScorePerformance,
     Section,
+    build_gap_controls,
     build_given_events,
     load_accompaniment,
     load_gap,
@@ -25,8 +26,10 @@ from generation.given_notes import (
     parse_form,
 )
 from generation.sampling import Sampler
-from sequence import CURRENT, LEGACY, EventSeq, NoteSeq
-from tests.generation.networks import make_job
+from midi.control_schedule import TIME_STEP
+from sequence import CONTROLS, CURRENT, LEGACY, ControlLayout, EventSeq, NoteSeq
+from tests import reference_network
+from tests.generation.networks import SIZES, make_job
 
 MELODY = NoteSeq(
     [1.0, 1.5, 2.0, 2.25, 3.0],
@@ -150,6 +153,25 @@ def test_gap_at_an_end_of_the_piece(gap: tuple[float, float]) -> None:
     assert len(starts) > 0
     assert (starts >= gap[0]).all()
     assert (starts < gap[1]).all()
+
+
+def test_controls_of_a_gap_go_from_those_before_to_those_after() -> None:
+    layout = ControlLayout(kind.name for kind in CONTROLS)
+    model = reference_network.make_model(replace(SIZES, control_dim=layout.dim))
+    model.layout = layout
+    soft = NoteSeq(0.5 * np.arange(8), 0.5 * np.arange(8) + 0.4, np.full(8, 48), np.full(8, 38))
+    loud = replace(soft, pitches=np.full(8, 72), velocities=np.full(8, 94)).adjust_time(8.0)
+    job = replace(make_job(), model=model)
+    vectors = build_gap_controls(job, soft, loud, 4.0, 8.0)
+    assert vectors is not None
+    middle = vectors[round(2 / TIME_STEP)]
+    for name, value in {"loudness": 66, "register": 60, "spread": 0, "touch": 0.4}.items():
+        (kind,) = (kind for kind in CONTROLS if kind.name == name)
+        columns = middle[list(layout.ranges[name])]
+        position = columns @ np.arange(len(columns))
+        assert position == pytest.approx(kind.find_positions(value), abs=0.2)
+        assert columns == pytest.approx(kind.encode(kind.find_values(position)), abs=1e-6)
+    assert not middle[list(layout.flags)].any()
 
 
 # ------------------------------------------------------------------------------- performance

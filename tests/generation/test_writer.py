@@ -1,5 +1,6 @@
 """Output files: their names, and the control that a MIDI file records."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 import utils
-from generation.writer import OutputFiles, find_requested_control
+from generation.given_notes import Arrangement
+from generation.writer import Formats, OutputFiles, find_requested_control, write_arrangement
 from midi.control_schedule import ControlSchedule
-from sequence import ControlSeq, EventSeq
+from sequence import ControlSeq, EventSeq, NoteSeq
 from tests.generation.networks import make_job
 
 LONGEST_SHIFT = 239  # 1.171 s
@@ -54,6 +56,21 @@ def test_recorded_control_starts_at_the_first_note() -> None:
     assert requested.times.tolist() == [0, 0, 0, 1.171]
     assert requested.density.tolist() == [1, 2, 3, 4]
     assert requested.histogram.argmax(axis=1).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("is_for_new", [True, False])
+def test_notes_that_are_compared_with_the_control(is_for_new: bool, tmp_path: Path) -> None:
+    # given notes are soft, and the new ones in the gap are loud
+    starts = 0.25 * np.arange(24)
+    is_given = (starts < 2) | (starts >= 4)
+    notes = NoteSeq(starts, starts + 0.2, np.full(24, 60), np.where(is_given, 40, 90))
+    arrangement = Arrangement(notes, is_given, is_for_new=is_for_new)
+    metadata = {"made with": "", "seed": "0", "piece": "0", "control": ""}
+    write = partial(OutputFiles(tmp_path).write, 0)
+    job = make_job("loudness 90")
+    _, density, loudness = map(str, write_arrangement(write, job, arrangement, metadata, Formats()))
+    assert ("100% within one step" in loudness) == is_for_new
+    assert "4.0 notes/s" in density
 
 
 def test_recorded_control_starts_after_the_primer() -> None:
