@@ -55,6 +55,10 @@ OTHER_METHODS = (  # that do not go with given notes
     *("primer", "max_length", "beam_size", "stochastic_beam_search", "greedy_ratio", "stream"),
     *("best_of", "avoid_copies", "keep_until"),
 )
+OUTPUT_OPTIONS = (  # that do not change the music of a sample
+    *("two_tracks", "output_dir", "png", "wav", "audio", "soundfont", "html", "force", "stream"),
+    *("json", "quiet", "best_of", "avoid_copies", "piece", "batch_size"),
+)
 SAMPLING_OPTIONS = (  # which beam search does not have
     *("seconds", "stream", "top_k", "top_p", "min_p"),
     *("time_temperature", "pitch_temperature", "velocity_temperature"),
@@ -373,11 +377,11 @@ def check_combinations(options: GenerateConfig) -> None:
     if options.seconds is not None and options.max_length is not None:
         raise ValueError("argument --seconds: not together with -l/--max-length")
     if options.like is not None and is_file:
-        raise ValueError("argument --like: -c/--control must be a text then, not a file")
+        raise ValueError("argument --like: -c/--control must then be a text, not a file")
     if options.guidance != 1 and not has_control(options):
         raise ValueError("argument --guidance: only with a control, give one with -c")
     if options.best_of is not None and options.best_of <= options.batch_size:
-        raise ValueError("argument --best-of: it must be more than the samples to keep, see -b")
+        raise ValueError("argument --best-of: it must be more than -b, the samples to keep")
     if options.form is not None and options.seconds is None:
         raise ValueError("argument --form: it needs a length, give one with --seconds")
     tasks = [f"--{name}" for name in GIVEN_OPTIONS if getattr(options, name) is not None]
@@ -415,21 +419,9 @@ def build_reproduction_argv(options: GenerateConfig, seed: int, number: int) -> 
 
     Options that do not change the music are left out.
     """
-    names = ("two_tracks", "output_dir", "png", "wav", "audio", "soundfont")
-    others = (
-        "html",
-        "force",
-        "stream",
-        "json",
-        "quiet",
-        "best_of",
-        "avoid_copies",
-        "piece",
-        "batch_size",
-    )
-    output_options = {name: getattr(GenerateConfig(), name) for name in (*names, *others)}
+    defaults = {name: getattr(GenerateConfig(), name) for name in OUTPUT_OPTIONS}
     selection: dict[str, Any] = {"piece": (number,)} if number else {"batch_size": 1}
-    options = replace(options, **output_options | selection | {"seed": seed})
+    options = replace(options, **defaults | selection | {"seed": seed})
     return build_parser().to_argv(options)
 
 

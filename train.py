@@ -369,7 +369,7 @@ def find_data_files(folder: str, instead: str = "") -> list[Path]:
         )
     if (root / SPLIT_FILE).exists():
         raise ValueError(
-            f"{folder!r} is split into subsets, and all of it includes the test data: use {instead}"
+            f"{folder!r} is split into subsets, and one of them is the test data: use {instead}"
         )
     paths = list(utils.find_files(folder, (DATA_SUFFIX,))) if root.is_dir() else []
     check_complete([root / "x", *paths])
@@ -415,8 +415,8 @@ def find_tuning_pieces(paths: Sequence[Path]) -> list[tuple[int, ...]] | None:
         return pieces
     if len(paths) > 1:
         print_line(
-            f"all {len(paths)} files are of one piece: the loss on the ones that are held out is "
-            "too low; add other pieces for a better figure"
+            f"all {len(paths)} files are of one piece, so the validation loss is too low: "
+            "add other pieces"
         )
     return None
 

@@ -1,17 +1,25 @@
 """Which of several pieces are the best, for pieces with known faults."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 
 from analysis.ranking import (
     STATISTICS,
     Candidate,
     Reference,
     choose_best,
+    find_adherence,
+    measure_losses,
     measure_statistics,
     score_candidates,
 )
-from sequence import NoteSeq
+from generation.control import parse_control
+from model import PerformanceRNN
+from sequence import EventSeq, NoteSeq
+from tools.synthetic_data import TINY_SIZES
 
 
 def make_notes(seed: int = 0, count: int = 300, low: int = 40, high: int = 80) -> NoteSeq:
@@ -83,3 +91,34 @@ def test_without_a_reference_only_the_rest_counts() -> None:
     (score,) = score_candidates([candidate(make_notes(1))], None, None)
     assert set(score.penalties) == {"controls", "likelihood", "faults"}
     assert "controls 0.10" in str(score)
+
+
+# ------------------------------------------------------------------------------- measuring
+
+
+def test_losses_are_those_of_the_generated_events_only() -> None:
+    """Two samples after a context, against one step of the network after the other."""
+    torch.manual_seed(0)
+    model = PerformanceRNN(TINY_SIZES).eval()
+    context = np.array([40, 220, 180])
+    events = np.array([[50, 60], [225, 61], [51, 225], [138, 62]])  # 2 and 3 notes
+    expected = []
+    for sample in events.T:
+        row = [model.primary_event, *context.tolist(), *sample.tolist()]
+        hidden, losses = model.init_hidden(torch.zeros(1, TINY_SIZES.init_dim)), []
+        for before, event in itertools.pairwise(row):
+            with torch.inference_mode():
+                logits, hidden = model(torch.tensor([[before]]), hidden)
+            losses.append(-float(logits[0, 0].log_softmax(0)[event]))
+        expected.append(sum(losses[len(context) :]) / (sample < 88).sum())
+    assert measure_losses(model, context, events) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adherence_to_pitch_classes_and_loudness() -> None:
+    starts = np.arange(8.0)
+    pitches = [60, 64, 67, 60, 64, 67, 61, 63]  # six of eight are in C major
+    notes = NoteSeq(starts, starts + 1, pitches, np.full(8, 64))
+    events = EventSeq.from_note_seq(notes)
+    adherence = find_adherence(events, parse_control("C major; loudness 64"))
+    assert adherence == {"loudness": 1.0, "pitch classes": 6 / 8}
+    assert find_adherence(events, None) == {}
