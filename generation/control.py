@@ -28,6 +28,7 @@ from sequence import (
     CONTROLS,
     CURRENT,
     MAX_SECONDS,
+    NOTE_NAMES,
     PLAIN_LAYOUT,
     ControlKind,
     ControlLayout,
@@ -241,6 +242,13 @@ class Part:
 
 OPEN_PITCHES = Progression(np.zeros(1), np.full((1, PITCH_CLASSES), np.nan))
 VALUE_KINDS = {kind.name: kind for kind in CONTROLS if not kind.value_shape}
+# words for values, such as "ff", with the name of their control; notes may be chords, too
+VALUE_WORDS = {
+    word.lower(): f"{kind.name} {word}"
+    for kind in VALUE_KINDS.values()
+    for word in kind.words
+    if word not in NOTE_NAMES
+}
 PITCHES = "pitches"  # name of the pitch classes in a text
 
 
@@ -433,15 +441,32 @@ def _parse_fields(fields: Sequence[str], bar: float, repeats: int | None) -> dic
             name, value = PITCHES, _parse_weights(field)
         elif field[:1] in "+-.0123456789":
             name, value = "density", _parse_density(field)
-        elif PITCHES in values:
-            names = ", ".join(VALUE_KINDS)
-            raise ValueError(f"{quote(field)} is no density, such as 8/s, and none of {names}")
+        elif PITCHES in values or not _may_be_pitches(field):
+            raise ValueError(_explain_field(field, PITCHES in values))
         else:
             name, value = PITCHES, _parse_progression(field, bar, repeats)
         if name in values:
             raise ValueError(f"it has more than one {name}: {quote(field)}")
         values[name] = value
     return values
+
+
+def _may_be_pitches(field: str) -> bool:
+    """Return whether a field may be chords or scales: it begins with a bracket or a note name."""
+    first = field[:1].upper()
+    return (first in NATURALS or first in "[]") and (
+        first == field.upper() or field.lower() not in VALUE_WORDS
+    )
+
+
+def _explain_field(field: str, has_pitches: bool) -> str:
+    """Return why a field is no control; has_pitches: whether the part has pitch classes already."""
+    if field.lower() in VALUE_WORDS:
+        return f"{quote(field)} needs the name of its control: '{VALUE_WORDS[field.lower()]}'"
+    names = f"none of {', '.join(VALUE_KINDS)}"
+    if has_pitches:
+        return f"{quote(field)} is no density, such as 8/s, and {names}"
+    return f"{quote(field)} does not begin with a note name, such as C, F# or Bb, and is {names}"
 
 
 def _parse_weights(text: str) -> Progression:
@@ -506,7 +531,10 @@ def _parse_value(kind: ControlKind, text: str) -> float:
     low, high = kind.allowed
     allowed = ", ".join([f"{low:g} to {high:g} {kind.unit}", *list(kind.words)[:6], "any"])
     message = f"{kind.name} {quote(text)} is none of these: {allowed}"
-    value = _parse_float(word.removesuffix(kind.unit), message)
+    for other in VALUE_KINDS:
+        if other in word.split():
+            raise ValueError(f"a ';' is missing before '{other}'")
+    value = _parse_float(word.removesuffix(kind.unit.lower()), message)
     if not low <= value <= high:
         raise ValueError(message)
     return value

@@ -21,6 +21,7 @@ COLORS = ("#9fd0e6", "#4f93d8", "#4b4fc4", "#8a2fa8", "#d81e63", "#f5701c")
 GIVEN_COLORS = ("#a9d8a0", "#5fb85a", "#2f8f3e", "#14602a")  # of given notes, soft to loud
 CONTROL_COLORS = ("#f6f7f9", "#7fb8a8", "#0b5c4d")  # from weight 0 to the largest weight
 GRAY, LINE, INK, KEY_EDGE = "#5d5d68", "#dcdce3", "#33333b", "#a4a4b0"
+LEGEND_REQUESTED = "\n▬ requested"
 CURVE_HEIGHT = 0.2  # inches, of the row of a control
 GRID = 0.25  # seconds between two points of the density curve
 DENSITY_STEPS = (2, 5, 10, 20, 40, 100, 1000)  # between two labels of the density axis
@@ -60,7 +61,9 @@ def scale_curves(requested: ControlSchedule) -> list[tuple[str, Array]]:
     for name, column in requested.scalars.items():
         if not np.isnan(column).all():
             low, high = float(np.nanmin(column)), float(np.nanmax(column))
-            ends = dict.fromkeys(f"{value:.3g}" for value in (low, high))
+            # whole numbers from 10 on, so that the label fits
+            texts = (f"{value:.0f}" if value >= 9.95 else f"{value:.2g}" for value in (low, high))
+            ends = dict.fromkeys(texts)
             shares = (column - low) / (high - low) if high > low else 0.5 + 0 * column
             curves.append((f"{name} {'-'.join(ends)}", shares))
     return curves
@@ -230,7 +233,8 @@ def _draw_classes(row: Any, requested: ControlSchedule, seconds: float) -> None:
     for y, name in enumerate(PITCH_NAMES):
         x, color = (0.5, "#8b8b96") if y in BLACK_KEYS else (0.8, INK)
         keys.text(x, y, name, ha="center", va="center_baseline", fontsize=5.6, color=color)
-    _label_right(plot, "requested\npitch classes")
+    is_open = bool(np.isnan(requested.histogram).all())
+    _label_right(plot, "pitch classes\nopen" if is_open else "requested\npitch classes")
 
 
 def _draw_density(
@@ -252,7 +256,8 @@ def _draw_density(
     keys.set(xlim=(0, 1), ylim=(0, top), xticks=[])
     keys.set_yticks(np.arange(0, top, step))
     keys.tick_params(labelsize=7, direction="in", pad=-22)
-    _label_right(plot, "notes/s\n▬ requested\n— generated")
+    is_open = bool(np.isnan(requested.density).all())
+    _label_right(plot, f"notes/s{'' if is_open else LEGEND_REQUESTED}\n— generated")
 
 
 def _draw_curve(row: Any, label: str, times: Array, shares: Array, seconds: float) -> None:
@@ -263,7 +268,7 @@ def _draw_curve(row: Any, label: str, times: Array, shares: Array, seconds: floa
     plot.plot(edges, line, color=CONTROL_COLORS[2], lw=1.6, drawstyle="steps-post")
     plot.set(xlim=(0, seconds), ylim=(-0.3, 1.3), facecolor=CONTROL_COLORS[0])
     keys.set(xlim=(0, 1), yticks=[])
-    _label_right(plot, label)
+    _label_right(plot, label, 6.3)  # longer than the others
 
 
 def _make_color_map(colors: tuple[str, ...]) -> Any:
@@ -272,8 +277,8 @@ def _make_color_map(colors: tuple[str, ...]) -> Any:
     return module.LinearSegmentedColormap.from_list("", colors)
 
 
-def _label_right(axes: Any, text: str) -> None:
-    """Write a label at the right of a plot."""
+def _label_right(axes: Any, text: str, size: float = 7) -> None:
+    """Write a label of a font size at the right of a plot."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    style = {"fontsize": 7, "color": GRAY, "va": "center", "linespacing": 1.3}
+    style = {"fontsize": size, "color": GRAY, "va": "center", "linespacing": 1.3}
     axes.annotate(text, (1, 0.5), (7, 0), **place, **style)

@@ -365,6 +365,19 @@ def test_sign_between_name_and_value(text: str) -> None:
     assert parse_control(text).scalars["loudness"].tolist() == [90]
 
 
+def test_unit_after_the_value() -> None:
+    control = parse_control("loudness 60 MIDI velocity; register 72 MIDI pitch; touch 0.2 s")
+    assert {name: column.tolist() for name, column in control.scalars.items()} == {
+        "loudness": [60],
+        "register": [72],
+        "touch": [0.2],
+    }
+
+
+def test_letter_f_alone_is_a_chord() -> None:
+    assert list_chords("f", 0, 2) == [F, F]
+
+
 def test_many_repeats_take_no_memory() -> None:
     assert len(parse_control("Am F C G x10000")) == 4
 
@@ -400,6 +413,11 @@ def test_many_repeats_take_no_memory() -> None:
         ("C; touch -1", ["touch '-1'", "0.01 to 60 s"]),
         ("C; loudness 3; loudness 4", ["more than one loudness"]),
         ("C; volume 3", ["'volume 3'", "none of density, loudness"]),
+        ("volume 3", ["'volume 3'", "note name", "none of density, loudness"]),
+        ("C; ff", ["'ff'", "'loudness ff'"]),
+        ("ff", ["'ff'", "'loudness ff'"]),
+        ("pedal; 5/s", ["'pedal'", "'touch pedal'"]),
+        ("loudness p register C5", ["';' is missing before 'register'"]),
         ("C major, loudness 90", ["';' is missing before 'loudness'"]),
         ("Am F C G 5/s", ["';' is missing before '5/s'"]),
         ("Am F @ 500bpm", ["tempo '500'", "20 to 400"]),

@@ -77,6 +77,19 @@ def test_other_controls_have_a_row_each() -> None:
     assert loud.max() > soft.max() + 15, "touch has a row of its own"
 
 
+def test_labels_of_controls_fit_into_the_picture() -> None:
+    times = np.array([0.0, 5.0])
+    scalars = {"loudness": [36, 125.7], "register": [36, 106.7], "touch": [0.123, 1.234]}
+    columns = {name: np.array(column) for name, column in scalars.items()}
+    open_rows = np.full(2, np.nan), np.full((2, 12), np.nan)
+    requested = ControlSchedule(*open_rows, times, scalars=columns)
+    labels = [label for label, _ in scale_curves(requested)]
+    assert labels == ["loudness 36-126", "register 36-107", "touch 0.12-1.2"]
+    notes = NoteSeq([0, 9], [1, 10], [60, 64], [64, 64])
+    image = decode_png(draw_piano_roll(notes, "", requested))
+    assert (image[:, -3:] == 255).all()
+
+
 def test_density_counts_onsets_per_two_seconds() -> None:
     starts = np.random.default_rng(0).uniform(0, 20, 50)
     times, density = measure_density(starts)

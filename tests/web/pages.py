@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sequence import CURRENT
-from tests.generation.networks import make_model
+from model import PerformanceRNN
+from sequence import CONTROLS, CURRENT, ControlLayout
+from tests.generation.networks import SIZES, make_model
 from web.live import LiveSettings, write_live
 
 FOLDER = Path(__file__).parent
@@ -37,4 +39,13 @@ def write_small_page(path: Path, **settings: Any) -> Path:
     """Write the live page of a small network with random weights."""
     settings = {"can_omit_control": True, "seed": 5, **settings}
     write_live(path, make_model(), CURRENT, LiveSettings("small.sess", **settings))
+    return path
+
+
+def write_page_with_all_controls(path: Path, **settings: Any) -> Path:
+    """Write the live page of a small network that has all controls."""
+    layout = ControlLayout(kind.name for kind in CONTROLS)
+    sizes = replace(SIZES, control_dim=layout.dim)
+    model = PerformanceRNN(sizes, controls=layout.names).eval()
+    write_live(path, model, CURRENT, LiveSettings("all.sess", **{"seed": 5, **settings}))
     return path

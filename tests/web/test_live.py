@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 import time
@@ -15,11 +16,12 @@ import pytest
 
 import generate
 from config import PRETRAINED
+from generation.control import parse_control
 from midi.notes import read_midi_texts
 from model import Session
 from sequence import ENCODINGS, NoteSeq
 from tests.browser import Browser, needs_browser, open_browser
-from tests.web.pages import write_small_page
+from tests.web.pages import write_page_with_all_controls, write_small_page
 from tests.web.parsed_page import ParsedPage
 from web.live import LiveSettings, check_live_path, write_live
 from web.page import bundle_script, hash_script
@@ -330,6 +332,42 @@ def test_link_has_seed_and_controls(browser: Browser, tmp_path: Path) -> None:
     values = browser.evaluate("Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
     expected = {"seed": "77", "density": "9", "temperature": "1.20", "mode": "together"}
     assert values == expected | {"histogram": "1 0 0 0 0 0 0 0 0 0 0 50"}
+
+
+@needs_browser
+@pytest.mark.slow
+def test_saved_file_has_all_controls(browser: Browser, tmp_path: Path) -> None:
+    start_page(browser, write_page_with_all_controls(tmp_path / "live.html"))
+    assert browser.evaluate("document.querySelectorAll('#faders .fader').length") == 6
+    for name, value in {"density": 4, "loudness": 60, "touch": math.log(0.5)}.items():
+        set_value(browser, f"#fader-{name}", value)
+    browser.click("#histogram .leave")
+    browser.click("#play")
+    wait_until(browser, 1)
+    browser.press("Escape")
+    (text,) = (t for t in read_midi_texts(save_midi(browser)) if t.startswith("control: "))
+    control = parse_control(text.removeprefix("control: "))
+    assert control.density.tolist() == [4]
+    assert np.isnan(control.histogram).all()
+    assert set(control.scalars) == {"loudness", "touch"}
+    assert control.scalars["loudness"] == pytest.approx([60], abs=0.5)
+    assert control.scalars["touch"] == pytest.approx([0.5], abs=0.02)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_surprise_requests_no_extreme_values(browser: Browser, tmp_path: Path) -> None:
+    start_page(browser, write_page_with_all_controls(tmp_path / "live.html"))
+    browser.evaluate("Math.random = () => 0.99")
+    browser.click("#surprise")
+    share = "(e => (e.value - e.min) / (e.max - e.min))(document.querySelector('#fader-{}'))"
+    for name in ("loudness", "register", "spread", "touch"):
+        assert browser.evaluate(share.format(name)) == pytest.approx(0.8, abs=0.02)
+    browser.evaluate("Math.random = () => 0.4")
+    browser.click("#surprise")
+    opened = "[...document.querySelectorAll('#faders .open input[type=range]')].map((e) => e.id)"
+    names = ("loudness", "register", "spread", "touch")
+    assert browser.evaluate(opened) == [f"fader-{name}" for name in names]
 
 
 @needs_browser

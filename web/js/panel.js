@@ -3,13 +3,14 @@ import {normalize} from "./control.js";
 import {BLACK_KEYS, clamp} from "./theme.js";
 
 const THROTTLE_MS = 150;
-const PRESETS = [  // scale, density level, temperature; other controls stay open
-  {name: "Nocturne", root: 3, scale: "major", density: 2, temperature: 0.9},
-  {name: "Ballad", root: 5, scale: "major", density: 4, temperature: 0.95},
-  {name: "Toccata", root: 2, scale: "minor", density: 9, temperature: 0.95},
+// scale, density level, temperature, and controls that not every session has; others become open
+const PRESETS = [
+  {name: "Nocturne", root: 3, scale: "major", density: 2, loudness: 46, touch: 1.5, temperature: 0.9},
+  {name: "Ballad", root: 5, scale: "major", density: 4, loudness: 56, touch: 1, temperature: 0.95},
+  {name: "Toccata", root: 2, scale: "minor", density: 9, loudness: 76, touch: 0.15, temperature: 0.95},
   {name: "Blues", root: 0, scale: "blues", density: 4, temperature: 1},
   {name: "Whole tones", root: 0, scale: "whole tone", density: 3, temperature: 1},
-  {name: "Storm", root: 0, scale: "dim7", density: 11, temperature: 1.05},
+  {name: "Storm", root: 0, scale: "dim7", density: 11, loudness: 86, temperature: 1.05},
   {name: "Open", root: null, scale: "", density: null, temperature: 0.95},
 ];
 
@@ -216,18 +217,26 @@ export class ControlPanel {
     const pick = (list) => list[Math.floor(Math.random() * list.length)];
     const values = {root: pick([...Array(12).keys()]), scale: pick(Object.keys(this.scales))};
     for (const [name, {min, max, step, isLog}] of Object.entries(this.faders)) {
-      const value = min + Math.round(Math.random() * (max - min) / step) * step;
+      // all controls at random, up to their ends, would often contradict each other
+      const isMain = name === "density" || name === "temperature";
+      if (!isMain && Math.random() < 0.5) continue;  // open
+      const share = isMain ? Math.random() : 0.2 + 0.6 * Math.random();
+      const value = min + Math.round(share * (max - min) / step) * step;
       values[name] = isLog ? Math.exp(value) : value;
     }
     values.temperature = 0.85 + 0.2 * Math.random();
     this.apply(values);
   }
 
-  // Return the pitch classes and the density in the grammar of generate.py's -c.
+  // Return the requested controls in the grammar of generate.py's -c.
   describe() {
-    const {request} = this.controls();
-    const pitches = request.histogram ? this.weights().join(",") : "";
-    return request.density === null ? pitches || "none" : `${pitches};${request.density}`;
+    const {histogram, density, ...others} = this.controls().request;
+    const fields = histogram ? [this.weights().join(",")] : [];
+    if (density !== null && density !== undefined) fields.push(density);
+    for (const [name, value] of Object.entries(others)) {
+      if (value !== null) fields.push(`${name} ${+value.toFixed(3)}`);
+    }
+    return fields.join("; ") || "none";
   }
 
   // Return the controls as names and texts for a link.
