@@ -21,6 +21,7 @@ from midi.notes import read_midi_texts
 from model import Session
 from sequence import ENCODINGS, NoteSeq
 from tests.browser import Browser, needs_browser, open_browser
+from tests.generation.networks import make_model
 from tests.web.pages import write_page_with_all_controls, write_small_page
 from tests.web.parsed_page import ParsedPage
 from web.live import LiveSettings, check_live_path, write_live
@@ -96,9 +97,10 @@ def test_options_of_samples_are_errors(argv: list[str], capsys: pytest.CaptureFi
 
 
 def test_control_that_the_session_lacks_is_an_error(tmp_path: Path) -> None:
-    options, control = generate.parse_args(
-        ["--live", str(tmp_path / "a.html"), "-c", "C major; loudness 60"]
-    )
+    model, path = make_model(), tmp_path / "plain.sess"
+    Session(model.config, model.state_dict(), 2).save(path)
+    argv = ["--live", str(tmp_path / "a.html"), "-s", str(path), "-c", "C major; loudness 60"]
+    options, control = generate.parse_args(argv)
     with pytest.raises(ValueError, match="no control loudness"):
         list(generate.generate_live(options, control))
     assert not (tmp_path / "a.html").exists()
