@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GAIN = 0.15  # levels of correction for each missing note
-TIME_CONSTANT = 20.0  # seconds in which the accumulated error decays to 1/e
-MAX_CORRECTION = 3  # levels up or down
+GAIN = 0.24  # levels of correction for each missing note
+TIME_CONSTANT = 60.0  # seconds in which the accumulated error decays to 1/e
+MAX_CORRECTION = 5  # levels up or down
 ZERO_ERROR = MAX_CORRECTION + 0.5  # stored value of no error, see DensityController
 
 

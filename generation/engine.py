@@ -40,13 +40,13 @@ DEFAULT_SAMPLER = Sampler()
 NO_CONTEXT = torch.empty(0, dtype=torch.long)
 
 
-class ControlRows(Protocol):
-    """Rows of control vectors: a tensor, or an object that computes them when they are needed."""
+class TableRows(Protocol):
+    """Rows of vectors: a tensor, or an object that computes them when they are needed."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice, /) -> Tensor:
-        """Return some rows, float32 [rows, 1 or batch, control]."""
+        """Return some rows, float32 [rows, ...]."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ class ControlTable:
     durations: duration of each of the 240 events, int64 [events], and row_duration: duration of
     a row, in the same unit. With durations of None each row is for one event.
     target: for density feedback, or None for none.
+    bias: what is added to the logits in each row, float32 [rows, events], or None for nothing.
     """
 
-    controls: ControlRows | None = None
+    controls: TableRows | None = None
     durations: Tensor | None = None
     row_duration: int = 1
     target: DensityTarget | None = None
+    bias: TableRows | None = None
 
     def get_durations(self, event: Tensor) -> Tensor:
         """Return the durations [batch] of events [batch]; 1 if a row is for one event."""
@@ -109,7 +111,8 @@ class _CompiledControls:
     projections: contribution of each control to the first linear layer [controls, hidden], or
     [1, hidden] without controls;
     input_gates: of the first GRU layer for each event with each control
-    [controls * events, 3 * hidden], or None if there are too many controls.
+    [controls * events, 3 * hidden], or None if there are too many controls;
+    bias: what is added to the logits in each row [rows, events], or None for nothing.
     """
 
     table: ControlTable
@@ -119,6 +122,15 @@ class _CompiledControls:
     controller: DensityController | None
     projections: Tensor
     input_gates: Tensor | None
+    bias: Tensor | None
+
+    def add_bias(self, logits: Tensor, time: Tensor | None) -> Tensor:
+        """Return logits [batch, events] with the bias at each time [batch]; time: see State."""
+        if self.bias is None:
+            return logits
+        if time is None:
+            return logits + self.bias[0]
+        return logits + self.bias[self.table.find_rows(time) - self.start]
 
     def find(self, time: Tensor | None, column: Tensor) -> Tensor | None:
         """Return the index of the control [batch] at a time [batch]; None if there is only one.
@@ -321,7 +333,12 @@ class Engine:
         if len(projections) <= MAX_CONTROLS and stop - start == len(table):
             inputs = self._event_table + projections[:, None]  # [controls, events, hidden]
             input_gates = self._layers[0][0](functional.leaky_relu(inputs, 0.1).flatten(0, 1))
-        return _CompiledControls(table, start, stop, index, controller, projections, input_gates)
+        bias = None if table.bias is None else table.bias[start:stop].to(self.device)
+        if bias is not None and not bias.any():
+            bias = None
+        return _CompiledControls(
+            table, start, stop, index, controller, projections, input_gates, bias
+        )
 
     def _cover(self, controls: _CompiledControls, time: Tensor) -> _CompiledControls:
         """Return compiled controls that have the rows of all times [batch].
@@ -338,9 +355,9 @@ class Engine:
     def step(self, state: State, event: Tensor) -> Tensor:
         """Update the state with an event [batch]; return the logits of the next [batch, events]."""
         logits = self._step(state, event)
-        if state.unconditional is None:
-            return logits
-        return torch.lerp(self._step(state.unconditional, event), logits, self.guidance)
+        if state.unconditional is not None:
+            logits = torch.lerp(self._step(state.unconditional, event), logits, self.guidance)
+        return state.controls.add_bias(logits, state.time)
 
     def _step(self, state: State, event: Tensor) -> Tensor:
         # on small tensors split_with_sizes and index_select are much faster than split and []

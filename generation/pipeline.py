@@ -51,6 +51,7 @@ MARGIN_SHARE = 0.2  # the same as a share of --seconds
 RING_SECONDS = 2.0  # for which the last notes go on after the end
 LAST_SECONDS = 0.1  # notes that sound in the last seconds before the end are the last notes
 PLAN_MARGIN = 0.5  # the same for the length that chords in bars give
+HOLD_BACK = -3.0  # nats, for notes of a later chord
 MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 
 
@@ -263,6 +264,32 @@ class PlanRows:
         return torch.from_numpy(vectors).to(self._device)[:, None]
 
 
+class PitchBias:
+    """Logits for each TIME_STEP of a written plan that hold back the notes of a later chord.
+
+    The network gets the average over the next LOOKAHEAD seconds, so it knows which pitch classes
+    come, but not when. A row has HOLD_BACK for the note ons of the pitch classes that have a weight
+    in the average, and none yet in the plan, and 0 for all other events.
+    """
+
+    def __init__(self, plan: ControlSchedule) -> None:
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return self._plan.steps
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        """Return rows as float32 [rows, events]."""
+        start, stop, _ = rows.indices(len(self))
+        steps = np.arange(start, stop)
+        written = self._plan.evaluate((steps + 0.5) * TIME_STEP, steps).histogram
+        is_early = (written == 0) & (self._plan.average(start, stop).histogram > 0)
+        bias = np.zeros((len(steps), EventSeq.dim()), np.float32)
+        note_ons = EventSeq.feat_ranges()["note_on"]
+        bias[:, note_ons] = HOLD_BACK * is_early[:, np.array(PITCHES) % 12]
+        return torch.from_numpy(bias)
+
+
 def build_control_table(
     control: ControlSchedule | None,
     encoding: Encoding,
@@ -285,9 +312,9 @@ def build_control_table(
         vectors = torch.from_numpy(encode_schedule(control, layout)).to(device)
         return ControlTable(vectors[:, None], target=target)  # [rows, 1, control]
     durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
-    return ControlTable(
-        PlanRows(control, device, layout), durations, round(1000 * TIME_STEP), target
-    )
+    rows = PlanRows(control, device, layout)
+    bias = None if control.is_measured else PitchBias(control)
+    return ControlTable(rows, durations, round(1000 * TIME_STEP), target, bias)
 
 
 def build_density_target(encoding: Encoding) -> DensityTarget:

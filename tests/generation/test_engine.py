@@ -79,6 +79,22 @@ def test_rows_change_with_elapsed_time(model: PerformanceRNN, rows: int) -> None
     torch.testing.assert_close(logits, expected, atol=3e-5, rtol=0)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_bias_of_a_row_is_added_to_the_logits(
+    model: PerformanceRNN, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "BLOCK", 8)
+    inputs, controls, bias = draw_events(60, 3), draw_controls(50, 1), torch.randn(50, 240)
+    inputs[0] = model.primary_event  # takes no time
+    elapsed = DURATIONS[inputs]
+    elapsed[0] = 0
+    row = (elapsed.cumsum(dim=0) // 5).clamp(max=49)
+    engine = Engine(model, exact=True, guidance=guidance)
+    plain = compute_step_logits(engine, inputs, ControlTable(controls, DURATIONS, 5))
+    biased = compute_step_logits(engine, inputs, ControlTable(controls, DURATIONS, 5, bias=bias))
+    torch.testing.assert_close(biased, plain + bias[row])
+
+
 class CountedRows:
     """Rows of a table that counts how many of them were read."""
 

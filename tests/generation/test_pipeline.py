@@ -1,6 +1,7 @@
 """The pipeline: inputs, primer, generation, and decoding into notes."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,32 @@ def test_plan_for_hours_takes_no_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
+
+
+def test_notes_of_a_later_chord_are_held_back() -> None:
+    table = build_inputs(make_job("C F; 5/s @ 120bpm")).controls  # two seconds each, in turn
+    assert table.bias is not None
+    pitches = np.arange(21, 109)
+    for first, later in ((0, {5, 9}), (20, {4, 7}), (40, {5, 9})):
+        bias = table.bias[first : first + 20].numpy()
+        expected = np.zeros((20, 240))
+        # the network hears of the next chord 1.8 s before it
+        expected[3:, :88][:, np.isin(pitches % 12, list(later))] = -3
+        np.testing.assert_array_equal(bias, expected)
+
+
+def test_music_avoids_the_next_chord_until_it_begins() -> None:
+    job = replace(make_job("C F#; 5/s @ 120bpm"), steps=400)
+    shares = []
+    assert job.control is not None
+    for rows in (job, replace(job, control=replace(job.control, is_measured=True))):
+        events = np.stack(list(generate_events(rows)))
+        note_ons = events[events < 88] + 21
+        elapsed = np.cumsum(EventSeq.event_durations(CURRENT)[events], axis=0)[events < 88]
+        next_chord = np.where(elapsed // 2000 % 2 == 0, 1, 0)
+        chords = np.array([np.isin(range(12), [0, 4, 7]), np.isin(range(12), [6, 10, 1])])
+        shares.append(chords[next_chord, note_ons % 12].mean())
+    assert shares[0] < 0.5 * shares[1]
 
 
 def test_control_file_is_timed_in_events(tmp_path: Path) -> None:
