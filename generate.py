@@ -39,7 +39,7 @@ FORM_STRENGTH = 0.3  # of a section that returns
 SURPRISE_PAGE = "surprise.html"
 MAX_SAMPLES = 65536
 COPY_TRIES = 5
-DEFAULT_LENGTH = 1500  # events, about a minute
+DEFAULT_LENGTH = 1500  # events, a minute of 6 notes per second
 STREAM_INTERVAL = 5.0  # seconds between two writes of a growing sample
 PROGRESS_STEPS = 50  # steps between two updates of the progress bar
 PRIMER_OPTIONS = ("primer_seconds", "primer_start", "continuation_only", "follow")
@@ -146,7 +146,7 @@ def _add_length_options(parser: Parser) -> None:
         "--max-length",
         type=Number(int, 0, 10_000_000),
         metavar="N",
-        help="events per sample; 0: as many as the control file (default: 1500, about a minute)",
+        help="events per sample; 0: as many as the control file (default: 1500, up to a minute)",
     )
     add(
         "--seconds",

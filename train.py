@@ -785,7 +785,9 @@ def print_result(trainer: Trainer, path: Path, control_ratio: float) -> None:
     state = trainer.state
     if math.isfinite(state.before) and math.isfinite(state.best):
         print_line(f"before {state.before:.3f}, now {state.best:.3f} nats/event")
-        if state.best == state.before:
+        if state.step == 0:
+            print_line("no time was left for a step: try a larger --max-minutes")
+        elif state.best == state.before:
             print_line("no validation was better than before the training: try more music")
     print_line(f"{path}: step {state.step}, {format_time(state.seconds)}, {state.events:,} events")
     best = path

@@ -636,6 +636,18 @@ def test_fine_tuning_shows_the_loss_before_and_after(
     assert f"before {loss}, now " in output
 
 
+def test_fine_tuning_without_time_for_a_step_asks_for_more_minutes(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "--max-steps", "2")
+    capsys.readouterr()
+    arguments = ("-s", "tuned.sess", "--init-from", "m.sess", "--max-minutes", "1e-6")
+    assert run(data, *arguments) == 0
+    output = capsys.readouterr().out
+    assert "no time was left for a step: try a larger --max-minutes" in output
+    assert "more music" not in output
+
+
 def test_first_validation_comes_after_a_tenth_of_the_minutes(
     folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
