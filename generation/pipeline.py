@@ -281,10 +281,8 @@ class PitchBias:
     def __getitem__(self, rows: slice) -> torch.Tensor:
         """Return rows as float32 [rows, events]."""
         start, stop, _ = rows.indices(len(self))
-        steps = np.arange(start, stop)
-        written = self._plan.evaluate((steps + 0.5) * TIME_STEP, steps).histogram
-        is_early = (written == 0) & (self._plan.average(start, stop).histogram > 0)
-        bias = np.zeros((len(steps), EventSeq.dim()), np.float32)
+        is_early = self._plan.find_early_pitches(start, stop)
+        bias = np.zeros((len(is_early), EventSeq.dim()), np.float32)
         note_ons = EventSeq.feat_ranges()["note_on"]
         bias[:, note_ons] = HOLD_BACK * is_early[:, np.array(PITCHES) % 12]
         return torch.from_numpy(bias)
@@ -313,8 +311,7 @@ def build_control_table(
         return ControlTable(vectors[:, None], target=target)  # [rows, 1, control]
     durations = torch.from_numpy(EventSeq.event_durations(encoding)).to(device)
     rows = PlanRows(control, device, layout)
-    bias = None if control.is_measured else PitchBias(control)
-    return ControlTable(rows, durations, round(1000 * TIME_STEP), target, bias)
+    return ControlTable(rows, durations, round(1000 * TIME_STEP), target, PitchBias(control))
 
 
 def build_density_target(encoding: Encoding) -> DensityTarget:

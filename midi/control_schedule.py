@@ -268,6 +268,17 @@ class ControlSchedule:
         }
         return ControlSchedule(level, histogram, times, scalars=scalars)
 
+    def find_early_pitches(self, start: int, stop: int) -> Array:
+        """Return which pitch classes only a later chord has, for rows `start` to `stop` - 1.
+
+        They have a weight in the row of `average`, but none yet in the plan: bool [rows, 12].
+        """
+        steps = np.arange(start, stop)
+        if self.is_measured:
+            return np.zeros((len(steps), 12), bool)
+        written = self.evaluate((steps + 0.5) * TIME_STEP, steps).histogram
+        return np.asarray((written == 0) & (self.average(start, stop).histogram > 0))
+
     def override(self, other: ControlSchedule) -> ControlSchedule:
         """Return measured rows with the controls of a written plan where it requests them.
 

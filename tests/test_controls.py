@@ -648,7 +648,7 @@ def test_open_density_is_not_steered() -> None:
         error = controller.update(error, index, torch.full((4,), 239))
     corrected = controller.controls[controller.select(error, index)]
     levels = corrected[:, :12] @ torch.arange(12.0)
-    assert levels.tolist() == [6, 0, 7.25, 11]
+    assert levels.tolist() == [8, 0, 9.25, 11]  # five levels more
     assert corrected[1].tolist() == vectors[1].tolist()
 
 

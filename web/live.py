@@ -18,7 +18,7 @@ import torch
 
 from generation.density import GAIN, MAX_CORRECTION, TIME_CONSTANT
 from generation.int8 import ALL_LEVELS, quantize_rows, split_rows
-from generation.pipeline import MAX_NOTE_SECONDS, build_density_target
+from generation.pipeline import HOLD_BACK, MAX_NOTE_SECONDS, build_density_target
 from midi.control_schedule import (
     DEFAULT_DENSITY,
     DENSITY_LEVELS,
@@ -126,6 +126,7 @@ def describe_music(layout: ControlLayout, encoding: Encoding, live: LiveSettings
             "rates": [rate if np.isfinite(rate) and live.steering else None for rate in rates],
         },
         "plan": _describe_plan(live.control),
+        "hold_back": HOLD_BACK,
     }
 
 
@@ -199,6 +200,8 @@ def describe_start(layout: ControlLayout, live: LiveSettings) -> dict[str, Any]:
 def _describe_plan(control: ControlSchedule | None) -> dict[str, Any] | None:
     """Return a control over time: `times` in milliseconds, and a request for each of them.
 
+    A request also has the pitch classes that are `early`; see ControlSchedule.find_early_pitches.
+
     loop: the time at which the last rows start again and again, and their length; or None.
     """
     if control is None or len(control) == 1:
@@ -207,10 +210,13 @@ def _describe_plan(control: ControlSchedule | None) -> dict[str, Any] | None:
     steps = math.ceil((begin + period) / TIME_STEP) + 1 if control.loop else control.steps
     if steps * TIME_STEP > MAX_PLAN_SECONDS:
         raise ValueError(f"--live: the control is longer than {MAX_PLAN_SECONDS / 60:.0f} minutes")
-    plan = control.average(0, steps).drop_repeats()
+    rows = _list_rows(control.average(0, steps))
+    for row, is_early in zip(rows, control.find_early_pitches(0, steps), strict=True):
+        row["early"] = np.flatnonzero(is_early).tolist()
+    changes = [step for step in range(steps) if step == 0 or rows[step] != rows[step - 1]]
     return {
-        "times": np.rint(1000 * np.asarray(plan.columns[0])).astype(int).tolist(),
-        "rows": _list_rows(plan),
+        "times": [round(1000 * TIME_STEP * step) for step in changes],
+        "rows": [rows[step] for step in changes],
         "loop": [1000 * begin, 1000 * period] if control.loop else None,
     }
 

@@ -19,7 +19,7 @@ const MAX_EVENTS = 3000;    // in one call of `advance`, so that a call ends
 
 export class Performer {
   // model: what generate.py wrote about the session: {durations, velocities, velocity_edges, limits,
-  // layout, feedback, plan, max_note_ms}.
+  // layout, feedback, plan, hold_back, max_note_ms}.
   constructor(network, model) {
     Object.assign(this, {network, model});
     this.encoder = new ControlEncoder(model.layout);
@@ -80,7 +80,7 @@ export class Performer {
         for (const [time, pitch] of recent) {
           histogram[pitch % 12] += 1 - (this.clock - time) / FOLLOWED_MS;
         }
-        request = {...request, histogram: normalize(histogram)};
+        request = {...request, histogram: normalize(histogram), early: []};
       }
     }
     return request;
@@ -107,7 +107,14 @@ export class Performer {
       this.error = this.controller.update(this.error, level, this.event, isNote);
     }
     this.isFirst = false;
-    return this.network.step(this.hidden, this.event, this.project(request), withLogits);
+    const logits = this.network.step(this.hidden, this.event, this.project(request), withLogits);
+    if (withLogits && request.early?.length) {
+      for (let key = 0; key < KEYS; key++) {
+        const isEarly = request.early.includes((key + LOWEST_PITCH) % 12);
+        if (isEarly) logits[NOTE_ON + key] += this.model.hold_back;
+      }
+    }
+    return logits;
   }
 
   // Let the network choose the next event.
