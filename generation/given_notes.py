@@ -28,6 +28,7 @@ from generation.engine import (
 from generation.pipeline import (
     MAX_NOTE_SECONDS,
     GenerationJob,
+    PitchBias,
     build_control_table,
     build_density_target,
 )
@@ -450,6 +451,9 @@ def generate_between(
         end=end,
     )
     table = build_table(job, controls)
+    if job.control is not None and controls is not None:
+        bias = PitchBias(job.control, round(start / TIME_STEP), len(controls))
+        table = replace(table, bias=bias)
     trace = run_particles(
         *(job, given, seed, particles, table, context.origin - start, context, on_progress)
     )

@@ -272,16 +272,18 @@ class PitchBias:
     in the average, and none yet in the plan, and 0 for all other events.
     """
 
-    def __init__(self, plan: ControlSchedule) -> None:
-        self._plan = plan
+    def __init__(self, plan: ControlSchedule, first: int = 0, count: int | None = None) -> None:
+        """Prepare `count` rows from step `first` of the plan on; None: all."""
+        self._plan, self._first = plan, first
+        self._count = plan.steps - first if count is None else count
 
     def __len__(self) -> int:
-        return self._plan.steps
+        return self._count
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
         """Return rows as float32 [rows, events]."""
         start, stop, _ = rows.indices(len(self))
-        is_early = self._plan.find_early_pitches(start, stop)
+        is_early = self._plan.find_early_pitches(self._first + start, self._first + stop)
         bias = np.zeros((len(is_early), EventSeq.dim()), np.float32)
         note_ons = EventSeq.feat_ranges()["note_on"]
         bias[:, note_ons] = HOLD_BACK * is_early[:, np.array(PITCHES) % 12]

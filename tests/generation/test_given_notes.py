@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from generation import pipeline
 from generation.given_notes import (
     KEYS,
     NOTE_ONS,
@@ -153,6 +154,17 @@ def test_gap_at_an_end_of_the_piece(gap: tuple[float, float]) -> None:
     assert len(starts) > 0
     assert (starts >= gap[0]).all()
     assert (starts < gap[1]).all()
+
+
+def test_gap_leaves_the_next_chord_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    for hold_back in (-30.0, 0.0):
+        monkeypatch.setattr(pipeline, "HOLD_BACK", hold_back)
+        job = make_job("C F# @ 120bpm; 5/s")  # two seconds each
+        arrangement = Gap(make_piece(), 0.5, 1.9).generate(job, 0, 20, ignore)
+        pitches = get_new(arrangement).pitches
+        shares.append(np.isin(pitches % 12, (1, 6, 10)).mean())
+    assert shares[0] == 0 < shares[1]
 
 
 def test_controls_of_a_gap_go_from_those_before_to_those_after() -> None:
