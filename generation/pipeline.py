@@ -51,6 +51,8 @@ MARGIN_SHARE = 0.2  # the same as a share of --seconds
 RING_SECONDS = 2.0  # for which the last notes go on after the end
 LAST_SECONDS = 0.1  # notes that sound in the last seconds before the end are the last notes
 PLAN_MARGIN = 0.5  # the same for the length that chords in bars give
+RELEASE_AFTER = 3.0  # seconds for which a note sounds before its note off becomes more likely
+RELEASE_RATE = 2.0  # nats for each further second
 HOLD_BACK = -3.0  # nats, for notes of a later chord
 MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 
@@ -235,14 +237,25 @@ def build_event_constraints(
     """Return the constraints of playable music; with `free` only the two limits.
 
     max_repeats: note ons of one key in a row; max_silence: seconds without a note on; 0: no limit.
+    A network forgets some note offs. So from RELEASE_AFTER on, that of a note becomes ever more
+    likely, by RELEASE_RATE.
     """
     allowed_at_start, enables, disables, note_ons = EventSeq.playable_events()
     if free:
         allowed_at_start = np.ones_like(allowed_at_start)
         enables = disables = np.zeros_like(enables)
-    masks = (allowed_at_start, enables, disables, note_ons)
-    durations = EventSeq.event_durations(encoding)
-    return EventConstraints(*masks, durations, max_repeats, 1000 * max_silence)  # milliseconds
+    return EventConstraints(
+        allowed_at_start,
+        enables,
+        disables,
+        note_ons,
+        EventSeq.event_durations(encoding),  # milliseconds, like all times here
+        max_repeats,
+        1000 * max_silence,
+        np.isin(np.arange(EventSeq.dim()), EventSeq.feat_ranges()["note_off"]),
+        1000 * RELEASE_AFTER,
+        0.0 if free else RELEASE_RATE / 1000,
+    )
 
 
 class PlanRows:

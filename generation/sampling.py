@@ -14,7 +14,7 @@ from torch import Tensor
 from utils import Array
 
 FULL = 1 - 1e-4  # a limit is used up from this share on, because sums of shares are not exact
-DISABLED = 2.0  # any share above 1: the event is not allowed
+DISABLED = 1e9  # far above 1, so that it stays above 1 while time is subtracted: not allowed
 NOISE_STEPS = 64  # steps for which noise is computed at once
 
 
@@ -97,6 +97,9 @@ class EventConstraints:
     may come without another note on between (0: no limit).
     durations: of each event [events]; max_silence: the time between two note ons must be shorter,
     in the same unit (0: no limit).
+    releases: which events end a note, bool [events]; release_after: how long a note may sound
+    before its end becomes more likely, in the same unit, and release_rate: by how many nats for
+    each unit (0: none).
     """
 
     allowed_at_start: Array
@@ -106,6 +109,9 @@ class EventConstraints:
     durations: Array
     max_repeats: int = 0
     max_silence: float = 0.0
+    releases: Array | None = None
+    release_after: float = 0.0
+    release_rate: float = 0.0
 
 
 class EventMask:
@@ -115,7 +121,8 @@ class EventMask:
     this is its number of repeats so far, divided by their maximum; for an event with a duration,
     the silence if this event came next, divided by the maximum; for any other event 0 or DISABLED,
     because only these can be enabled and disabled. An event k changes all shares at once:
-    share = share * factors[k] + terms[k].
+    share = share * factors[k] + terms[k]. With `release_rate`, the share of an event that ends a
+    note is minus the time for which this note has sounded.
     """
 
     def __init__(self, constraints: EventConstraints, batch: int, device: torch.device) -> None:
@@ -129,6 +136,10 @@ class EventMask:
         terms = np.where(limited, terms, DISABLED * constraints.disables)
         factors = np.where(note_ons, same, 1.0)
         factors = np.where(limited, factors, ~(constraints.enables | constraints.disables))
+        self._release_after, self._release_rate = constraints.release_after, 0.0
+        if constraints.releases is not None and constraints.release_rate:
+            self._release_rate = constraints.release_rate
+            terms = terms - constraints.durations[:, None] * constraints.releases
         start = np.where(constraints.allowed_at_start, silence, DISABLED)
         table = np.stack([factors, terms], axis=1)  # [events, 2, events]
         self._table = torch.as_tensor(table, dtype=torch.float32).to(device)
@@ -136,7 +147,13 @@ class EventMask:
         self._used = used.repeat(batch, 1)  # share of each event's limit [batch, events]
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Return logits [batch, events] with -inf for events that are not allowed."""
+        """Return logits [batch, events] with -inf for events that are not allowed.
+
+        Ends of notes that have sounded for long get more.
+        """
+        if self._release_rate:
+            late = (-self._used - self._release_after).clamp_(min=0)  # 0 for all other events
+            logits = torch.add(logits, late, alpha=self._release_rate)
         return logits.masked_fill(self._used > FULL, -torch.inf)
 
     def update(self, event: Tensor) -> None:

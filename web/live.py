@@ -18,7 +18,13 @@ import torch
 
 from generation.density import GAIN, MAX_CORRECTION, TIME_CONSTANT
 from generation.int8 import ALL_LEVELS, quantize_rows, split_rows
-from generation.pipeline import HOLD_BACK, MAX_NOTE_SECONDS, build_density_target
+from generation.pipeline import (
+    HOLD_BACK,
+    MAX_NOTE_SECONDS,
+    RELEASE_AFTER,
+    RELEASE_RATE,
+    build_density_target,
+)
 from midi.control_schedule import (
     DEFAULT_DENSITY,
     DENSITY_LEVELS,
@@ -116,7 +122,12 @@ def describe_music(layout: ControlLayout, encoding: Encoding, live: LiveSettings
         "durations": EventSeq.event_durations(encoding).tolist(),  # milliseconds
         "velocities": np.asarray(encoding.velocity_values).tolist(),
         "velocity_edges": np.asarray(encoding.velocity_edges).tolist(),
-        "limits": {"repeats": live.repeats, "silence": 1000 * live.silence},
+        "limits": {
+            "repeats": live.repeats,
+            "silence": 1000 * live.silence,
+            "releaseAfter": 1000 * RELEASE_AFTER,
+            "releaseRate": RELEASE_RATE / 1000,
+        },
         "max_note_ms": 1000 * MAX_NOTE_SECONDS,
         "layout": describe_layout(layout, live),
         "feedback": {

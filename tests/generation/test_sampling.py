@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.sampling import EventMask, Sampler, draw_gumbel_noise
+from generation.sampling import EventConstraints, EventMask, Sampler, draw_gumbel_noise
 from tests.generation.networks import make_no_constraints, make_rngs
 
 CPU = torch.device("cpu")
@@ -151,6 +151,37 @@ def test_silence_stays_below_its_limit() -> None:
     assert list_allowed(mask, 2) == [[0, 1, 2], [0, 1]]
     update(mask, 2, 0)  # silent for 2 s, 0 s
     assert list_allowed(mask, 2) == [[0, 1], [0, 1, 2, 3]]
+
+
+def test_end_of_a_long_note_becomes_more_likely() -> None:
+    note_ons, durations = np.array([1, 0, 0, 0, 0], bool), np.array([0, 0, 1.0, 2.0, 0])
+    enables, disables, releases = np.zeros((5, 5), bool), np.zeros((5, 5), bool), ~note_ons
+    releases[2:] = False  # event 0 starts the note, and event 1 ends it
+    enables[0, 1] = disables[1, 1] = True
+    at_start = np.array([1, 0, 1, 1, 1], bool)
+    constraints = EventConstraints(
+        at_start, enables, disables, note_ons, durations, 0, 9.0, releases, 3.0, 0.5
+    )
+    mask = EventMask(constraints, 1, CPU)
+    none = -torch.inf
+    for event, expected in (
+        (3, none),
+        (0, 0.0),  # sounds for 0 s
+        (3, 0.0),
+        (2, 0.0),  # 3 s
+        (4, 0.0),
+        (2, 0.5),
+        (3, 1.5),  # 6 s
+        (0, 0.0),  # struck again
+        (3, 0.0),
+        (3, 0.5),
+        (1, none),
+        (3, none),
+    ):
+        update(mask, event)
+        logits = mask.apply(torch.zeros(1, 5))[0]
+        assert float(logits[1]) == expected
+        assert not logits[[0, 4]].any()
 
 
 def test_repeats_and_silence_are_limited_together() -> None:

@@ -37,11 +37,12 @@ export class Random {
   }
 }
 
-// Which events may come next. limits: {repeats, silence in ms}, 0 for none; see EventConstraints
-// in sampling.py. The keys that a player holds belong to the player: the network may not use them.
+// Which events may come next. limits: {repeats, silence in ms}, 0 for none, and {releaseAfter in ms,
+// releaseRate in nats/ms} for the ends of notes that sound for long; see EventConstraints in sampling.py. The keys that a player holds belong to the player: the network may not use them.
 export class EventMask {
-  constructor(durations, {repeats, silence}) {
-    Object.assign(this, {durations, maxRepeats: repeats, maxSilence: silence});
+  constructor(durations, {repeats, silence, releaseAfter, releaseRate}) {
+    Object.assign(this, {durations, maxRepeats: repeats, maxSilence: silence, releaseAfter, releaseRate});
+    this.ages = new Float64Array(KEYS);  // ms for which each key has sounded
     this.sounding = new Uint8Array(KEYS);
     this.held = new Uint8Array(KEYS);
     this.lastKey = -1;
@@ -52,6 +53,7 @@ export class EventMask {
   copy() {
     const result = Object.assign(Object.create(EventMask.prototype), this);
     result.sounding = this.sounding.slice();
+    result.ages = this.ages.slice();
     return result;
   }
 
@@ -65,15 +67,25 @@ export class EventMask {
     return !(this.maxSilence && duration && (this.silence + duration) / this.maxSilence > FULL);
   }
 
+  // Return what is added to the logit of an event.
+  findBonus(event) {
+    if (event < NOTE_OFF || event >= VELOCITY) return 0;
+    return Math.max(0, this.ages[event - NOTE_OFF] - this.releaseAfter) * this.releaseRate;
+  }
+
   update(event) {
     if (event < NOTE_OFF) {
+      this.ages[event] = 0;
       this.repeats = event === this.lastKey ? this.repeats + 1 : 1;
       this.lastKey = event;
       this.silence = 0;
       this.sounding[event] = 1;
     } else if (event < VELOCITY) {
       this.sounding[event - NOTE_OFF] = 0;
-    } else this.silence += this.durations[event];
+    } else {
+      this.silence += this.durations[event];
+      for (let key = 0; key < KEYS; key++) this.ages[key] += this.durations[event];
+    }
   }
 }
 
@@ -84,7 +96,7 @@ export function sampleEvent(logits, mask, temperature, uniform) {
   for (let event = 0; event < logits.length; event++) {
     if (!mask.isAllowed(event)) continue;
     const noise = uniform ? -Math.log(-Math.log(uniform[event])) : 0;
-    const value = logits[event] + temperature * noise;
+    const value = logits[event] + mask.findBonus(event) + temperature * noise;
     if (value > highest) [best, highest] = [event, value];
   }
   return best;
