@@ -791,7 +791,7 @@ def test_hint_to_quote_a_control(capsys: pytest.CaptureFixture[str], words: str)
 
 
 def test_progression_gives_the_length() -> None:
-    assert run("-c", "Am F C G @ 90bpm", "-b", "3") == 0  # 10.7 s
+    assert run("-c", "Am F C G @ 90bpm", "-b", "3", "--seed", "4") == 0  # 10.7 s
     assert run("-c", "Am F C G @ 90bpm", "--seconds", "5", "-b", "1") == 0
     assert run("-c", "Am F C G @ 90bpm", "-l", "40", "-b", "1") == 0
     *lengths, seconds, _ = (

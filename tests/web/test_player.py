@@ -131,7 +131,7 @@ def test_only_own_index_is_overwritten(tmp_path: Path) -> None:
 
 def test_published_page_is_current() -> None:
     samples = load_samples()
-    assert len(samples) == 4
+    assert len(samples) == 5
     expected = render_player(samples, PLAYER_HEADING)
     assert PLAYER_PAGE.read_bytes() == expected, "run python3 -m tools.docs samples"
 
