@@ -13,6 +13,7 @@ from generation.engine import Engine, beam_search
 from generation.pipeline import (
     BeamSearch,
     Extent,
+    PitchBias,
     Primer,
     SampleBuffer,
     build_event_constraints,
@@ -22,7 +23,7 @@ from generation.pipeline import (
     generate_events,
     load_primer,
 )
-from generation.sampling import Sampler
+from generation.sampling import EventMask, Sampler
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
 from tests.generation.networks import INIT_DIM, make_job
 from tools.synthetic_data import write_data
@@ -82,6 +83,25 @@ def test_notes_of_a_later_chord_are_held_back() -> None:
         # the network hears of the next chord 1.8 s before it
         expected[3:, :88][:, np.isin(pitches % 12, list(later))] = -3
         np.testing.assert_array_equal(bias, expected)
+
+
+def test_nothing_is_held_back_in_measured_rows() -> None:
+    """A row that begins within a step is no later chord."""
+    plan = make_job("C | F @2.05").control
+    assert plan is not None
+    bias = PitchBias(replace(plan, is_measured=True))
+    assert not bias[0:40].any()
+    assert PitchBias(plan)[0:40].any()
+
+
+def test_note_off_gets_two_nats_per_second_from_three_seconds_on() -> None:
+    for free, expected in ((False, 2 * (5 * 1.171 - 3)), (True, 0.0)):
+        mask = EventMask(build_event_constraints(CURRENT, free=free), 1, torch.device("cpu"))
+        for event in (C4, *[LONGEST_SHIFT] * 5):
+            mask.update(torch.tensor([event]))
+        logits = mask.apply(torch.zeros(1, 240))[0]
+        assert float(logits[C4 + 88]) == pytest.approx(expected, abs=1e-4)
+        assert not logits[[C4, LONGEST_SHIFT, 180]].any()
 
 
 def test_music_avoids_the_next_chord_until_it_begins() -> None:

@@ -19,12 +19,12 @@ from config import PRETRAINED
 from generation.control import parse_control
 from midi.notes import read_midi_texts
 from model import Session
-from sequence import ENCODINGS, NoteSeq
+from sequence import CURRENT, ENCODINGS, PLAIN_LAYOUT, NoteSeq
 from tests.browser import Browser, needs_browser, open_browser
 from tests.generation.networks import make_model
 from tests.web.pages import write_page_with_all_controls, write_small_page
 from tests.web.parsed_page import ParsedPage
-from web.live import LiveSettings, check_live_path, write_live
+from web.live import LiveSettings, check_live_path, describe_music, write_live
 from web.page import bundle_script, hash_script
 
 C_MAJOR = (0, 2, 4, 5, 7, 9, 11)
@@ -418,3 +418,15 @@ def test_speed(browser: Browser, tmp_path: Path, kernel: str, least: float) -> N
         time.sleep(0.5)
     assert ("SIMD" in browser.evaluate(STATUS)) == (kernel == "wasm")
     assert best >= least
+
+
+# ------------------------------------------------------------------------------- the plan
+
+
+def test_plan_has_the_pitch_classes_of_later_chords() -> None:
+    """With two chords in 1.8 s, the average never changes, but what is later does."""
+    control = parse_control("C F @ 200bpm 3/4; 5/s")  # 0.9 s each
+    plan = describe_music(PLAIN_LAYOUT, CURRENT, LiveSettings("a.sess", control))["plan"]
+    begins = [time for time in plan["times"] if time < 2700]
+    assert begins == [0, 900, 1800]
+    assert [row["early"] for row in plan["rows"][:3]] == [[5, 9], [4, 7], [5, 9]]
