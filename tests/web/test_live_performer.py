@@ -144,7 +144,9 @@ def test_echo_answers_after_a_pause_and_stops_for_the_player(page: Path) -> None
 
 
 def test_together_follows_pitch_classes_of_the_player(page: Path) -> None:
-    steps = [["setMode", 0, "together"], ["advance", 0, 300]]
+    early = [0, 5]  # what only the next chord of the control has
+    chord = CONTROLS | {"request": {"density": 6, "histogram": C_MAJOR, "early": early}}
+    steps = [["setControls", 0, chord], ["setMode", 0, "together"], ["advance", 0, 300]]
     steps += [["playKey", 1000, 61, 80], ["playKey", 1100, 66, 80], ["playKey", 1200, 61, 80]]
     *_, before, _, _, after, forgotten = perform(page, *steps, ["advance", 20000, 20300])
     assert before["request"]["histogram"] == C_MAJOR
@@ -153,6 +155,8 @@ def test_together_follows_pitch_classes_of_the_player(page: Path) -> None:
     assert sum(histogram) == pytest.approx(1)
     assert histogram[1] == pytest.approx(2 / 3, abs=0.02)
     assert forgotten["request"]["histogram"] == C_MAJOR
+    assert not after["request"]["early"]  # the chord is the player's, so nothing is held back
+    assert before["request"]["early"] == forgotten["request"]["early"] == early
 
 
 def test_stop_releases_all_keys(page: Path) -> None:
