@@ -27,8 +27,9 @@ from utils import Array
 TRANSPOSITIONS = (-5, 6)  # lowest and highest, in semitones
 HIDING = 1  # number of the stream of random numbers for open controls
 MAIN_CONTROLS = PLAIN_CONTROLS  # those used most often
-MAIN_SHOWN = 0.45  # share of the segments that always show these
-NOTHING_SHOWN = 0.05  # share of the segments without any control, besides those by chance
+MAIN_SHOWN = 0.5  # share of the segments that always show these
+ONLY_MAIN_SHOWN = 0.25  # share of the segments that show these alone; included in MAIN_SHOWN
+NOTHING_SHOWN = 0.15  # share of the segments without any control, besides those by chance
 START_SHARE = 0.1  # share of segments that begin at the start of their performance
 
 
@@ -211,7 +212,8 @@ class WindowSampler:
         """Draw which controls are open in the segment of each column, bool [batch, controls].
 
         Each segment has its own rate, uniform in [0, 1), at which its controls are open. In
-        `NOTHING_SHOWN` of the segments all are open, and in `MAIN_SHOWN` none of `MAIN_CONTROLS`.
+        `NOTHING_SHOWN` of the segments all are open. In `MAIN_SHOWN`, none of `MAIN_CONTROLS` is;
+        in `ONLY_MAIN_SHOWN`, the others all are.
         """
         layout = self.corpus.layout
         draws = _draw_numbers(turn, 2 + len(layout.flags), seed, attempt, HIDING)
@@ -220,6 +222,7 @@ class WindowSampler:
         names = layout.names[: len(layout.flags)]  # none in a plain network
         is_main = np.array([name in MAIN_CONTROLS for name in names], bool)
         is_open &= (kind >= MAIN_SHOWN) | ~is_main
+        is_open |= (kind < ONLY_MAIN_SHOWN) & ~is_main
         return np.asarray(is_open | (kind >= 1 - NOTHING_SHOWN))
 
     def _count_windows(self, segments: _Segments, steps: int) -> Array:

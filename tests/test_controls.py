@@ -323,17 +323,20 @@ def test_each_control_is_hidden_at_a_rate_of_its_segment(tmp_path: Path) -> None
     batches = [sampler.sample_batch(200, 7, number, 1.0, False) for number in range(20)]
     is_open = np.concatenate([batch.is_open for batch in batches])
     assert is_open.shape == (4000, 6)
-    # 5% of the segments show nothing, and 45% show at least density and histogram
-    main, others = 0.05 + 0.5 / 2, 0.05 + 0.95 / 2
+    # 25% of the segments show density and histogram alone, 25% these and some others, 15% nothing
+    main, others = 0.15 + 0.35 / 2, 0.25 + 0.15 + 0.6 / 2
     shares = [main, main, others, others, others, others]
     np.testing.assert_allclose(is_open.mean(axis=0), shares, atol=0.03)
-    # with a uniform rate, each number of open controls is equally likely: from 0 to 6 in half of
-    # the segments, from 0 to 4 in those that show density and histogram
+    # with a uniform rate, each number of open controls is equally likely: from 0 to 6 in 35% of the
+    # segments, from 0 to 4 in those that show density, histogram and some others
     counts = np.bincount(is_open.sum(axis=1), minlength=7) / 4000
-    expected = np.full(7, 0.5 / 7)
-    expected[:5] += 0.45 / 5
-    expected[6] += 0.05
+    expected = np.full(7, 0.35 / 7)
+    expected[:5] += 0.25 / 5
+    expected[4] += 0.25
+    expected[6] += 0.15
     np.testing.assert_allclose(counts, expected, atol=0.02)
+    only_main = (is_open == [False, False, True, True, True, True]).all(axis=1)
+    assert only_main.mean() == pytest.approx(0.30, abs=0.03)
 
 
 def test_hiding_holds_for_a_segment_and_follows_the_seed(tmp_path: Path) -> None:
