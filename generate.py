@@ -271,7 +271,7 @@ def _add_given_notes_options(parser: Parser) -> None:
     )
     text = "generate a share of the notes of a MIDI file anew, from 0 to 1, such as 0.5"
     add("--variation", nargs=2, metavar=("SHARE", "FILE"), help=text)
-    text = "keep a MIDI file until a second, and go on anew, to the same length"
+    text = "keep a MIDI file up to a second, and generate the rest, up to the same length"
     add("--keep-until", nargs=2, metavar=("SECONDS", "FILE"), help=text)
     add("--perform", metavar="FILE", help="MIDI file of a score that is played expressively")
     add(

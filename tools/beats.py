@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import utils
 from midi.notation import find_beats
 from sequence import NoteSeq
 from utils import Array
@@ -42,14 +43,8 @@ def read_beats(path: Path) -> Array:
     return np.array([float(row[0]) for row in rows if row[2][:1] == "b" or row[2][:2] == "db"])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> int:
     """Print the F-measure of each performance, and the mean."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--scores", type=Path, required=True, help="folder with the annotations")
-    parser.add_argument("--performances", type=Path, required=True, help="folder of MIDI files")
-    options = parser.parse_args(argv)
     rows = []
     for path in sorted(options.scores.rglob(f"*{SUFFIX}")):
         name = str(path.relative_to(options.scores)).replace(SUFFIX, ".mid")
@@ -63,9 +58,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = max(measure_f(known, level) for level in levels)
         rows.append((measure_f(known, found), best, measure_f(known, steady)))
         print(f"{name}: F {rows[-1][0]:.2f}, {best:.2f} with half or twice as many beats")
+    if not rows:
+        raise ValueError(f"{options.scores}: no *{SUFFIX} of a file in {options.performances}")
     mean = np.mean(rows, axis=0)
     print(f"{len(rows)} performances: F {mean[0]:.3f}, {mean[1]:.3f}, steady beats {mean[2]:.3f}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the F-measure of each performance, and the mean; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scores", type=Path, required=True, help="folder with the annotations")
+    parser.add_argument("--performances", type=Path, required=True, help="folder of MIDI files")
+    options = parser.parse_args(argv)
+    return utils.run_command("tools.beats", lambda: run(options), "interrupted")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import generate
+import utils
 from analysis.profile import TrainProfile
 from config import PRETRAINED
 from generation.pipeline import SampleBuffer
@@ -72,8 +73,16 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
         yield f"  {name}: {np.mean(rates):.2f} notes/s, standard deviation {np.std(rates):.2f}"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> int:
     """Print the tables."""
+    torch.set_num_threads(1)
+    for line in measure(options):
+        print(line, flush=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python3 -m tools.best_of",
         description=__doc__,
@@ -88,10 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seconds", type=Number(float, 5, 3600), default=60.0)
     add("sampling", nargs="*", metavar="OPTION", help="options of generate.py, after --")
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    for line in measure(options):
-        print(line, flush=True)
+    return utils.run_command("tools.best_of", lambda: run(options), "interrupted")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import utils
 from config import PRETRAINED
 from midi.control_schedule import PITCH_NAMES
 from midi.pianoroll import INK
@@ -99,21 +100,8 @@ def draw_prediction(labels: Sequence[tuple[str, str]], shares: Array, title: str
     return picture.getvalue()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> int:
     """Print the table and write the picture."""
-    parser = argparse.ArgumentParser(
-        prog="python3 -m tools.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("-s", "--session", default=PRETRAINED)
-    parser.add_argument(
-        "--pitches", default="60,64,67,60,64,67,60,64", help="MIDI pitches, one after another"
-    )
-    parser.add_argument("--gap", type=float, default=0.3, help="seconds from one to the next")
-    parser.add_argument("--velocity", type=int, default=64)
-    parser.add_argument("-o", "--output", type=Path, default=PICTURE)
-    options = parser.parse_args(argv)
     session = Session.load(options.session)
     encoding = ENCODINGS[session.encoding]
     pitches = [int(text) for text in options.pitches.split(",")]
@@ -127,7 +115,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = "After " + " ".join(map(name_pitch, pitches))
     atomic_write(options.output, draw_prediction(labels, shares[best], title))
     print(options.output)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table and write the picture; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tools.explain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-s", "--session", default=PRETRAINED)
+    parser.add_argument(
+        "--pitches", default="60,64,67,60,64,67,60,64", help="MIDI pitches, one after another"
+    )
+    parser.add_argument("--gap", type=float, default=0.3, help="seconds from one to the next")
+    parser.add_argument("--velocity", type=int, default=64)
+    parser.add_argument("-o", "--output", type=Path, default=PICTURE)
+    options = parser.parse_args(argv)
+    return utils.run_command("tools.explain", lambda: run(options), "interrupted")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -420,8 +420,20 @@ MEASURES = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Print the figures of one mode."""
+    options = GenerateConfig(
+        session=arguments.session, seed=arguments.seed, temperature=arguments.temperature
+    )
+    torch.set_num_threads(1)
+    job = generate.prepare_job(options, None)
+    for line in MEASURES[arguments.mode](job, arguments):
+        print(line, flush=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the figures of one mode; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python3 -m tools.given_notes",
         description=__doc__,
@@ -436,14 +448,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=GenerateConfig().temperature)
     arguments = parser.parse_args(argv)
-    options = GenerateConfig(
-        session=arguments.session, seed=arguments.seed, temperature=arguments.temperature
-    )
-    torch.set_num_threads(1)
-    job = generate.prepare_job(options, None)
-    for line in MEASURES[arguments.mode](job, arguments):
-        print(line, flush=True)
+    return utils.run_command("tools.given_notes", lambda: run(arguments), "interrupted")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

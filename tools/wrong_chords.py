@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import utils
 from analysis.memorization import number_chords
 from analysis.surprise import measure_surprise
 from config import MIDI_SUFFIXES, PRETRAINED
@@ -64,8 +65,22 @@ def run_trials(session: Session, paths: Sequence[Path], trials: int, seed: int) 
             return
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> int:
     """Print in how many trials the surprise rises, and by how much."""
+    torch.set_num_threads(1)
+    paths = list(find_files(options.folder, MIDI_SUFFIXES))
+    session = Session.load(options.session)
+    rises = np.array(list(run_trials(session, paths, options.trials, options.seed)))
+    for name, values in zip(("all notes there", "pitches, per note"), rises.T, strict=True):
+        print(
+            f"{name}: higher in {(values > 0).sum()} of {len(values)} trials, "
+            f"median {np.median(values):+.2f} nats"
+        )
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print in how many trials the surprise rises, and by how much; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python3 -m tools.wrong_chords",
         description=__doc__,
@@ -76,16 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    paths = list(find_files(options.folder, MIDI_SUFFIXES))
-    session = Session.load(options.session)
-    rises = np.array(list(run_trials(session, paths, options.trials, options.seed)))
-    for name, values in zip(("all notes there", "pitches, per note"), rises.T, strict=True):
-        print(
-            f"{name}: higher in {(values > 0).sum()} of {len(values)} trials, "
-            f"median {np.median(values):+.2f} nats"
-        )
+    return utils.run_command("tools.wrong_chords", lambda: run(options), "interrupted")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
