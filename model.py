@@ -145,8 +145,10 @@ class PerformanceRNN(nn.Module):
         output = functional.leaky_relu(embedded + projected, 0.1)
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
-            if layer and self.training:
-                output = functional.dropout(output, self.config.gru_dropout)
+            if layer and self.training and self.config.gru_dropout:
+                # the same units at all steps (Gal and Ghahramani 2016)
+                mask = functional.dropout(torch.ones_like(output[0]), self.config.gru_dropout)
+                output = output * mask
             if layers is None:
                 output = self._run_layer(output, hidden[layer], self.get_gru_weights(layer))
             else:
@@ -283,9 +285,10 @@ class GRULayer(torch.autograd.Function):
         grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden_dim)
         grad_bias_hh = flat.sum(dim=0)
         grad_gates[..., 2 * hidden_dim :] = grad_new  # now the gradient of W_i x + b_i
+        grad_bias_ih = grad_bias_hh.clone()  # differs in the new gate only
+        grad_bias_ih[2 * hidden_dim :] = grad_new.view(-1, hidden_dim).sum(dim=0)
         grad_w_ih = flat.t() @ inputs.reshape(steps * batch, -1)
         grad_inputs = (flat @ w_ih).view_as(inputs)
-        grad_bias_ih = flat.sum(dim=0)
         return grad_inputs, grad_hidden, grad_w_ih, grad_w_hh, grad_bias_ih, grad_bias_hh
 
 
