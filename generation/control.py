@@ -433,13 +433,16 @@ def _parse_fields(fields: Sequence[str], bar: float, repeats: int | None) -> dic
     for number, field in enumerate(fields[:-1] if fields[-1] == "" != fields[0] else fields):
         name, rest = re.findall("^([A-Za-z]*)[ :=]*(.*)", field)[0]
         name = name.lower()
+        is_named = name == PITCHES and rest.lower() not in ("", "any")
+        if is_named:  # such as "pitches C major"
+            name, field = "", rest
         if (name == PITCHES and rest.lower() == "any") or (number == 0 and not field):
             name, value = PITCHES, OPEN_PITCHES
         elif name in VALUE_KINDS:
             value = _parse_value(VALUE_KINDS[name], rest)
         elif "," in field and field.lstrip("[ ")[:1].upper() not in NATURALS:
             name, value = PITCHES, _parse_weights(field)
-        elif field[:1] in "+-.0123456789":
+        elif field[:1] in "+-.0123456789" and not is_named:
             name, value = "density", _parse_density(field)
         elif PITCHES in values or not _may_be_pitches(field):
             raise ValueError(_explain_field(field, PITCHES in values))

@@ -330,6 +330,21 @@ def test_controls_without_value_are_open() -> None:
         assert not np.isnan(column[0]).any()
 
 
+@pytest.mark.parametrize("field", ["C major", "Am F C G", "1,0,1,0,1,1,0,1,0,1,0,1"])
+def test_pitches_may_be_named(field: str) -> None:
+    times, counts = np.arange(0, 9, 0.5), np.zeros(18, int)
+    named = parse_control(f"5/s; pitches {field}").evaluate(times, counts)
+    plain = parse_control(f"{field}; 5/s").evaluate(times, counts)
+    assert named.values.keys() == plain.values.keys()
+    for name, column in named.values.items():
+        np.testing.assert_array_equal(column, plain.values[name])
+
+
+def test_pitches_are_no_density() -> None:
+    with pytest.raises(ValueError, match="'5/s' does not begin with a note name"):
+        parse_control("pitches 5/s")
+
+
 def test_controls_glide() -> None:
     rows = parse_control("loudness 40; touch 0.1 | ~loudness 80; touch 0.3 @10").evaluate(
         np.array([0, 2.5, 10, 99]), np.zeros(4, int)
