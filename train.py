@@ -99,7 +99,7 @@ def _add_file_options(parser: Parser) -> None:
         "--tune",
         **folder,
         help="convert the MIDI files of this folder, fine-tune the session on them, and write "
-        "three pieces; defaults: --init-from pretrained.sess --max-minutes 4 -c 0.9",
+        "three samples; defaults: --init-from pretrained.sess --max-minutes 4 -c 0.9",
     )
     seconds = Number(float, 0)
     add("-i", "--saving-interval", type=seconds, metavar="SECONDS", help="time between saves")
