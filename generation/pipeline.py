@@ -52,7 +52,7 @@ RING_SECONDS = 2.0  # for which the last notes go on after the end
 LAST_SECONDS = 0.1  # notes that sound in the last seconds before the end are the last notes
 PLAN_MARGIN = 0.5  # the same for the length that chords in bars give
 RELEASE_AFTER = 3.0  # seconds for which a note sounds before its note off becomes more likely
-RELEASE_RATE = 2.0  # nats for each further second
+RELEASE_RATE = 3.0  # nats for each further second
 HOLD_BACK = -3.0  # nats, for notes of a later chord
 MAX_EVENT_RATE = 400  # events/s; with --seconds no more events are generated
 

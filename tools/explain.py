@@ -127,9 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-s", "--session", default=PRETRAINED)
     parser.add_argument(
-        "--pitches", default="60,64,67,60,64,67,60,64", help="MIDI pitches, one after another"
+        "--pitches",
+        default="60,62,64,65,67,69,71,72,60,62,64,65",
+        help="MIDI pitches, one after another",
     )
-    parser.add_argument("--gap", type=float, default=0.3, help="seconds from one to the next")
+    parser.add_argument("--gap", type=float, default=0.15, help="seconds from one to the next")
     parser.add_argument("--velocity", type=int, default=64)
     parser.add_argument("-o", "--output", type=Path, default=PICTURE)
     options = parser.parse_args(argv)
