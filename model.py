@@ -237,13 +237,13 @@ class GRULayer(torch.autograd.Function):
         states = inputs.new_empty(steps + 1, batch, hidden_dim)
         states[0] = initial
         hidden_new = inputs.new_empty(steps, batch, hidden_dim)  # W_hn h + b_hn
+        hidden_part = inputs.new_empty(batch, 3 * hidden_dim)  # W_h h + b_h of one step
         widths = (2 * hidden_dim, hidden_dim)  # reset and update gates, new gate
-        multiply = _prepare_product(w_hh, batch)
+        hidden_reset_update, hidden_rest = hidden_part.split_with_sizes(widths, 1)
         for step_gates, saved, state, next_state in zip(
             gates, hidden_new, states[:-1], states[1:], strict=True
         ):
-            hidden_part = multiply(bias_hh, state)  # W_h h + b_h
-            hidden_reset_update, hidden_rest = hidden_part.split_with_sizes(widths, 1)
+            torch.addmm(bias_hh, state, w_hh.t(), out=hidden_part)
             saved.copy_(hidden_rest)
             reset_update, new = step_gates.split_with_sizes(widths, 1)
             reset_update.add_(hidden_reset_update).sigmoid_()
@@ -265,7 +265,6 @@ class GRULayer(torch.autograd.Function):
         grad_gates = torch.empty_like(gates)  # gradient of W_h h + b_h
         grad_new = torch.empty_like(hidden_new)  # gradient of W_in x + b_in
         grad_hidden = torch.zeros_like(states[0])
-        multiply = _prepare_product(w_hh.t(), batch)
         for end in range(steps, 0, -CHUNK):
             chunk = slice(max(0, end - CHUNK), end)
             derivatives = _gate_derivatives(gates[chunk], states[chunk], hidden_new[chunk])
@@ -280,7 +279,7 @@ class GRULayer(torch.autograd.Function):
                 torch.mul(d_new, to_reset, out=d_reset)
                 torch.mul(grad_hidden, to_update, out=d_update)
                 torch.mul(d_new, reset, out=d_hidden_new)
-                grad_hidden = multiply(grad_hidden.mul_(update), grad_gate)
+                grad_hidden = grad_hidden.mul_(update).addmm_(grad_gate, w_hh)
         flat = grad_gates.view(-1, 3 * hidden_dim)  # [steps * batch, 3 * hidden]
         grad_w_hh = flat.t() @ states[:-1].reshape(-1, hidden_dim)
         grad_bias_hh = flat.sum(dim=0)
@@ -290,37 +289,6 @@ class GRULayer(torch.autograd.Function):
         grad_w_ih = flat.t() @ inputs.reshape(steps * batch, -1)
         grad_inputs = (flat @ w_ih).view_as(inputs)
         return grad_inputs, grad_hidden, grad_w_ih, grad_w_hh, grad_bias_ih, grad_bias_hh
-
-
-def _can_reorder() -> bool:
-    """Return whether torch and the processor have what `_prepare_product` needs in bfloat16."""
-    operators = torch.ops.mkldnn
-    if not hasattr(operators, "_reorder_linear_weight"):  # torch without oneDNN
-        return False
-    return bool(operators._is_mkldnn_bf16_supported())
-
-
-def _prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a function of `added` and `inputs` [rows, width]: added + inputs @ weight.t().
-
-    added: [out] or [rows, out]; weight: [out, width]. In bfloat16, oneDNN otherwise puts the weight
-    into another order for each product. Here this is done once, for all steps of a layer. With AMX,
-    a product of 16 rows then takes about half the time.
-    """
-    operators = torch.ops.mkldnn
-    if weight.dtype != torch.bfloat16 or not _can_reorder():
-        return lambda added, inputs: torch.addmm(added, inputs, weight.t())
-    ordered = operators._reorder_linear_weight(weight.contiguous(), rows)
-    product = operators._linear_pointwise
-
-    def multiply(added: Tensor, inputs: Tensor) -> Tensor:
-        if added.dim() == 1:
-            result: Tensor = product(inputs, ordered, added, "none", [], "")
-        else:
-            result = product.binary(inputs, added, ordered, None, "add")
-        return result
-
-    return multiply
 
 
 def _gate_derivatives(gates: Tensor, states: Tensor, hidden_new: Tensor) -> tuple[Tensor, ...]:

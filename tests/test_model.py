@@ -3,10 +3,7 @@
 import dataclasses
 import math
 import os
-import platform
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,20 +169,6 @@ def test_gru_layer_gradients_in_bfloat16() -> None:
     rough = compute_states_and_gradients([value.bfloat16() for value in arguments], grad_states)[1:]
     for one, other in zip(exact, rough, strict=True):
         assert float((one - other).norm() / one.norm()) < 0.01
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the limits are for these processors")
-def test_bfloat16_without_avx512() -> None:
-    """oneDNN has no reordered weights in bfloat16 there; emulated by limiting it to AVX2."""
-    code = """
-import torch
-from tests.test_model import test_gru_layer_gradients_in_bfloat16
-assert not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-test_gru_layer_gradients_in_bfloat16()
-"""
-    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    command = [sys.executable, "-c", code]
-    subprocess.run(command, env=os.environ | limits, check=True, timeout=60)
 
 
 def test_training_on_cpu_uses_gru_layer(monkeypatch: pytest.MonkeyPatch) -> None:
