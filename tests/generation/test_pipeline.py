@@ -94,8 +94,8 @@ def test_nothing_is_held_back_in_measured_rows() -> None:
     assert PitchBias(plan)[0:40].any()
 
 
-def test_note_off_gets_two_nats_per_second_from_three_seconds_on() -> None:
-    for free, expected in ((False, 2 * (5 * 1.171 - 3)), (True, 0.0)):
+def test_note_off_gets_three_nats_per_second_from_three_seconds_on() -> None:
+    for free, expected in ((False, 3 * (5 * 1.171 - 3)), (True, 0.0)):
         mask = EventMask(build_event_constraints(CURRENT, free=free), 1, torch.device("cpu"))
         for event in (C4, *[LONGEST_SHIFT] * 5):
             mask.update(torch.tensor([event]))
