@@ -119,6 +119,24 @@ def test_missing_device_is_an_error() -> None:
             pick_device("cuda")
 
 
+def test_dropout_leaves_out_the_same_units_at_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs: list[torch.Tensor] = []
+    run_layer = PerformanceRNN._run_layer
+
+    def record(self: PerformanceRNN, *arguments: Any) -> torch.Tensor:
+        inputs.append(arguments[0])
+        return run_layer(self, *arguments)
+
+    monkeypatch.setattr(PerformanceRNN, "_run_layer", record)
+    torch.manual_seed(0)
+    model = PerformanceRNN(ModelConfig(4, 11, 5, 64, gru_layers=2, gru_dropout=0.25))
+    model(torch.zeros(9, 3, dtype=torch.long), torch.zeros(2, 3, 64))
+    is_out = inputs[1] == 0  # [steps, batch, hidden]
+    assert (is_out == is_out[0]).all()
+    assert 0.1 < float(is_out[0].float().mean()) < 0.4
+    assert not (is_out[0, 0] == is_out[0, 1]).all()  # other units in each sequence
+
+
 # -------------------------------------------------------------------------------- GRU layer
 
 
