@@ -146,7 +146,7 @@ class PerformanceRNN(nn.Module):
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
             if layer and self.training and self.config.gru_dropout:
-                # the same units at all steps (Gal and Ghahramani 2016)
+                # the same units at all steps of this call (Gal and Ghahramani 2016)
                 mask = functional.dropout(torch.ones_like(output[0]), self.config.gru_dropout)
                 output = output * mask
             if layers is None:

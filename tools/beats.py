@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         rows.append((measure_f(known, found), best, measure_f(known, steady)))
         print(f"{name}: F {rows[-1][0]:.2f}, {best:.2f} with half or twice as many beats")
     if not rows:
-        raise ValueError(f"{options.scores}: no *{SUFFIX} of a file in {options.performances}")
+        raise ValueError(f"{options.scores}: no *{SUFFIX} for the files in {options.performances}")
     mean = np.mean(rows, axis=0)
     print(f"{len(rows)} performances: F {mean[0]:.3f}, {mean[1]:.3f}, steady beats {mean[2]:.3f}")
     return 0
