@@ -44,6 +44,7 @@ MODEL_SIZES: dict[str, tuple[type, float, float]] = {
     "hidden_dim": (int, 1, 16384),
     "gru_layers": (int, 1, 64),
     "gru_dropout": (float, 0.0, 1.0),
+    "recall_dim": (int, 0, 65536),
 }
 
 
@@ -60,6 +61,7 @@ class ModelConfig:
     hidden_dim: int = 512  # width of a GRU layer
     gru_layers: int = 2
     gru_dropout: float = 0.0  # between GRU layers
+    recall_dim: int = 0  # width of what is recalled of earlier passages; 0: nothing is
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in MODEL_SIZES.items():

@@ -20,8 +20,10 @@ from torch.nn import functional
 import utils
 from config import MODEL_SIZES, PRETRAINED, ModelConfig
 from corpus import tensorfile
+from corpus.recall import RECALL_ROWS, RECALL_WIDTH, index_recall
 from sequence import PLAIN_CONTROLS, ControlLayout
 
+RECALL_STD = 0.5  # of the initial weights of the table
 GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of torch.nn.GRU
 
 
@@ -29,7 +31,9 @@ class PerformanceRNN(nn.Module):
     """A network that predicts the next event from the previous events and a control.
 
     event embedding, control -> linear, leaky ReLU -> GRU layers -> linear -> event logits.
-    The last linear layer sees the states of all GRU layers.
+    The last linear layer sees the states of all GRU layers. With `recall_dim`, the first GRU
+    layer and the last linear layer also see what is recalled of earlier passages: the sum of some
+    rows of a table (corpus/recall.py).
     """
 
     def __init__(self, config: ModelConfig, controls: Sequence[str] = PLAIN_CONTROLS) -> None:
@@ -46,6 +50,10 @@ class PerformanceRNN(nn.Module):
         self.concat_input_fc = nn.Linear(event_dim + config.control_dim + 1, hidden_dim)
         self.gru = nn.GRU(hidden_dim, hidden_dim, layers)  # run layer by layer, see forward
         self.output_fc = nn.Linear(layers * hidden_dim, event_dim)
+        if recall_dim := config.recall_dim:  # zeros recall nothing
+            self.recall_table = nn.Parameter(torch.zeros(RECALL_ROWS, recall_dim))
+            self.recall_gates = nn.Parameter(torch.zeros(3 * hidden_dim, recall_dim))
+            self.recall_output = nn.Parameter(torch.zeros(event_dim, recall_dim))
 
     @torch.no_grad()
     def init_weights(self) -> PerformanceRNN:
@@ -66,6 +74,8 @@ class PerformanceRNN(nn.Module):
                 nn.init.xavier_uniform_(weight_ih[rows])
                 nn.init.orthogonal_(weight_hh[rows])
             bias_ih[hidden_dim : 2 * hidden_dim] += 1.0
+        if self.config.recall_dim:  # it is learned from the table on
+            nn.init.normal_(self.recall_table, std=RECALL_STD)
         return self
 
     @property
@@ -121,6 +131,17 @@ class PerformanceRNN(nn.Module):
             return projected
         return torch.where(use_control[:, None], projected, no_control.to(projected.dtype))
 
+    def sum_recall(self, recall: Tensor | None) -> Tensor:
+        """Return what the table has for what is recalled, [steps or 1, batch or 1, recall].
+
+        recall: uint8 [steps, batch, 10] as in `corpus.recall.find_recall`, or None for nothing.
+        """
+        if recall is None:
+            recall = torch.zeros(1, 1, RECALL_WIDTH, dtype=torch.uint8, device=self.device)
+        rows = index_recall(recall)
+        sums = functional.embedding_bag(rows.flatten(0, 1), self.recall_table, mode="sum")
+        return sums.view(*rows.shape[:2], -1)
+
     def forward(
         self,
         inputs: Tensor,
@@ -129,6 +150,7 @@ class PerformanceRNN(nn.Module):
         use_control: Tensor | None = None,
         event_table: Tensor | None = None,
         layers: Sequence[Callable[[Tensor, Tensor], Tensor]] | None = None,
+        recall: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return logits [steps, batch, events] and the hidden state after the last step.
 
@@ -137,12 +159,18 @@ class PerformanceRNN(nn.Module):
         controls: [steps or 1, batch, control], those of the predicted events, or None;
         use_control: bool [batch], the sequences that use their controls, or None for all;
         event_table: the result of `compute_event_table()`, which saves time in many calls;
-        layers: run these, such as BFloat16Layer, instead of the GRU layers of the network.
+        layers: run these, such as BFloat16Layer, instead of the GRU layers of the network;
+        recall: uint8 [steps, batch, 10], what is recalled before the predicted event
+        (corpus.recall.find_recall), or None for nothing; a network without recall ignores it.
         """
         table = self.compute_event_table() if event_table is None else event_table
         embedded = functional.embedding(inputs, table)  # [steps, batch, hidden]
         projected = self.project_controls(controls, use_control)
         output = functional.leaky_relu(embedded + projected, 0.1)
+        recalled = None
+        if self.config.recall_dim:
+            recalled = self.sum_recall(recall).to(output.dtype).expand(*inputs.shape, -1)
+            output = torch.cat([output, recalled], dim=-1)
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
             if layer and self.training and self.config.gru_dropout:
@@ -155,7 +183,10 @@ class PerformanceRNN(nn.Module):
                 output = layers[layer](output, hidden[layer])
             outputs.append(output)
             last.append(output[-1])
-        return self.output_fc(torch.cat(outputs, dim=-1)), torch.stack(last)
+        logits = self.output_fc(torch.cat(outputs, dim=-1))
+        if recalled is not None:
+            logits = logits + functional.linear(recalled, self.recall_output)
+        return logits, torch.stack(last)
 
     def forward_scheduled(
         self,
@@ -164,12 +195,13 @@ class PerformanceRNN(nn.Module):
         controls: Tensor,
         use_control: Tensor,
         teacher_forcing_ratio: float,
+        recall: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the same as `forward`, with some inputs replaced by samples of the network.
 
         From the second step on, an input is the true event with probability
         `teacher_forcing_ratio`, and otherwise an event that is sampled from the logits of the
-        step before (scheduled sampling, Bengio et al. 2015).
+        step before (scheduled sampling, Bengio et al. 2015). `recall` is that of the true events.
         """
         logits, table = [], self.compute_event_table()
         sampled = inputs[0]
@@ -177,15 +209,24 @@ class PerformanceRNN(nn.Module):
             use_true = torch.rand(true_event.shape, device=inputs.device) < teacher_forcing_ratio
             event = torch.where(use_true | (step == 0), true_event, sampled)
             control = controls[step : step + 1]
-            output, hidden = self(event[None], hidden, control, use_control, table)
+            recalled = None if recall is None else recall[step : step + 1]
+            output, hidden = self(
+                event[None], hidden, control, use_control, table, recall=recalled
+            )
             probabilities = output[0].detach().float().softmax(dim=-1)
             sampled = probabilities.multinomial(1)[:, 0]  # [batch]
             logits.append(output)
         return torch.cat(logits), hidden
 
     def get_gru_weights(self, layer: int) -> list[Tensor]:
-        """Return the weights of a layer, in the order of GRU_WEIGHTS."""
-        return [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
+        """Return the weights of a layer, in the order of GRU_WEIGHTS.
+
+        The inputs of the first layer end with what is recalled, if the network has recall.
+        """
+        weights = [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
+        if layer == 0 and self.config.recall_dim:
+            weights[0] = torch.cat([weights[0], self.recall_gates], dim=1)
+        return weights
 
     def _run_layer(self, inputs: Tensor, initial: Tensor, weights: list[Tensor]) -> Tensor:
         """Return the states [steps, batch, hidden] of a layer after `initial` [batch, hidden].
@@ -351,8 +392,9 @@ class BFloat16Layer:
 
 # ----------------------------------------------------------------------------- session file
 
-# 2: "options" and "scaler" in `training` are dicts; 3: "controls", if not density and histogram
-SESSION_VERSION = 3
+# 2: "options" and "scaler" in `training` are dicts; 3: "controls", if not density and histogram;
+# 4: recall
+SESSION_VERSION = 4
 # names in the entry `training` of older session files, and what they are called now
 OLD_TRAINING_NAMES = {"judges": "val_data", "worse": "stale_validations", "data": "train_data"}
 OLD_PREFIXES = {"option": "options", "scaler": "scaler"}
@@ -424,6 +466,13 @@ class Session:
         return model.to(device)
 
     @property
+    def version(self) -> int:
+        """The oldest version of the format that has all that the network has."""
+        if self.config.recall_dim:
+            return SESSION_VERSION
+        return 2 if self.controls == PLAIN_CONTROLS else 3
+
+    @property
     def control_ratio(self) -> float | None:
         """The share of the training windows that used their controls, or None if unknown."""
         ratio = self.training.get("options", {}).get("control_ratio")
@@ -431,10 +480,13 @@ class Session:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; if the process is killed, the old file or the whole new one remains."""
+        sizes = asdict(self.config)
+        if not self.config.recall_dim:  # unknown to the original
+            del sizes["recall_dim"]
         record = {
-            "session": 2 if self.controls == PLAIN_CONTROLS else SESSION_VERSION,
+            "session": self.version,
             "encoding": self.encoding,
-            "model_config": asdict(self.config),
+            "model_config": sizes,
             "model_state": self.state,
             "model_optimizer_state": self.optimizer_state or _unused_optimizer(self.config),
             "training": self.training,
@@ -487,10 +539,11 @@ def _parse_session(record: Any) -> Session:
         )
     tensorfile.check_number("encoding", encoding, int, 0, 2**31)
     sizes = record["model_config"]
-    if not isinstance(sizes, dict) or set(sizes) != set(MODEL_SIZES):
-        raise ValueError(f"model_config does not have the entries {sorted(MODEL_SIZES)}")
-    for name, (kind, _, _) in MODEL_SIZES.items():
-        if type(sizes[name]) not in (int, kind):
+    known = set(MODEL_SIZES)
+    if not isinstance(sizes, dict) or set(sizes) not in (known, known - {"recall_dim"}):
+        raise ValueError(f"model_config does not have the entries {sorted(known)}")
+    for name in sizes:
+        if type(sizes[name]) not in (int, MODEL_SIZES[name][0]):
             raise ValueError(f"{name} is {tensorfile.format_value(sizes[name])}, not a number")
     config, state = ModelConfig(**sizes), _remove_wrappers(record.get("model_state", {}))
     _check_state(config, state)

@@ -350,7 +350,14 @@ def prepare(
     trainer = build_trainer(options, train_data, val_data, distributed)
     layout = trainer.model.layout
     train_data, val_data = train_data.add_controls(layout), val_data.add_controls(layout)
-    sampler = WindowSampler(train_data, *window, process, options.stretch, options.small_batches)
+    sampler = WindowSampler(
+        train_data,
+        *window,
+        process,
+        options.stretch,
+        options.small_batches,
+        trainer.model.config.recall_dim > 0,
+    )
     return trainer, sampler, val_data
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from corpus.augment import stretch_excerpt
 from corpus.performance import Corpus, expand_controls
+from corpus.recall import transpose_recall
 from sequence import (
     PLAIN_CONTROLS,
     PLAIN_LAYOUT,
@@ -40,7 +41,8 @@ class Batch:
     previous: int64 [batch], the event before each window; targets: int64 [steps, batch];
     controls: float32 [steps, batch, control]; use_control: bool [batch], whether the network sees
     the control of a window; continues: bool [batch], whether a window follows the one in the same
-    column of the previous batch. Only for these windows, `previous` is used.
+    column of the previous batch. Only for these windows, `previous` is used. recall: uint8
+    [steps, batch, 10], see `corpus.recall.find_recall`, or None for a network without recall.
     """
 
     previous: Tensor
@@ -48,6 +50,7 @@ class Batch:
     controls: Tensor
     use_control: Tensor
     continues: Tensor
+    recall: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class PackedBatch:
     """A batch as bytes: events [1 + steps, batch]; row 0 is the event before the window.
 
     controls: packed [steps, batch, columns]; is_open: the controls that the network does not see,
-    bool [batch, controls]; use_control and continues: see `Batch`.
+    bool [batch, controls]; use_control, continues and recall: see `Batch`.
     """
 
     events: Array
@@ -63,20 +66,20 @@ class PackedBatch:
     is_open: Array
     use_control: Array
     continues: Array
+    recall: Array | None = None
 
     def to_device(
         self, device: torch.device, encoding: Encoding, layout: ControlLayout = PLAIN_LAYOUT
     ) -> Batch:
         """Copy the bytes to a device, and expand them there; layout: of the network's control."""
-        parts = (torch.from_numpy(part) for part in vars(self).values())
+        parts = {k: torch.from_numpy(part) for k, part in vars(self).items() if part is not None}
         if device.type == "cuda":  # without it, the copy waits until the GPU is idle
-            parts = (part.pin_memory() for part in parts)
-        events, controls, is_open, use_control, continues = (
-            part.to(device, non_blocking=True) for part in parts
-        )
-        events = events.long()
-        controls = expand_controls(controls, encoding, layout, is_open)
-        return Batch(events[0], events[1:], controls, use_control, continues)
+            parts = {name: part.pin_memory() for name, part in parts.items()}
+        parts = {name: part.to(device, non_blocking=True) for name, part in parts.items()}
+        events = parts["events"].long()
+        controls = expand_controls(parts["controls"], encoding, layout, parts["is_open"])
+        flags = parts["use_control"], parts["continues"]
+        return Batch(events[0], events[1:], controls, *flags, parts.get("recall"))
 
 
 class _Segments(NamedTuple):
@@ -118,16 +121,18 @@ class WindowSampler:
         process: tuple[int, int] = (0, 1),
         stretch: float = 0.0,
         small_batches: int = 0,
+        recall: bool = False,
     ) -> None:
         """Prepare windows of `steps` events that start every `stride` events.
 
         process: rank and world size; the processes share each batch, and this one gets part `rank`
         of the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
         for the current encoding only. small_batches: number of smaller batches at the start.
+        recall: whether the network has recall.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
         (self.rank, self.world_size), self.stretch = process, stretch
-        self.small_batches = small_batches
+        self.small_batches, self.recall = small_batches, recall
         # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
@@ -154,18 +159,28 @@ class WindowSampler:
         columns = slice(self.rank * batch_size, (self.rank + 1) * batch_size)
         segments = _Segments(*(values[columns] for values in segments))
         contents = self._read_segments(segments, steps, carry)
-        windows = []
-        for (events, controls), window in zip(contents, segments.windows, strict=True):
-            rows = slice(window * steps, (window + 1) * steps + 1)
+        windows, recalled = [], []
+        for column, (events, controls) in enumerate(contents):
+            start = int(segments.windows[column]) * steps
+            rows = slice(start, start + steps + 1)
             windows.append((events[rows], controls[rows, : self.corpus.layout.packed_dim]))
+            if self.recall:
+                performance = self.corpus.performances[segments.performances[column]]
+                rows = slice(1, start + steps + 1)
+                first = int(segments.starts[column])
+                recalled.append(performance.read_recall(first, events[rows])[start:])
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
+        recall = np.stack(recalled, axis=1) if recalled else None
         if transposition:
             offsets = _choose_offsets([events for events, _ in contents], segments.transpose_draw)
             events, controls = transpose(events, controls, offsets)
+            if recall is not None:
+                recall = transpose_recall(recall, offsets)
         use_control = segments.control_draw < control_ratio
         is_first = number == self.small_batches > 0  # no window continues one of another size
         continues = (segments.windows > 0) & (not is_first)
-        return PackedBatch(events, controls[1:], segments.is_open, use_control, continues)
+        flags = segments.is_open, use_control, continues
+        return PackedBatch(events, controls[1:], *flags, recall)
 
     def _size_windows(self, number: int) -> tuple[int, int]:
         """Return the events of a window and the windows of a segment in batch `number`."""

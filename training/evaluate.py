@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from corpus.performance import Corpus, expand_controls
+from corpus.recall import RECALL_WIDTH
 from model import BFloat16Layer, PerformanceRNN
 from sequence import PLAIN_CONTROLS, ControlLayout, Encoding, EventSeq
 from utils import Array
@@ -236,11 +237,16 @@ def _share_out(lengths: Sequence[int], shares: int) -> list[list[int]]:
 
 
 class _Block(NamedTuple):
-    """Successive events uint8 [n] of a performance, and packed controls uint8 [n, width]."""
+    """Successive events uint8 [n] of a performance, and packed controls uint8 [n, width].
 
-    is_first: bool  # of its performance
+    is_first: whether it is the first of its performance; recall: uint8 [n, 10], zeros for a
+    network without recall.
+    """
+
+    is_first: bool
     events: Array
     controls: Array
+    recall: Array
 
 
 class _Evaluator:
@@ -312,9 +318,13 @@ class _Evaluator:
             count = steps * max(1, READ_EVENTS // steps)  # so that only the last block is shorter
             for begin in range(0, length, count):
                 events, controls = performance.read(begin, min(length, begin + count))
+                recall = np.zeros((len(events), RECALL_WIDTH), np.uint8)
+                if self.model.config.recall_dim:
+                    recall = performance.read_recall(begin, events)
                 for start in range(0, len(events), steps):
                     part = slice(start, start + steps)
-                    yield _Block(begin + start == 0, events[part], controls[part, :width])
+                    columns = events[part], controls[part, :width], recall[part]
+                    yield _Block(begin + start == 0, *columns)
 
     def _run_block(
         self, blocks: Sequence[_Block], hidden: Tensor, previous: Tensor
@@ -328,7 +338,7 @@ class _Evaluator:
         is_first = torch.tensor([block.is_first for block in blocks], device=device)
         hidden = torch.where(is_first[:, None, None], self.start[:, :, None], hidden)
         previous = previous.masked_fill(is_first, self.model.primary_event)
-        events, packed = _join_blocks(blocks)
+        events, packed, recall = _join_blocks(blocks)
         targets = torch.from_numpy(np.maximum(events, 0)).to(device)  # [steps, columns]
         inputs = torch.cat([previous[None], targets[:-1]])
         controls = None
@@ -346,23 +356,26 @@ class _Evaluator:
             self.use_control.repeat(len(blocks)),
             self.event_table,
             self.layers,
+            torch.from_numpy(recall).to(device).repeat_interleave(choices, dim=1),
         )
         sums = _sum_up(logits.unflatten(1, (len(blocks), choices)), targets, events >= 0)
         return sums, last.unflatten(1, (len(blocks), choices)), targets[-1]
 
 
-def _join_blocks(blocks: Sequence[_Block]) -> tuple[Array, Array]:
-    """Return the events int64 [steps, columns] and controls uint8 [steps, columns, width].
+def _join_blocks(blocks: Sequence[_Block]) -> tuple[Array, Array, Array]:
+    """Return the events int64 [steps, columns], and controls and recall [steps, columns, width].
 
     After the end of a block that is shorter than others, events are -1.
     """
     steps, width = max(len(block.events) for block in blocks), blocks[0].controls.shape[1]
     events = np.full((steps, len(blocks)), -1, np.int64)
     controls = np.zeros((steps, len(blocks), width), np.uint8)
+    recall = np.zeros((steps, len(blocks), RECALL_WIDTH), np.uint8)
     for column, block in enumerate(blocks):
         events[: len(block.events), column] = block.events
         controls[: len(block.events), column] = block.controls
-    return events, controls
+        recall[: len(block.events), column] = block.recall
+    return events, controls, recall
 
 
 def _sum_up(logits: Tensor, targets: Tensor, is_event: Array) -> Array:

@@ -151,9 +151,11 @@ class BatchLoss(nn.Module):
             inputs[0] = torch.where(batch.continues, batch.previous, inputs[0])
         control = (batch.controls, batch.use_control)
         if teacher_forcing_ratio < 1:
-            logits, last = model.forward_scheduled(inputs, hidden, *control, teacher_forcing_ratio)
+            logits, last = model.forward_scheduled(
+                inputs, hidden, *control, teacher_forcing_ratio, batch.recall
+            )
         else:
-            logits, last = model(inputs, hidden, *control)
+            logits, last = model(inputs, hidden, *control, recall=batch.recall)
         loss = functional.cross_entropy(logits.float().flatten(0, 1), batch.targets.flatten())
         return loss, last.detach().float()
 
