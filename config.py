@@ -223,6 +223,7 @@ class GenerateConfig:
     min_p: float = 0.0
     repeats: int = 12  # most note ons of one key in a row; 0: no limit
     silence: float = 4.0  # longest, in seconds; 0: no limit
+    recall: bool = True  # of earlier passages of the sample
     init_zero: bool = False
     free: bool = False  # no event mask
     exact: bool = False  # float32 only

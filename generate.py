@@ -214,6 +214,8 @@ def _add_sampling_options(parser: Parser) -> None:
         metavar="SECONDS",
         help="longest time without a new note; 0: no limit",
     )
+    recall = "remember the music so far, so that passages return; for sessions trained with it"
+    add("--recall", action=argparse.BooleanOptionalAction, help=recall)
     add("--free", action="store_true", help="do not mask events that cannot be played")
     add("-z", "--init-zero", action="store_true", help="start from zeros, not a random vector")
     add("--exact", action="store_true", help="compute in float32 only, which is slower")
@@ -632,6 +634,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         exact=options.exact,
         numbers=options.piece,
         max_threads=utils.count_processors(),
+        recall=options.recall,
     )
 
 

@@ -210,9 +210,7 @@ class PerformanceRNN(nn.Module):
             event = torch.where(use_true | (step == 0), true_event, sampled)
             control = controls[step : step + 1]
             recalled = None if recall is None else recall[step : step + 1]
-            output, hidden = self(
-                event[None], hidden, control, use_control, table, recall=recalled
-            )
+            output, hidden = self(event[None], hidden, control, use_control, table, recall=recalled)
             probabilities = output[0].detach().float().softmax(dim=-1)
             sampled = probabilities.multinomial(1)[:, 0]  # [batch]
             logits.append(output)

@@ -31,6 +31,7 @@ from analysis.music_metrics import (
     polyphony,
     stops_early,
 )
+from corpus.recall import recall_events
 from generation.control_metrics import measure_adherence, measure_control
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN
@@ -202,10 +203,11 @@ def measure_losses(model: PerformanceRNN, context: Array, events: Array) -> Arra
     targets = torch.from_numpy(whole.astype(np.int64)).to(model.device)  # [steps, samples]
     hidden = model.init_hidden(torch.zeros(1, model.config.init_dim, device=model.device))
     hidden = hidden.expand(-1, events.shape[1], -1).contiguous()
-    inputs, losses = model.shift_right(targets), []
+    recall = torch.from_numpy(np.stack([recall_events(column) for column in whole.T], axis=1))
+    inputs, losses, recall = model.shift_right(targets), [], recall.to(model.device)
     for start in range(0, len(targets), LOSS_STEPS):
         part = slice(start, start + LOSS_STEPS)
-        logits, hidden = model(inputs[part], hidden)
+        logits, hidden = model(inputs[part], hidden, recall=recall[part])
         flat = functional.cross_entropy(
             logits.flatten(0, 1), targets[part].flatten(), reduction="none"
         )

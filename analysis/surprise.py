@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from corpus.performance import expand_controls
+from corpus.recall import recall_events
 from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array, atomic_write
@@ -92,6 +93,7 @@ def measure_surprise(
     if not is_note.any():
         raise ValueError("no notes")
     kind_nats, inner_nats = np.empty(len(indices)), np.empty(len(indices))
+    recall = recall_events(indices)
     on_rows = []  # log-probabilities at the note ons [note ons, events]
     model.eval()
     hidden = model.init_hidden(torch.zeros(1, model.config.init_dim, device=model.device))
@@ -102,7 +104,9 @@ def measure_surprise(
         control = None
         if controls is not None:
             control = torch.from_numpy(controls[part])[:, None].to(model.device)
-        logits, hidden = model(torch.cat([previous, targets[:-1]]), hidden, control)
+        recalled = torch.from_numpy(recall[part])[:, None].to(model.device)
+        inputs = torch.cat([previous, targets[:-1]])
+        logits, hidden = model(inputs, hidden, control, recall=recalled)
         previous = targets[-1:]
         logs = logits[:, 0].double().log_softmax(dim=-1)  # [steps, events]
         kinds = _log_kinds(logs)  # [steps, kinds]

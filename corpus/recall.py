@@ -9,6 +9,7 @@ the notes of several minutes in its state; docs/experiments.md says what recall 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ MOVED_LENGTHS = (12, 8, 6, 4)  # the same in another key
 KEPT = 4  # notes for which a place is kept although they differ
 KEPT_LENGTHS = 4  # only if so many of SAME_LENGTHS, the longest, were found
 NEXT_NOTES = 4  # that followed
+MAX_NOTES = 20_000  # of a NoteMemory; then it forgets the older half
 # bytes of a row for each place: how it was found (0: not found), then the next notes: 0 or key + 1
 PLACE_WIDTH = 1 + NEXT_NOTES
 RECALL_WIDTH = 2 * PLACE_WIDTH
@@ -58,6 +60,16 @@ def find_recall(keys: Array) -> Array:
             exists &= (following_keys >= 0) & (following_keys < KEYS)
             rows[1:, start + ahead] = np.where(exists, following_keys + 1, 0)
     return rows
+
+
+def recall_events(events: Array) -> Array:
+    """Return what is recalled before each event of a whole performance, uint8 [events, 10].
+
+    events: indices [events]. See `find_recall`.
+    """
+    is_note = events < KEYS
+    notes_before: Array = np.cumsum(is_note) - is_note
+    return np.asarray(find_recall(events[is_note])[notes_before])
 
 
 def _find_same(keys: Array) -> tuple[Array, Array]:
@@ -136,7 +148,12 @@ class NoteMemory:
         return new
 
     def add(self, key: int) -> list[int]:
-        """Add a note; return what is recalled after it, a row as in `find_recall`."""
+        """Add a note; return what is recalled after it, a row as in `find_recall`.
+
+        Of music that is longer than MAX_NOTES, the oldest notes are forgotten.
+        """
+        if len(self._keys) >= MAX_NOTES:
+            vars(self).update(vars(NoteMemory(self._keys[MAX_NOTES // 2 :])))
         self._keys.append(key)
         self._sums.append(self._sums[-1] + _NOTE_NUMBERS[key])
         same = self._keep(self._find_same(key))
@@ -196,6 +213,32 @@ def transpose_recall(rows: Array, offsets: Array) -> Array:
     is_note = (rows > 0) & (np.arange(RECALL_WIDTH) % PLACE_WIDTH > 0)
     moved = np.where((moved >= 1) & (moved <= KEYS), moved, 0)
     return np.where(is_note, moved, rows).astype(np.uint8)
+
+
+def describe_recall() -> dict[str, Any]:
+    """Return the numbers that web/js/recall.js and web/js/network.js need."""
+    return {
+        "same": SAME_LENGTHS,
+        "moved": MOVED_LENGTHS,
+        "kept": KEPT,
+        "kept_lengths": KEPT_LENGTHS,
+        "next": NEXT_NOTES,
+        "note_numbers": _NOTE_NUMBERS,
+        "interval_numbers": _INTERVAL_NUMBERS,
+        "kinds": _KINDS,
+        "starts": _STARTS,
+    }
+
+
+def index_row(row: Sequence[int]) -> list[int]:
+    """Return the rows of the network's table for one row [10]; see `index_recall`."""
+    indices = []
+    for number, kinds in enumerate(_KINDS):
+        kind, first, *later = row[number * PLACE_WIDTH : (number + 1) * PLACE_WIDTH]
+        start = _STARTS[number]
+        indices.append(start + kind * _NOTES + first)
+        indices += [start + (kinds + ahead) * _NOTES + note for ahead, note in enumerate(later)]
+    return indices
 
 
 def index_recall(rows: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional
 import utils
 from generation.density import DensityController, DensityTarget
 from generation.int8 import Int8Products, Linear, find_int8_products
+from generation.recall import RecallState, RecallTables
 from generation.sampling import (
     EventConstraints,
     EventMask,
@@ -90,7 +91,8 @@ class GenerationInputs:
     sequence, so that a sequence does not depend on the others in its batch; constraints: on the
     events that may be generated; controls: from the first generated event on; context: events
     before the first generated event, int64 [steps], the same for all sequences;
-    context_controls: the controls of the context.
+    context_controls: the controls of the context; earlier_keys: 0 to 87, of the notes before the
+    context, for recall.
     """
 
     init: Tensor
@@ -99,6 +101,7 @@ class GenerationInputs:
     controls: ControlTable = NO_CONTROL
     context: Tensor = NO_CONTEXT
     context_controls: ControlTable = NO_CONTROL
+    earlier_keys: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ class State:
     hidden: hidden states of each layer [batch, hidden]; time: position of each sequence in the
     control table [batch], or None if the table has one row; column: column of each sequence in
     the control table [batch]; density_error: see DensityController [batch]; unconditional: the
-    state of the same sequences without control, for guidance.
+    state of the same sequences without control, for guidance; recall: what the sequences recall,
+    or None for a network without recall and in the state without control.
     """
 
     hidden: list[Tensor]
@@ -161,6 +165,7 @@ class State:
     column: Tensor
     density_error: Tensor | None = None
     unconditional: State | None = None
+    recall: RecallState | None = None
 
     def select(self, indices: Tensor) -> State:
         """Return the state of the sequences with these indices, which may repeat."""
@@ -171,6 +176,7 @@ class State:
             self.column[indices],
             None if self.density_error is None else self.density_error[indices],
             None if self.unconditional is None else self.unconditional.select(indices),
+            None if self.recall is None else self.recall.select(indices),
         )
 
     @staticmethod
@@ -183,6 +189,7 @@ class State:
             return torch.cat(present) if present else None
 
         unconditional = [s.unconditional for s in states if s.unconditional is not None]
+        recall = [s.recall for s in states if s.recall is not None]
         return State(
             [torch.cat(layer) for layer in zip(*(s.hidden for s in states), strict=True)],
             first.controls,
@@ -190,6 +197,7 @@ class State:
             torch.cat([s.column for s in states]),
             cat(s.density_error for s in states),
             State.join(unconditional) if unconditional else None,
+            RecallState.join(recall) if recall else None,
         )
 
 
@@ -242,6 +250,7 @@ class Engine:
     guidance: scale of classifier-free guidance (Ho and Salimans 2022): the logits are those
     without control, plus `guidance` times their change by the control. 1 is no guidance.
     products: those in 8 bits; None for the fastest ones here.
+    recall: whether a network with recall recalls anything.
     """
 
     def __init__(
@@ -250,10 +259,11 @@ class Engine:
         exact: bool = False,
         guidance: float = 1.0,
         products: Int8Products | None = None,
+        recall: bool = True,
     ) -> None:
         self.model, self.device = model.eval(), model.device
         self.products = None if exact else products or find_int8_products(model.device.type)
-        self.guidance = guidance
+        self.guidance, self._recalls = guidance, recall
         with torch.inference_mode():
             self._event_table = model.compute_event_table()
             self._layers = [
@@ -264,6 +274,7 @@ class Engine:
             weight, bias = model.output_fc.weight, model.output_fc.bias
             make = _float_linear if self.products is None else self.products.make_split_linear
             self._output = make(weight, bias)
+            self._recall = RecallTables(model) if model.config.recall_dim else None
 
     def describe_products(self) -> str:
         """Return how the products are computed: "float32" or "8 bits (FBGEMM, 256 levels)"."""
@@ -284,12 +295,17 @@ class Engine:
         event = torch.full((batch,), self.model.primary_event, device=self.device)
         hidden = list(self.model.init_hidden_each(inputs.init))
         state = self._make_state(hidden, hidden, inputs.context_controls, event)
+        if self._recall is not None:
+            state.recall = RecallState.start(
+                self._recall, batch, inputs.earlier_keys if self._recalls else None
+            )
         for next_event in inputs.context.to(self.device):
             self.step(state, event)
             event = next_event.expand(batch)
             mask.update(event)
-        unconditional = state if state.unconditional is None else state.unconditional
+        unconditional, recall = state.unconditional or state, state.recall
         state = self._make_state(state.hidden, unconditional.hidden, inputs.controls, event)
+        state.recall = recall
         return state, event, mask
 
     def _make_state(
@@ -354,16 +370,21 @@ class Engine:
 
     def step(self, state: State, event: Tensor) -> Tensor:
         """Update the state with an event [batch]; return the logits of the next [batch, events]."""
-        logits = self._step(state, event)
+        if state.recall is not None:
+            state.recall.update(event)
+        logits = self._step(state, event, state.recall)
         if state.unconditional is not None:
-            logits = torch.lerp(self._step(state.unconditional, event), logits, self.guidance)
+            without = self._step(state.unconditional, event, state.recall)
+            logits = torch.lerp(without, logits, self.guidance)
         return state.controls.add_bias(logits, state.time)
 
-    def _step(self, state: State, event: Tensor) -> Tensor:
+    def _step(self, state: State, event: Tensor, recall: RecallState | None) -> Tensor:
         # on small tensors split_with_sizes and index_select are much faster than split and []
         width = self.model.config.hidden_dim
         sizes = (2 * width, width)  # reset and update gates, new gate
         inputs = self._input_gates(state, event)
+        if recall is not None:
+            inputs = inputs + recall.gates
         for layer, (input_linear, hidden_linear) in enumerate(self._layers):
             if layer:
                 inputs = input_linear(state.hidden[layer - 1])
@@ -374,7 +395,8 @@ class Engine:
             reset, update = gates.split_with_sizes((width, width), 1)
             new = torch.addcmul(input_new, reset, hidden_new).tanh_()
             state.hidden[layer] = torch.lerp(new, state.hidden[layer], update)
-        return self._output(torch.cat(state.hidden, dim=1))
+        logits = self._output(torch.cat(state.hidden, dim=1))
+        return logits if recall is None else logits + recall.logits
 
     def _input_gates(self, state: State, event: Tensor) -> Tensor:
         """Update time and density error; return the first layer's gates [batch, 3 * hidden]."""

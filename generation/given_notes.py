@@ -211,22 +211,28 @@ class Context:
     """The music before the first generated event.
 
     events: int64 [steps]; controls: their control vectors [steps, dim]; origin: the second of the
-    file at which generation starts; sounding: the notes that sound then.
+    file at which generation starts; sounding: the notes that sound then; earlier_keys: 0 to 87, of
+    the notes before the events, for recall.
     """
 
     events: Array
     controls: Array
     origin: float
     sounding: NoteSeq
+    earlier_keys: tuple[int, ...] = ()
 
 
 def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
     """Return the last seconds of the notes that start before `end`."""
     encoding = job.encoding
-    notes = notes.select((notes.starts >= end - CONTEXT) & (notes.starts < end))
-    notes = notes.select(np.isin(notes.pitches, PITCHES))
+    notes = notes.select(np.isin(notes.pitches, PITCHES) & (notes.starts < end))
+    earlier = notes.select(notes.starts < end - CONTEXT)
+    order = np.lexsort((earlier.pitches, earlier.starts))
+    earlier_keys = tuple((earlier.pitches[order] - PITCHES.start).tolist())
+    notes = notes.select(notes.starts >= end - CONTEXT)
     if not len(notes):
-        return Context(NO_EVENTS, np.empty((0, job.model.layout.dim)), end, NoteSeq())
+        no_controls = np.empty((0, job.model.layout.dim))
+        return Context(NO_EVENTS, no_controls, end, NoteSeq(), earlier_keys)
     start = float(notes.starts[0])
     whole = EventSeq.from_note_seq(notes.adjust_time(-start), encoding)
     seconds = whole.times / encoding.ticks_per_second
@@ -239,7 +245,7 @@ def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
         if len(of_key) and NOTE_ONS[events[of_key[-1]]]:
             is_held[np.flatnonzero(notes.pitches == key + PITCHES.start)[-1]] = True
     origin = start + float(seconds[count - 1])
-    return Context(events[:count], controls, origin, notes.select(is_held))
+    return Context(events[:count], controls, origin, notes.select(is_held), earlier_keys)
 
 
 def run_particles(
@@ -267,8 +273,11 @@ def run_particles(
             rows = torch.from_numpy(context.controls).to(job.model.device)
             context_controls = ControlTable(rows[:, None])
     constraints, sampler = job.constraints, job.method
-    inputs = GenerationInputs(init, generators, constraints, controls, events, context_controls)
-    engine = Engine(job.model, job.exact, job.guidance)
+    earlier_keys = () if context is None else context.earlier_keys
+    inputs = GenerationInputs(
+        *(init, generators, constraints, controls, events, context_controls, earlier_keys)
+    )
+    engine = Engine(job.model, job.exact, job.guidance, recall=job.recall)
     rng = torch.Generator().manual_seed(utils.derive_seed(seed, particles))
     assert isinstance(sampler, Sampler)  # noqa: S101
     table = EventTable.build(job.encoding)

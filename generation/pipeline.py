@@ -184,7 +184,8 @@ class GenerationJob:
     numbers: of the samples, which decide their random numbers; None: 0, 1, 2 and so on;
     method: how events are chosen; steering: whether to correct the density by feedback;
     guidance: scale of classifier-free guidance; init_zero: start from zeros, not from random
-    vectors; exact: compute in float32 only; max_threads: threads of the processor to use at most.
+    vectors; exact: compute in float32 only; max_threads: threads of the processor to use at most;
+    recall: whether a network with recall recalls anything.
     """
 
     model: PerformanceRNN
@@ -203,6 +204,7 @@ class GenerationJob:
     exact: bool = False
     numbers: tuple[int, ...] | None = None
     max_threads: int = 1
+    recall: bool = True
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
@@ -346,7 +348,7 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
 def generate_events(job: GenerationJob) -> Iterator[Array]:
     """Yield the events of each step after the primer, as indices [batch]."""
     inputs, method = build_inputs(job), job.method
-    engine = Engine(job.model, job.exact, job.guidance)
+    engine = Engine(job.model, job.exact, job.guidance, recall=job.recall)
     steps: Iterable[torch.Tensor]
     if isinstance(method, BeamSearch):
         beam_size, stochastic, temperature = astuple(method)

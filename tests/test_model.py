@@ -1,18 +1,20 @@
 """The network compared with a plain loop, its GRU layer compared with torch's; session files."""
 
-import dataclasses
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from config import ModelConfig
-from model import GRULayer, PerformanceRNN, Session, pick_device
+from corpus.recall import index_recall, recall_events
+from model import BFloat16Layer, GRULayer, PerformanceRNN, Session, pick_device
 from tests.reference_network import (
     FOUR_EVENT_SIZES,
     SIZES,
@@ -41,6 +43,56 @@ def test_forward_matches_step_by_step_loop(with_control: bool) -> None:
     logits, _ = model(model.shift_right(events), model.init_hidden_each(init), control)
     expected = compute_logits(model, events, init, control)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def draw_recall(steps: int, batch: int) -> torch.Tensor:
+    """Return what is recalled in random music of few notes, uint8 [steps, batch, 10]."""
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(
+        np.stack([recall_events(rng.integers(0, 4, steps)) for _ in range(batch)], axis=1)
+    )
+
+
+@torch.no_grad()
+def test_forward_with_recall_matches_step_by_step_loop() -> None:
+    model = make_model(replace(SIZES, recall_dim=5))
+    events, init, controls = draw_inputs(40, 3)
+    recall = draw_recall(40, 3)
+    assert (recall[..., 0] > 0).any()
+    inputs, hidden = model.shift_right(events), model.init_hidden_each(init)
+    logits, _ = model(inputs, hidden, controls, recall=recall)
+    expected = compute_logits(model, events, init, controls, index_recall(recall))
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    without, _ = model(inputs, hidden, controls)
+    nothing, _ = model(inputs, hidden, controls, recall=torch.zeros_like(recall))
+    torch.testing.assert_close(without, nothing)
+    assert (without - logits).abs().max() > 0.01
+    layers = [BFloat16Layer(*model.get_gru_weights(layer)) for layer in range(3)]
+    rounded, _ = model(inputs, hidden, controls, layers=layers, recall=recall)
+    torch.testing.assert_close(rounded, logits, atol=0.05, rtol=0)
+
+
+def test_network_learns_from_recall() -> None:
+    """Random notes, then the same again: only recall can tell the notes of the second half."""
+    torch.manual_seed(0)
+    model = PerformanceRNN(replace(TINY_SIZES, recall_dim=8)).init_weights().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    losses = []
+    for step in range(120):
+        half = np.random.default_rng(step).integers(20, 60, (30, 8))
+        events = torch.from_numpy(np.concatenate([half, half]))
+        recall = torch.from_numpy(
+            np.stack([recall_events(column) for column in events.numpy().T], axis=1)
+        )
+        hidden = model.init_hidden(torch.zeros(8, TINY_SIZES.init_dim))
+        logits, _ = model(model.shift_right(events), hidden, recall=recall)
+        loss = nn.functional.cross_entropy(logits[35:].flatten(0, 1), events[35:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] > 5
+    assert losses[-1] < 1.5  # it cannot be below log(40) = 3.7 without recall
 
 
 @torch.no_grad()
@@ -224,6 +276,21 @@ def test_session_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
+def test_session_with_recall(tmp_path: Path) -> None:
+    model = make_model(replace(SIZES, recall_dim=5))
+    make_session(model).save(tmp_path / "a.sess")
+    record = torch.load(tmp_path / "a.sess", weights_only=True)
+    assert (record["session"], record["model_config"]["recall_dim"]) == (4, 5)
+    loaded = Session.load(tmp_path / "a.sess").build_model(torch.device("cpu"))
+    assert torch.equal(loaded.recall_table, model.recall_table)
+    # without recall the file is as before
+    make_session(make_model()).save(tmp_path / "b.sess")
+    record = torch.load(tmp_path / "b.sess", weights_only=True)
+    assert record["session"] == 2
+    assert "recall_dim" not in record["model_config"]
+    assert not any(name.startswith("recall") for name in record["model_state"])
+
+
 def test_session_records_thousands_of_performances(tmp_path: Path) -> None:
     saved = make_session(make_model())
     saved.training["seen"] = "0123456789ab" * 100_000
@@ -339,10 +406,10 @@ def test_weights_cannot_be_larger_than_the_file(tmp_path: Path, new: bool) -> No
 
 def test_hidden_state_that_is_not_finite_is_not_used(tmp_path: Path) -> None:
     hidden = torch.full((SIZES.gru_layers, 3, SIZES.hidden_dim), torch.nan)
-    session = dataclasses.replace(make_session(make_model()), hidden_state=hidden)
+    session = replace(make_session(make_model()), hidden_state=hidden)
     session.save(tmp_path / "a.sess")
     assert Session.load(tmp_path / "a.sess").hidden_state is None
-    dataclasses.replace(session, hidden_state=torch.ones_like(hidden)).save(tmp_path / "a.sess")
+    replace(session, hidden_state=torch.ones_like(hidden)).save(tmp_path / "a.sess")
     assert Session.load(tmp_path / "a.sess").hidden_state is not None
 
 

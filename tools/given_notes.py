@@ -25,6 +25,7 @@ import torch
 import generate
 import utils
 from config import MIDI_SUFFIXES, GenerateConfig
+from corpus.recall import recall_events
 from generation.control import parse_control
 from generation.given_notes import (
     CONTEXT,
@@ -80,7 +81,9 @@ def compute_losses(
         controls = torch.from_numpy(find_controls(seconds).astype(np.float32))[:, None]
     with torch.inference_mode():
         hidden = job.model.init_hidden_each(torch.zeros(1, job.model.config.init_dim))
-        logits, _ = job.model(job.model.shift_right(column), hidden, controls)
+        recall = torch.from_numpy(recall_events(events.to_array()))[:, None]
+        inputs = job.model.shift_right(column)
+        logits, _ = job.model(inputs, hidden, controls, recall=recall)
         losses = -logits.log_softmax(dim=-1).gather(2, column[..., None])[:, 0, 0]
     count = int(((near.starts >= start) & (near.starts < end)).sum())
     return float(losses[torch.from_numpy(inside)].sum()), count

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from corpus.recall import describe_recall
 from generation.density import GAIN, MAX_CORRECTION, TIME_CONSTANT
 from generation.int8 import ALL_LEVELS, quantize_rows, split_rows
 from generation.pipeline import (
@@ -274,6 +275,11 @@ def export_weights(model: PerformanceRNN) -> dict[str, Array]:
                 weight = getattr(gru, f"weight_{name}_l{layer}")
                 matrices[f"{kind}_{layer}"] = quantize_rows(weight.detach())
                 arrays[f"{kind}_bias_{layer}"] = getattr(gru, f"bias_{name}_l{layer}")
+    if model.config.recall_dim:
+        arrays |= {
+            "recall_table": model.recall_table,
+            "recall_weight": torch.cat([model.recall_gates, model.recall_output]),
+        }
     result = {name: _shrink(tensor) for name, tensor in arrays.items()}
     for name, matrix in matrices.items():
         kind, *number = name.split("_")
@@ -314,5 +320,6 @@ def describe_network(model: PerformanceRNN) -> dict[str, Any]:
             "layers": config.gru_layers,
             "init": config.init_dim,
         },
+        "recall": describe_recall() if config.recall_dim else None,
         "quantization": {"scale": ALL_LEVELS.scale, "zero": ALL_LEVELS.zero},
     }

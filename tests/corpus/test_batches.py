@@ -10,7 +10,8 @@ import torch
 
 from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
-from sequence import EventSeq
+from corpus.recall import find_recall, recall_events, transpose_recall
+from sequence import EventSeq, NoteSeq
 from tools.synthetic_data import make_performance, write_data
 
 
@@ -103,6 +104,65 @@ def test_transposition_moves_notes_and_histograms(tmp_path: Path) -> None:
         rolled = plain.controls[:, column, 12:].roll(offset, dims=-1)
         torch.testing.assert_close(moved.controls[:, column, 12:], rolled)
         assert torch.equal(moved.controls[:, column, :12], plain.controls[:, column, :12])
+
+
+def test_windows_have_what_is_recalled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    performances = [np.tile(rng.integers(0, 240, 150), 4) % 230 for _ in range(3)]
+    sampler = make_sampler(*performances, steps=16, carry=4, recall=True)
+    whole = [(recall_events(events), events) for events in performances]
+    for number in range(20):
+        plain = sample(sampler, number, 8)
+        moved = sample(sampler, number, 8, transposition=True)
+        assert plain.recall is not None
+        assert moved.recall is not None
+        assert plain.recall.shape == (16, 8, 10)
+        for column in range(8):
+            targets = plain.targets[:, column].numpy()
+            assert any(
+                np.array_equal(rows[start : start + 16], plain.recall[:, column])
+                for rows, events in whole
+                for start in range(len(events) - 15)
+                if np.array_equal(events[start : start + 16], targets)
+            )
+            changes = moved.targets[:, column].numpy() - targets
+            if (targets < 176).any():
+                change = changes[targets < 176][:1]
+                rows = plain.recall[:, column : column + 1].numpy()
+                np.testing.assert_array_equal(
+                    moved.recall[:, column], transpose_recall(rows, change)[:, 0]
+                )
+    assert sample(make_sampler(*performances, steps=16)).recall is None
+
+
+def test_stretched_windows_recall_the_same_notes() -> None:
+    notes = NoteSeq(
+        0.3 * np.arange(300),
+        0.3 * np.arange(300) + 0.2,
+        np.tile(np.random.default_rng(0).integers(30, 90, 60), 5),
+        np.full(300, 80),
+    )
+    performance = make_performance(EventSeq.from_note_seq(notes).to_array())
+    options: dict[str, Any] = {"steps": 40, "carry": 3, "recall": True}
+    plain = WindowSampler(Corpus([performance]), stride=1, **options)
+    stretched = WindowSampler(Corpus([performance]), stride=1, stretch=0.1, **options)
+    for number in range(9):
+        first, second = (sample(s, number, 8) for s in (plain, stretched))
+        assert first.recall is not None
+        assert second.recall is not None
+        for column in range(8):
+            rows = second.recall[:, column].numpy()
+            before = second.targets[:, column].numpy() < 88
+            # of the same notes as in the performance as it is, one after the other
+            whole = find_recall(notes.pitches.astype(np.int64) - 21)
+            start = np.flatnonzero((whole == first.recall[0, column].numpy()).all(axis=1))
+            count = np.cumsum(before) - before
+            assert any(
+                np.array_equal(whole[place + offset + count], rows)
+                for place in start
+                for offset in range(-15, 16)
+                if 0 <= place + offset < len(whole) - count[-1]
+            )
 
 
 def test_transposition_stays_on_the_piano() -> None:

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from corpus.recall import recall_events
 from generation import engine as engine_module
 from generation.density import DensityTarget
-from generation.engine import NO_CONTROL, ControlTable, Engine, ThreadChooser, beam_search
+from generation.engine import (
+    NO_CONTROL,
+    ControlTable,
+    Engine,
+    State,
+    ThreadChooser,
+    beam_search,
+)
 from generation.pipeline import build_density_target
 from generation.sampling import Sampler
 from model import PerformanceRNN
@@ -164,6 +172,75 @@ def test_guidance_scales_the_effect_of_the_control(model: PerformanceRNN, guidan
     expected = unconditional + guidance * (conditional - unconditional)
     logits = compute_step_logits(engine, inputs, ControlTable(controls))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+# ----------------------------------------------------------------------------------- recall
+
+
+@pytest.fixture(scope="module")
+def recalling() -> PerformanceRNN:
+    return make_model(replace(SIZES, recall_dim=6))
+
+
+def draw_notes(steps: int, batch: int) -> torch.Tensor:
+    """Return notes of a passage that returns, with other events between [steps, batch]."""
+    passage = draw_events(20, batch, seed=5) % 60
+    events = passage.repeat(steps // 20 + 1, 1)[:steps]
+    events[::7] = 230
+    return events
+
+
+@torch.inference_mode()
+def compute_recalling_logits(model: PerformanceRNN, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the logits after inputs [steps, batch], those of the forward pass."""
+    after = [recall_events(np.append(column, 0))[1:] for column in inputs.numpy().T]
+    recall = torch.from_numpy(np.stack(after, axis=1))
+    assert (recall[..., 0] > 0).any()
+    hidden = model.init_hidden_each(make_zeros(inputs.shape[1]))
+    return model(inputs, hidden, recall=recall)[0]
+
+
+def test_steps_recall_as_the_forward_pass(recalling: PerformanceRNN) -> None:
+    inputs = draw_notes(70, 3)
+    logits = compute_step_logits(Engine(recalling, exact=True), inputs, NO_CONTROL)
+    expected = compute_recalling_logits(recalling, inputs)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    nothing = compute_step_logits(Engine(recalling, exact=True, recall=False), inputs, NO_CONTROL)
+    without = compute_forward_logits(recalling, inputs, None)
+    torch.testing.assert_close(nothing, without, atol=1e-4, rtol=0)
+    assert (logits - nothing).abs().max() > 0.1
+
+
+def test_notes_before_the_context_are_recalled(recalling: PerformanceRNN) -> None:
+    inputs, engine = draw_notes(70, 1), Engine(recalling, exact=True)
+    keys = [key for key in inputs[:40, 0].tolist() if key < 88]
+    context = inputs[40:60, 0]
+    with torch.inference_mode():
+        state, event, _ = engine.prime(
+            make_inputs(make_zeros(2), context=context, earlier_keys=keys)
+        )
+        logits = engine.step(state, event)
+        assert state.recall is not None
+        assert state.recall.memories is not None
+        rows = [memory.row for memory in state.recall.memories]
+        shorter = engine.prime(make_inputs(make_zeros(2), context=context))
+        assert (engine.step(shorter[0], shorter[1]) - logits).abs().max() > 0.01
+    assert rows == [recall_events(np.append(inputs[:60, 0].numpy(), 0))[-1].tolist()] * 2
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_selected_sequences_keep_their_memories(recalling: PerformanceRNN, guidance: float) -> None:
+    rows, inputs = torch.tensor([2, 0, 0]), draw_notes(90, 3)
+    engine = Engine(recalling, exact=True, guidance=guidance)
+    table = ControlTable(draw_controls(1, 1))
+    with torch.inference_mode():
+        state, _, _ = engine.prime(make_inputs(make_zeros(3), table))
+        for row in inputs[:50]:
+            engine.step(state, row)
+        selected = State.join([state.select(rows[:1]), state.select(rows[1:])])
+        for row in inputs[50:]:
+            logits = engine.step(selected, row[rows])
+            torch.testing.assert_close(logits, engine.step(state, row)[rows], atol=1e-4, rtol=0)
 
 
 # --------------------------------------------------------------------------------- contexts

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from corpus.performance import Corpus, Performance
+from corpus.recall import recall_events
 from model import PerformanceRNN, Session
 from preprocess import encode_notes, read_notes
 from sequence import CURRENT
@@ -65,6 +67,24 @@ def test_performances_of_any_length_are_evaluated(
     assert result.events == 434
     assert result.nats == pytest.approx(nats, rel=1e-6)
     assert (result.correct.sum(), result.notes) == (correct, notes)
+
+
+@torch.no_grad()
+def test_network_gets_what_it_recalls(performances: list[Performance]) -> None:
+    torch.manual_seed(0)
+    model = PerformanceRNN(replace(TINY_SIZES, recall_dim=6)).init_weights().eval()
+    for weight in (model.recall_gates, model.recall_output):
+        torch.nn.init.normal_(weight)
+    notes = np.tile(np.random.default_rng(5).integers(0, 88, 70), 5)
+    corpus = Corpus([*performances, make_performance(notes)])
+    nats = 0.0
+    for performance in corpus.performances:
+        events = torch.from_numpy(performance.events.astype(np.int64))[:, None]
+        recall = torch.from_numpy(recall_events(performance.events))[:, None]
+        hidden = model.init_hidden(torch.zeros(1, model.config.init_dim))
+        logits, _ = model(model.shift_right(events), hidden, recall=recall)
+        nats += float(functional.cross_entropy(logits[:, 0], events[:, 0], reduction="sum"))
+    assert evaluate(model, corpus, visible=()).nats == pytest.approx(nats, rel=1e-5)
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ def prepare_shipped_job() -> GenerationJob:
 def prepare_small_job() -> GenerationJob:
     """Return a job for a small random network with all controls, some of them open."""
     layout = ControlLayout(kind.name for kind in CONTROLS)
-    sizes = ModelConfig(init_dim=4, hidden_dim=30, gru_layers=2, control_dim=layout.dim)
+    sizes = ModelConfig(
+        init_dim=4, hidden_dim=30, gru_layers=2, control_dim=layout.dim, recall_dim=5
+    )
     model = PerformanceRNN(sizes, controls=layout.names).eval()
     rng = np.random.default_rng(0)
     for weight in model.parameters():

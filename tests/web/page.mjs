@@ -10,7 +10,7 @@ export async function loadPage(path, useSimd) {
   const data = JSON.parse(read("data")), kernel = Buffer.from(read("kernel"), "base64");
   const content = inflateSync(Buffer.from(read("weights"), "base64"));
   const buffer = content.buffer.slice(content.byteOffset, content.byteOffset + content.length);
-  const {sizes, quantization} = data.network, arrays = readArrays(buffer, data.entries);
-  const network = await makeNetwork(arrays, sizes, quantization, useSimd ? kernel : null);
+  const arrays = readArrays(buffer, data.entries);
+  const network = await makeNetwork(arrays, data.network, useSimd ? kernel : null);
   return {data, network, performer: new Performer(network, data.model)};
 }

@@ -118,8 +118,7 @@ async function load(data, weights, kernel, controls) {
   const stream = new Blob([bytesOf(weights)]).stream();
   const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
   const arrays = readArrays(await new Response(inflated).arrayBuffer(), data.entries);
-  const {sizes, quantization} = data.network;
-  const network = await makeNetwork(arrays, sizes, quantization, bytesOf(kernel));
+  const network = await makeNetwork(arrays, data.network, bytesOf(kernel));
   performer = new Performer(network, data.model);
   performer.setControls(0, controls);
   return network.kernel.isSimd;

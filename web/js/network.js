@@ -30,13 +30,14 @@ function decodeHalf(bits) {
   });
 }
 
-// Return a network. sizes: {events, control, hidden, layers, init}; quantization: {scale, zero} of
-// the inputs; binary: the bytes of kernel.wasm, or null for the kernel in JavaScript.
-export async function makeNetwork(arrays, sizes, quantization, binary) {
+// Return a network. network: {sizes: {events, control, hidden, layers, init}, quantization: {scale,
+// zero} of the inputs, recall: see NoteMemory, or null}; binary: the bytes of kernel.wasm, or null
+// for the kernel in JavaScript.
+export async function makeNetwork(arrays, {sizes, quantization, recall}, binary) {
   const layout = planMemory(sizes);
   const useSimd = binary && hasSimd(binary);
   const kernel = useSimd ? await makeSimdKernel(binary, layout.bytes) : makePlainKernel(layout.bytes);
-  return new Network(arrays, sizes, quantization, kernel, layout);
+  return new Network(arrays, sizes, quantization, recall, kernel, layout);
 }
 
 const padTo = (value, step) => Math.ceil(value / step) * step;
@@ -63,8 +64,8 @@ function planMemory({events, hidden, layers}) {
 }
 
 export class Network {
-  constructor(arrays, sizes, quantization, kernel, layout) {
-    Object.assign(this, {arrays, sizes, kernel, layout});
+  constructor(arrays, sizes, quantization, recall, kernel, layout) {
+    Object.assign(this, {arrays, sizes, recall, kernel, layout});
     this.scale = round(quantization.scale);
     this.inverse = round(1 / this.scale);
     this.zero = quantization.zero;
@@ -122,15 +123,35 @@ export class Network {
     return {values: result, gates: new Map()};
   }
 
-  // Update the hidden state with an event and a projected control. Return the logits of the next
-  // event, valid until the next call; with withLogits false they are not computed.
-  step(state, event, projection, withLogits = true) {
+  // Return what a row of NoteMemory contributes to the gates of the first GRU layer and to the
+  // logits, one after the other.
+  projectRecall(row) {
+    const {kinds, starts, next} = this.recall, {recall_table: table, recall_weight: weight} = this.arrays;
+    const width = weight.length / (3 * this.sizes.hidden + this.sizes.events);
+    const notes = this.recall.note_numbers.length + 1, sums = new Float32Array(width);
+    const add = (index) => { for (let k = 0; k < width; k++) sums[k] += table[index * width + k]; };
+    kinds.forEach((count, i) => {
+      const [kind, first, ...later] = row.slice(i * (1 + next), (i + 1) * (1 + next));
+      add(starts[i] + kind * notes + first);
+      later.forEach((note, ahead) => add(starts[i] + (count + ahead) * notes + note));
+    });
+    return Float32Array.from({length: weight.length / width}, (_, i) => {
+      let sum = 0;
+      for (let k = 0; k < width; k++) sum += weight[i * width + k] * sums[k];
+      return sum;
+    });
+  }
+
+  // Update the hidden state with an event, a projected control and projected recall or null. Return
+  // the logits of the next event, valid until the next call; with withLogits false they are not
+  // computed.
+  step(state, event, projection, recalled, withLogits = true) {
     const {layout, kernel} = this, {width, gates} = layout;
     if (!projection.gates.has(event)) {
       projection.gates.set(event, this.computeFirstGates(event, projection.values));
     }
     for (let layer = 0; layer < this.sizes.layers; layer++) {
-      const inputGates = layer ? this.inputGates : projection.gates.get(event);
+      const inputGates = layer ? this.inputGates : this.addRecall(projection.gates.get(event), recalled);
       const previous = layout.quantized + 2 * width * (layer - 1);
       if (layer) {
         kernel.multiplyIntegers(layout[`input_${layer}`], previous, gates, width, layout.sums);
@@ -144,7 +165,17 @@ export class Network {
       this.quantize(state, layer);
     }
     if (withLogits) this.computeLogits();
+    if (withLogits && recalled) {
+      const {events, hidden} = this.sizes;
+      for (let i = 0; i < events; i++) this.logits[i] += recalled[3 * hidden + i];
+    }
     return this.logits;
+  }
+
+  addRecall(gates, recalled) {
+    if (!recalled) return gates;
+    for (let i = 0; i < gates.length; i++) this.inputGates[i] = gates[i] + recalled[i];
+    return this.inputGates;
   }
 
   computeFirstGates(event, values) {

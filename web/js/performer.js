@@ -4,6 +4,7 @@
 // key, the performer goes back to that moment, gives the network the note, and goes on from there.
 import {ControlEncoder, DensityController, measureControl, normalize} from "./control.js";
 import {findShifts} from "./midi.js";
+import {NoteMemory} from "./recall.js";
 import {
   EventMask, EVENTS, KEYS, LOWEST_PITCH, NOTE_OFF, NOTE_ON, Random, sampleEvent, TIME_SHIFT,
   VELOCITY,
@@ -38,6 +39,10 @@ export class Performer {
     this.random = new Random(seed);
     const init = Array.from({length: this.network.sizes.init}, () => this.random.normal());
     this.hidden = this.network.makeState(init);
+    const {recall} = this.network;
+    this.memory = recall && new NoteMemory(recall);
+    this.notes = 0;  // in the memory
+    this.recalled = recall && this.network.projectRecall(new Array(2 * (1 + recall.next)).fill(0));
     this.event = EVENTS - 1;  // the input before the first event
     this.clock = 0;
     this.error = this.controller.zero;
@@ -107,7 +112,8 @@ export class Performer {
       this.error = this.controller.update(this.error, level, this.event, isNote);
     }
     this.isFirst = false;
-    const logits = this.network.step(this.hidden, this.event, this.project(request), withLogits);
+    const logits = this.network.step(
+      this.hidden, this.event, this.project(request), this.recalled, withLogits);
     if (withLogits && request.early?.length) {
       for (let key = 0; key < KEYS; key++) {
         const isEarly = request.early.includes((key + LOWEST_PITCH) % 12);
@@ -139,9 +145,9 @@ export class Performer {
   }
 
   save() {
-    const {event, clock, error, isFirst, velocity} = this;
+    const {event, clock, error, isFirst, velocity, notes, recalled} = this;
     const copies = {hidden: this.hidden.slice(), mask: this.mask.copy(), onsets: this.onsets.slice()};
-    return {event, clock, error, isFirst, velocity, ...copies};
+    return {event, clock, error, isFirst, velocity, notes, recalled, ...copies};
   }
 
   addEvent(event, source, snapshot, isHeard = true) {
@@ -159,6 +165,10 @@ export class Performer {
     const pitch = key + LOWEST_PITCH;
     this.endNote(key, this.clock, isHeard);
     this.played.push([this.clock, pitch]);
+    if (this.memory) {
+      this.recalled = this.network.projectRecall(this.memory.add(key));
+      this.notes = this.memory.count;
+    }
     if (source === "player") return;
     this.onsets[key] = this.clock;
     const velocity = this.velocity < 0 ? 64 : this.model.velocities[this.velocity];
@@ -220,6 +230,7 @@ export class Performer {
     if (first < 0) return [];
     const undone = this.records.splice(first);
     Object.assign(this, undone[0].snapshot);
+    this.memory?.truncate(this.notes);
     while (this.played.length && this.played.at(-1)[0] >= time) this.played.pop();
     this.messages.push({type: "cancel", time: kept});
     return undone;

@@ -18,7 +18,7 @@ const actions = {
     const stream = new Blob([weights]).stream().pipeThrough(new DecompressionStream("deflate"));
     const arrays = readArrays(await new Response(stream).arrayBuffer(), entries);
     performer = new Performer(
-      await makeNetwork(arrays, network.sizes, network.quantization, kernel), model);
+      await makeNetwork(arrays, network, kernel), model);
     measureSpeed(() => { for (let i = 0; i < WARM_UP; i++) performer.generateEvent(); }, WARM_UP);
     postMessage({type: "ready", isSimd: performer.network.kernel.isSimd, speed});
   },
