@@ -22,8 +22,9 @@ SPLIT_FILE = "split.json"  # marks a folder of .data files that is split into SU
 # options of train.py that train as the original does; the defaults below learn faster
 LEGACY_RECIPE = (
     "-l 0.001 -b 64 -w 200 --carry 1 --small-batches 0 --weight-decay 0 --ema-decay 0 "
-    "--warm-up 0 -p gru_layers=3,gru_dropout=0.3"
+    "--warm-up 0 -p gru_layers=3,gru_dropout=0.3,recall_dim=0"
 )
+RECALL_DIM = 64  # of a new network, unless it has only the controls of the original
 # defaults of train.py with --init-from: small steps, because a few files are soon overfitted
 FINE_TUNING = {
     "learning_rate": 5e-4,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from corpus.augment import stretch_excerpt
 from corpus.performance import Corpus, expand_controls
-from corpus.recall import transpose_recall
+from corpus.recall import PerformanceRecall, transpose_recall
 from sequence import (
     PLAIN_CONTROLS,
     PLAIN_LAYOUT,
@@ -31,6 +31,7 @@ MAIN_CONTROLS = PLAIN_CONTROLS  # those used most often
 MAIN_SHOWN = 0.5  # share of the segments that always show these
 ONLY_MAIN_SHOWN = 0.25  # share of the segments that show these alone; included in MAIN_SHOWN
 NOTHING_SHOWN = 0.15  # share of the segments without any control, besides those by chance
+MAX_RECALL = 2**28  # bytes of what is recalled, of all performances; about 70 million events
 START_SHARE = 0.1  # share of segments that begin at the start of their performance
 
 
@@ -135,6 +136,8 @@ class WindowSampler:
         self.small_batches, self.recall = small_batches, recall
         # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
+        self._recalls: dict[int, PerformanceRecall] = {}  # by performance
+        self._recall_size = 0  # of all of these
         self._lengths = np.array([len(p) for p in corpus.performances], np.int64)
         counts = np.maximum(0, (self._lengths - steps) // stride + 1)
         self._ends = np.cumsum(counts, dtype=np.int64)  # last window + 1 of each performance
@@ -165,10 +168,10 @@ class WindowSampler:
             rows = slice(start, start + steps + 1)
             windows.append((events[rows], controls[rows, : self.corpus.layout.packed_dim]))
             if self.recall:
-                performance = self.corpus.performances[segments.performances[column]]
                 rows = slice(1, start + steps + 1)
+                whole = self._find_recall(int(segments.performances[column]))
                 first = int(segments.starts[column])
-                recalled.append(performance.read_recall(first, events[rows])[start:])
+                recalled.append(whole.read(first, events[rows])[start:])
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
         recall = np.stack(recalled, axis=1) if recalled else None
         if transposition:
@@ -268,6 +271,19 @@ class WindowSampler:
             new if len(new[0]) == len(old[0]) else old
             for old, new in zip(plain, stretched, strict=True)
         ]
+
+    def _find_recall(self, performance: int) -> PerformanceRecall:
+        """Return what is recalled in a performance; the last ones are kept, up to MAX_RECALL."""
+        recall = self._recalls.pop(performance, None)
+        if recall is None:
+            data = self.corpus.performances[performance]
+            recall = PerformanceRecall.from_events(data.read_events(0, len(data)))
+            self._recall_size += recall.size
+        self._recalls[performance] = recall  # the newest is the last
+        while self._recall_size > MAX_RECALL and len(self._recalls) > 1:
+            oldest = next(iter(self._recalls))
+            self._recall_size -= self._recalls.pop(oldest).size
+        return recall
 
     def _read(self, performance: int, start: int, count: int) -> tuple[Array, Array]:
         """Return events and controls from index `start` - 1 on; for -1, the first one again."""

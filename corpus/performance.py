@@ -16,7 +16,6 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +26,10 @@ from torch.nn import functional
 
 from config import DATA_SUFFIX
 from corpus import tensorfile
-from corpus.recall import find_recall
 from midi.control_schedule import DENSITY_LEVELS, PITCH_CLASSES
 from sequence import (
     CURRENT,
     ENCODINGS,
-    KEYS,
     LEGACY,
     PLAIN_LAYOUT,
     UNKNOWN,
@@ -141,8 +138,8 @@ class Performance:
     def to_bytes(self) -> bytes:
         """Return the content of a `.data` file; equal performances give equal bytes."""
         record = vars(self) | {"encoding": self.encoding.version}
-        for name in ("name", "file", "added", "_recall"):
-            record.pop(name, None)
+        for name in ("name", "file", "added"):
+            del record[name]
         record["events"] = torch.from_numpy(np.array(self.events))
         record["controls"] = torch.from_numpy(np.array(self.controls))
         content = io.BytesIO()
@@ -173,24 +170,6 @@ class Performance:
         cut ends the process.
         """
         return self.read_events(start, stop), self._read_controls(start, stop)
-
-    @cached_property
-    def _recall(self) -> tuple[Array, Array]:
-        """The position of each note on, int32 [notes], and what is recalled, see `read_recall`."""
-        events = self.read_events(0, len(self))
-        positions = np.flatnonzero(events < KEYS)
-        return positions.astype(np.int32), find_recall(events[positions])
-
-    def read_recall(self, start: int, events: Array) -> Array:
-        """Return what is recalled before each event [n] from `start` on, uint8 [n, 10].
-
-        events: these events, or the same music played faster or slower: only the number of notes
-        since `start` counts. See `corpus.recall.find_recall`.
-        """
-        positions, rows = self._recall
-        is_note = events < KEYS
-        notes = np.searchsorted(positions, start) + np.cumsum(is_note) - is_note
-        return np.asarray(rows[np.minimum(notes, len(positions))])
 
     def read_events(self, start: int, stop: int) -> Array:
         """Return a copy of the events [n] from `start` to `stop`; see `read`."""

@@ -9,6 +9,7 @@ the notes of several minutes in its state; docs/experiments.md says what recall 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,14 +63,42 @@ def find_recall(keys: Array) -> Array:
     return rows
 
 
-def recall_events(events: Array) -> Array:
-    """Return what is recalled before each event of a whole performance, uint8 [events, 10].
+@dataclass(frozen=True, eq=False)
+class PerformanceRecall:
+    """What is recalled in a performance.
 
-    events: indices [events]. See `find_recall`.
+    note_ons: the positions of its note ons among its events, int32 [notes]; rows: what is recalled
+    before the first note and after each note, see `find_recall`.
     """
-    is_note = events < KEYS
-    notes_before: Array = np.cumsum(is_note) - is_note
-    return np.asarray(find_recall(events[is_note])[notes_before])
+
+    note_ons: Array
+    rows: Array
+
+    @staticmethod
+    def from_events(events: Array) -> PerformanceRecall:
+        """Search the events of a whole performance, indices [events]."""
+        note_ons = np.flatnonzero(events < KEYS)
+        return PerformanceRecall(note_ons.astype(np.int32), find_recall(events[note_ons]))
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return int(self.note_ons.nbytes + self.rows.nbytes)
+
+    def read(self, start: int, events: Array) -> Array:
+        """Return what is recalled before each event [n] from `start` on, uint8 [n, 10].
+
+        events: these events, or the same music played faster or slower: only the number of notes
+        since `start` counts.
+        """
+        is_note = events < KEYS
+        notes = np.searchsorted(self.note_ons, start) + np.cumsum(is_note) - is_note
+        return np.asarray(self.rows[np.minimum(notes, len(self.note_ons))])
+
+
+def recall_events(events: Array) -> Array:
+    """Return what is recalled before each event of a whole performance, uint8 [events, 10]."""
+    return PerformanceRecall.from_events(events).read(0, events)
 
 
 def _find_same(keys: Array) -> tuple[Array, Array]:

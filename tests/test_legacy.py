@@ -255,7 +255,7 @@ def test_logits_match_a_step_by_step_loop(tmp_path: Path, new: bool, controlled:
     logits, _ = model(model.shift_right(events), model.init_hidden(init), controls)
     torch.testing.assert_close(logits, network(init, events, controls), atol=1e-5, rtol=0)
     assert session.encoding == LEGACY.version
-    assert dataclasses.asdict(session.config) == SIZES
+    assert session.config == ModelConfig(**SIZES)
 
 
 def test_gpu_session_of_2018_loads_on_the_cpu(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_training_lowers_the_loss(folder: Path, data: Path, val_data: Path) -> N
 def test_session_is_created_before_training(folder: Path, data: Path) -> None:
     train.prepare(train.parse_args(make_argv(data, "-s", "a/b/m.sess")))
     config = Session.load("a/b/m.sess").config
-    assert config == dataclasses.replace(TINY_SIZES, control_dim=78)  # all controls
+    assert config == dataclasses.replace(TINY_SIZES, control_dim=78, recall_dim=64)  # all controls
 
 
 def test_stopped_and_resumed_equals_uninterrupted(
@@ -572,6 +572,28 @@ def test_init_from_starts_with_the_averaged_weights(
     assert is_equal(base.ema_state, trainer.model.state_dict())
     assert not trainer.optimizer.state
     assert trainer.state.step == 0
+
+
+def test_init_from_can_add_recall(
+    folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, "-p", f"{TINY_MODEL},recall_dim=0", "--max-steps", "3", "-s", "base.sess")
+    base = Session.load("base.sess").build_model(torch.device("cpu"))
+    argv = make_argv(data, "-p", "recall_dim=4", "--init-from", "base.sess")
+    trainer, sampler, _ = train.prepare(train.parse_args(argv))
+    assert sampler.recall
+    inputs, hidden = torch.randint(0, 240, (9, 2)), torch.zeros(2, 2, 16)
+    recall = torch.randint(0, 4, (9, 2, 10), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, _ = base(inputs, hidden)
+        logits, _ = trainer.model.eval()(inputs, hidden, recall=recall)
+    torch.testing.assert_close(logits, expected)  # nothing is recalled yet
+    assert trainer.model.recall_table.std() > 0.1  # but it can be learned
+    assert run(data, "-p", "recall_dim=4", "--init-from", "base.sess", "--max-steps", "2") == 0
+    assert Session.load("m.sess").config.recall_dim == 4
+    capsys.readouterr()
+    assert run(data, "-p", "recall_dim=5", "--max-steps", "4") == 1
+    assert "the sizes of a session cannot change" in read_error_line(capsys)
 
 
 def test_init_from_missing_session_is_an_error(

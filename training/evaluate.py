@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from corpus.performance import Corpus, expand_controls
-from corpus.recall import RECALL_WIDTH
+from corpus.recall import RECALL_WIDTH, PerformanceRecall
 from model import BFloat16Layer, PerformanceRNN
 from sequence import PLAIN_CONTROLS, ControlLayout, Encoding, EventSeq
 from utils import Array
@@ -316,11 +316,14 @@ class _Evaluator:
         for number in numbers:
             performance, length = self.corpus.performances[number], self.lengths[number]
             count = steps * max(1, READ_EVENTS // steps)  # so that only the last block is shorter
+            recalled = None
+            if self.model.config.recall_dim:
+                recalled = PerformanceRecall.from_events(performance.read_events(0, length))
             for begin in range(0, length, count):
                 events, controls = performance.read(begin, min(length, begin + count))
                 recall = np.zeros((len(events), RECALL_WIDTH), np.uint8)
-                if self.model.config.recall_dim:
-                    recall = performance.read_recall(begin, events)
+                if recalled is not None:
+                    recall = recalled.read(begin, events)
                 for start in range(0, len(events), steps):
                     part = slice(start, start + steps)
                     columns = events[part], controls[part, :width], recall[part]

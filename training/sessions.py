@@ -189,9 +189,12 @@ def _create_session(
 ) -> Session:
     """Return a session with initial weights, or with those of the session file `init_from`."""
     if init_from:
-        source = _load_checked(Path(init_from), encoding, model_params, controls)
+        source = _load_checked(Path(init_from), encoding, model_params, controls, can_add=True)
         sizes = config.parse_model_params(model_params, source.config)
         state = source.build_model(torch.device("cpu")).state_dict()
+        if sizes.recall_dim != source.config.recall_dim:
+            torch.manual_seed(seed)
+            state = PerformanceRNN(sizes).init_weights().state_dict() | state
         history, names = load_history(source), source.controls
         training = {
             "init_from": Path(init_from).name,
@@ -207,7 +210,9 @@ def _create_session(
             train_profile=source.train_profile,
         )
     layout = _choose_layout(encoding, controls)
-    sizes = config.parse_model_params(model_params, ModelConfig(control_dim=layout.dim))
+    recall_dim = 0 if layout.is_plain else config.RECALL_DIM  # the original knows no recall
+    defaults = ModelConfig(control_dim=layout.dim, recall_dim=recall_dim)
+    sizes = config.parse_model_params(model_params, defaults)
     if sizes.control_dim != layout.dim:
         raise ValueError(
             f"argument -p/--model-params: control_dim {sizes.control_dim} does not fit the "
@@ -235,9 +240,12 @@ def _choose_layout(encoding: Encoding, controls: str) -> ControlLayout:
     return PLAIN_LAYOUT if encoding.is_legacy else ControlLayout(kind.name for kind in CONTROLS)
 
 
-def _load_checked(path: Path, encoding: Encoding, model_params: str, controls: str) -> Session:
+def _load_checked(
+    path: Path, encoding: Encoding, model_params: str, controls: str, can_add: bool = False
+) -> Session:
     """Load a session for data in `encoding`.
 
+    can_add: whether `model_params` may add recall to a session without it.
     Raises ValueError if its encoding, its sizes or its controls differ. Only the dropout may
     differ from `model_params`; the session is returned with its own, so that a change can be
     reported.
@@ -250,7 +258,10 @@ def _load_checked(path: Path, encoding: Encoding, model_params: str, controls: s
             f"{','.join(session.controls)}: leave --controls out, or start a new session"
         )
     sizes = config.parse_model_params(model_params, session.config)
-    if replace(sizes, gru_dropout=session.config.gru_dropout) != session.config:
+    sizes = replace(sizes, gru_dropout=session.config.gru_dropout)
+    if can_add and not session.config.recall_dim:
+        sizes = replace(sizes, recall_dim=0)
+    if sizes != session.config:
         raise ValueError(
             f"argument -p/--model-params: the sizes of a session cannot change, and {path} has "
             f"{format_sizes(session.config)}: leave -p out, or start a new session"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from corpus import batches
 from corpus.batches import Batch, WindowSampler
 from corpus.performance import Corpus
 from corpus.recall import find_recall, recall_events, transpose_recall
@@ -133,6 +134,19 @@ def test_windows_have_what_is_recalled(tmp_path: Path) -> None:
                     moved.recall[:, column], transpose_recall(rows, change)[:, 0]
                 )
     assert sample(make_sampler(*performances, steps=16)).recall is None
+
+
+def test_memory_for_recall_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    performances = [np.tile(rng.integers(0, 240, 100), 3) for _ in range(9)]
+    wide, narrow = (make_sampler(*performances, steps=20, recall=True) for _ in range(2))
+    expected = [sample(wide, number).recall for number in range(10)]
+    monkeypatch.setattr(batches, "MAX_RECALL", 5000)
+    for number in range(10):
+        assert torch.equal(sample(narrow, number).recall, expected[number])
+        assert narrow._recall_size == sum(recall.size for recall in narrow._recalls.values())
+        assert narrow._recall_size <= 5000
+    assert wide._recall_size > 10_000
 
 
 def test_stretched_windows_recall_the_same_notes() -> None:

@@ -10,6 +10,7 @@ from corpus import recall
 from corpus.recall import (
     RECALL_ROWS,
     NoteMemory,
+    PerformanceRecall,
     find_recall,
     index_recall,
     index_row,
@@ -17,7 +18,6 @@ from corpus.recall import (
     transpose_recall,
 )
 from tests.web.pages import needs_node, run_node_json
-from tools.synthetic_data import make_performance
 from utils import Array
 from web.page import FOLDER as WEB
 
@@ -165,7 +165,6 @@ def test_each_part_of_a_row_has_its_own_rows_of_the_table() -> None:
 
 def test_events_see_only_the_notes_before_them() -> None:
     events = np.random.default_rng(8).integers(0, 240, 400)
-    performance = make_performance(events)
     rows = recall_events(events)
     expected, memory = [], NoteMemory()
     for event in events.tolist():
@@ -173,7 +172,8 @@ def test_events_see_only_the_notes_before_them() -> None:
         if event < 88:
             memory.add(event)
     np.testing.assert_array_equal(rows, expected)
-    np.testing.assert_array_equal(performance.read_recall(130, events[130:200]), rows[130:200])
+    part = PerformanceRecall.from_events(events).read(130, events[130:200])
+    np.testing.assert_array_equal(part, rows[130:200])
 
 
 NODE_MEMORY = """
