@@ -349,15 +349,12 @@ def prepare(
     check_data(options, WindowSampler(train_data, *window), val_data)
     trainer = build_trainer(options, train_data, val_data, distributed)
     layout = trainer.model.layout
-    train_data, val_data = train_data.add_controls(layout), val_data.add_controls(layout)
-    sampler = WindowSampler(
-        train_data,
-        *window,
-        process,
-        options.stretch,
-        options.small_batches,
-        trainer.model.config.recall_dim > 0,
+    has_recall = trainer.model.config.recall_dim > 0
+    train_data, val_data = (
+        train_data.add_controls(layout, has_recall),
+        val_data.add_controls(layout),
     )
+    sampler = WindowSampler(train_data, *window, process, options.stretch, options.small_batches)
     return trainer, sampler, val_data
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from analysis.memorization import hash_windows, number_chords
+from corpus.recall import find_recall, follows_long_passage
 from generation.pipeline import MAX_NOTE_SECONDS
-from sequence import NoteSeq
+from sequence import PITCHES, NoteSeq
 from utils import Array
 
 MAX_SILENCE = 4.0  # seconds
@@ -157,6 +158,18 @@ def measure_returns(music: Sequence[NoteSeq]) -> tuple[float, float]:
             others += shares
     own_share, by_chance = (float(np.mean(part)) if part else math.nan for part in (own, others))
     return own_share, by_chance
+
+
+def repeated_share(notes: NoteSeq) -> float:
+    """Return the share of notes with which a passage of 8 notes or more returns, in any key.
+
+    The newest note and the notes before it, in any order, occurred before in the same music
+    (corpus/recall.py). 0.0 without notes.
+    """
+    order = np.lexsort((notes.pitches, notes.starts))
+    keys = notes.pitches[order].astype(np.int64) - PITCHES.start
+    rows = find_recall(keys[(keys >= 0) & (keys < len(PITCHES))])[1:]
+    return share(follows_long_passage(rows))
 
 
 def chroma_similarity(notes: NoteSeq) -> float:

@@ -122,18 +122,16 @@ class WindowSampler:
         process: tuple[int, int] = (0, 1),
         stretch: float = 0.0,
         small_batches: int = 0,
-        recall: bool = False,
     ) -> None:
         """Prepare windows of `steps` events that start every `stride` events.
 
         process: rank and world size; the processes share each batch, and this one gets part `rank`
         of the columns. stretch: play each segment up to this much faster or slower (0.05 is 5%);
         for the current encoding only. small_batches: number of smaller batches at the start.
-        recall: whether the network has recall.
         """
         self.corpus, self.steps, self.stride, self.carry = corpus, steps, stride, carry
         (self.rank, self.world_size), self.stretch = process, stretch
-        self.small_batches, self.recall = small_batches, recall
+        self.small_batches = small_batches
         # stretched segments of the previous batch, by performance, start, length and factor
         self._stretched: dict[tuple[int, int, int, float], tuple[Array, Array]] = {}
         self._recalls: dict[int, PerformanceRecall] = {}  # by performance
@@ -167,7 +165,7 @@ class WindowSampler:
             start = int(segments.windows[column]) * steps
             rows = slice(start, start + steps + 1)
             windows.append((events[rows], controls[rows, : self.corpus.layout.packed_dim]))
-            if self.recall:
+            if self.corpus.recall:
                 rows = slice(1, start + steps + 1)
                 whole = self._find_recall(int(segments.performances[column]))
                 first = int(segments.starts[column])

@@ -23,6 +23,7 @@ SAME_LENGTHS = (20, 12, 8, 6, 5, 4, 3)  # notes that must be the same; the longe
 MOVED_LENGTHS = (12, 8, 6, 4)  # the same in another key
 KEPT = 4  # notes for which a place is kept although they differ
 KEPT_LENGTHS = 4  # only if so many of SAME_LENGTHS, the longest, were found
+LONG_PASSAGE = 8  # notes
 NEXT_NOTES = 4  # that followed
 MAX_NOTES = 20_000  # of a NoteMemory; then it forgets the older half
 # bytes of a row for each place: how it was found (0: not found), then the next notes: 0 or key + 1
@@ -94,6 +95,16 @@ class PerformanceRecall:
         is_note = events < KEYS
         notes = np.searchsorted(self.note_ons, start) + np.cumsum(is_note) - is_note
         return np.asarray(self.rows[np.minimum(notes, len(self.note_ons))])
+
+
+def follows_long_passage(rows: Array) -> Array:
+    """Return for each row [n, 10] whether the place has the same last 8 notes or more, bool [n].
+
+    They may be in another key.
+    """
+    same, moved = rows[:, 0], rows[:, PLACE_WIDTH]
+    is_same = (same >= 1) & (same <= SAME_LENGTHS.index(LONG_PASSAGE) + 1)
+    return np.asarray(is_same | (moved >= 1) & (moved <= MOVED_LENGTHS.index(LONG_PASSAGE) + 1))
 
 
 def recall_events(events: Array) -> Array:

@@ -13,6 +13,8 @@ copied        notes in the longest passage that a sample shares with the
 returns       share of the four-note interval patterns of the first 30 s (of the
               highest notes) that occur again later; by chance: in the later
               parts of the other samples
+repeated      share of the notes with which a passage of 8 notes or more
+              returns, in the same key or another
 self-similarity  of the pitch classes of each second to those 8 to 30 s later
 overlap       overlapping area of two histograms, 0 to 1; 1: equal
 KL divergence D(validation || samples) of the same histograms, in nats
@@ -53,6 +55,7 @@ from analysis.music_metrics import (
     longest_silence,
     measure_returns,
     overlap,
+    repeated_share,
     share_in_scale,
     stops_early,
 )
@@ -89,6 +92,7 @@ MUSIC_COLUMNS = (
     ("copied_longest", "longest", "d"),
     ("returns", "returns", ".1%"),
     ("returns_by_chance", "by chance", ".1%"),
+    ("repeated", "repeated", ".1%"),
     ("self_similarity", "self-similarity", ".3f"),
 )
 
@@ -115,6 +119,7 @@ def _measure_samples(samples: Sequence[NoteSeq], seconds: float) -> Record:
         "cut_notes": float(np.mean([cut_note_share(notes, seconds) for notes in samples])),
         "returns": returns,
         "returns_by_chance": by_chance,
+        "repeated": float(np.mean([repeated_share(notes) for notes in samples])),
         "self_similarity": float(np.mean(known)) if known else math.nan,
     }
 

@@ -210,6 +210,17 @@ def test_music_that_returns_is_similar_to_itself() -> None:
     assert np.isnan(music_metrics.chroma_similarity(make_melody([60] * 14)))  # 7 s
 
 
+def test_repeated_passages_are_counted_in_any_key() -> None:
+    melody = [60, 62, 65, 61, 70, 55, 66, 71, 50, 80]  # no two parts are alike
+    other = [30, 37, 33, 41, 29]
+    moved = [pitch + 3 for pitch in melody]
+    notes = make_melody([*melody, *other, *moved])
+    # 25 notes; from the eighth note of the moved melody on: the last three
+    assert music_metrics.repeated_share(notes) == pytest.approx(3 / 25)
+    assert music_metrics.repeated_share(make_melody([*melody, *other])) == 0
+    assert music_metrics.repeated_share(make_melody([])) == 0
+
+
 def test_similarity_counts_sounding_time() -> None:
     # seconds 0 and 8 of nine, with silence between: C 0.6 s and E 0.8 s, then a C of an octave more
     notes = make_notes((0.0, 0.6, 60), (0.1, 0.9, 64), (8.3, 8.8, 72))

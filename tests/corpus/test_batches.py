@@ -17,9 +17,9 @@ from tools.synthetic_data import make_performance, write_data
 
 
 def make_sampler(
-    *performances: np.ndarray, steps: int, stride: int = 1, **options: Any
+    *performances: np.ndarray, steps: int, stride: int = 1, recall: bool = False, **options: Any
 ) -> WindowSampler:
-    corpus = Corpus([make_performance(events) for events in performances])
+    corpus = Corpus([make_performance(events) for events in performances], recall=recall)
     return WindowSampler(corpus, steps, stride, **options)
 
 
@@ -157,9 +157,8 @@ def test_stretched_windows_recall_the_same_notes() -> None:
         np.full(300, 80),
     )
     performance = make_performance(EventSeq.from_note_seq(notes).to_array())
-    options: dict[str, Any] = {"steps": 40, "carry": 3, "recall": True}
-    plain = WindowSampler(Corpus([performance]), stride=1, **options)
-    stretched = WindowSampler(Corpus([performance]), stride=1, stretch=0.1, **options)
+    corpus = Corpus([performance], recall=True)
+    plain, stretched = (WindowSampler(corpus, 40, 1, 3, stretch=share) for share in (0.0, 0.1))
     for number in range(9):
         first, second = (sample(s, number, 8) for s in (plain, stretched))
         assert first.recall is not None
