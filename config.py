@@ -62,7 +62,7 @@ class ModelConfig:
     hidden_dim: int = 512  # width of a GRU layer
     gru_layers: int = 2
     gru_dropout: float = 0.0  # between GRU layers
-    recall_dim: int = 0  # width of what is recalled of earlier passages; 0: nothing is
+    recall_dim: int = 0  # columns of the recall table; 0: no recall
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in MODEL_SIZES.items():

@@ -132,7 +132,7 @@ class PerformanceRNN(nn.Module):
         return torch.where(use_control[:, None], projected, no_control.to(projected.dtype))
 
     def sum_recall(self, recall: Tensor | None) -> Tensor:
-        """Return what the table has for what is recalled, [steps or 1, batch or 1, recall].
+        """Return the sum of the table's rows for `recall`, [steps or 1, batch or 1, recall_dim].
 
         recall: uint8 [steps, batch, 10] as in `corpus.recall.find_recall`, or None for nothing.
         """

@@ -61,7 +61,7 @@ def build_parser() -> Parser:
     parser = Parser("train.py", __doc__ or "", TrainConfig())
     _add_file_options(parser)
     add = parser.add_argument_group("model").add_argument
-    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2"
+    sizes = "sizes of a new network: hidden_dim=256,gru_layers=2; recall_dim=0: no recall"
     add("-p", "--model-params", metavar="K=V,..", help=sizes)
     _add_data_options(parser)
     _add_optimization_options(parser)

@@ -161,7 +161,7 @@ def measure_returns(music: Sequence[NoteSeq]) -> tuple[float, float]:
 
 
 def repeated_share(notes: NoteSeq) -> float:
-    """Return the share of notes with which a passage of 8 notes or more returns, in any key.
+    """Return the share of notes that end a repeated passage of 8 notes or more, in any key.
 
     The newest note and the notes before it, in any order, occurred before in the same music
     (corpus/recall.py). 0.0 without notes.

@@ -1,13 +1,14 @@
 """Recall: the notes that followed when a performance had the same passage before.
 
 After each note, two earlier places are searched. One has the same last notes, in any order except
-for the newest. The other has the same last notes in another key. For each place the network
-learns how many notes are the same, and which four notes followed there. A GRU alone cannot keep
-the notes of several minutes in its state; docs/experiments.md says what recall gains.
+for the newest. The other has the same last notes transposed by any distance. For each place the
+network gets how many notes are the same, and which four notes followed there. A GRU alone cannot
+keep the notes of several minutes in its state; docs/experiments.md says what recall gains.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,14 @@ from sequence import KEYS
 from utils import Array
 
 SAME_LENGTHS = (20, 12, 8, 6, 5, 4, 3)  # notes that must be the same; the longest counts
-MOVED_LENGTHS = (12, 8, 6, 4)  # the same in another key
-KEPT = 4  # notes for which a place is kept although they differ
-KEPT_LENGTHS = 4  # only if so many of SAME_LENGTHS, the longest, were found
+MOVED_LENGTHS = (12, 8, 6, 4)  # notes that must have the same intervals
+KEPT = 4  # most notes for which a place is kept although the music differs
+KEPT_LENGTHS = 4  # a place is kept only if it was found with one of the first 4 SAME_LENGTHS
 LONG_PASSAGE = 8  # notes
 NEXT_NOTES = 4  # that followed
 MAX_NOTES = 20_000  # of a NoteMemory; then it forgets the older half
+RECENT_PLACES = 352  # in its newest layer, at most; 11 for each note
+MERGED_PLACES = 5632  # a larger layer is not merged with newer ones
 # bytes of a row for each place: how it was found (0: not found), then the next notes: 0 or key + 1
 PLACE_WIDTH = 1 + NEXT_NOTES
 RECALL_WIDTH = 2 * PLACE_WIDTH
@@ -35,7 +38,7 @@ _NOTES = KEYS + 1  # values of the other bytes
 _STARTS = (0, (_KINDS[0] + NEXT_NOTES - 1) * _NOTES)
 RECALL_ROWS = _STARTS[1] + (_KINDS[1] + NEXT_NOTES - 1) * _NOTES  # of the table
 
-# Random numbers, by which sets of notes and of intervals are compared: their sums
+# Random numbers of notes and intervals; sets with equal sums are taken as equal
 _random = np.random.default_rng(1)
 NOTE_NUMBERS = _random.integers(1, 2**40, KEYS)
 INTERVAL_NUMBERS = _random.integers(1, 2**40, 2 * KEYS - 1)  # from -(KEYS - 1) on
@@ -44,10 +47,11 @@ INTERVAL_NUMBERS = _random.integers(1, 2**40, 2 * KEYS - 1)  # from -(KEYS - 1) 
 def find_recall(keys: Array) -> Array:
     """Return what is recalled before the first note and after each note, uint8 [1 + notes, 10].
 
-    keys: of the notes of a performance, integers 0 to 87 [notes]. The bytes of a row are, for the
-    same notes and then for those in another key: how the earlier place was found, and the four
-    notes that followed there, moved by the difference of the keys (key + 1, or 0 if there is none
-    on the piano).
+    keys: the piano keys of the notes of a performance, integers 0 to 87 [notes]. A row has five
+    bytes for the place with the same notes, and five for the place with the same intervals. The
+    first byte says how the place was found (0: none). The others are the four notes that followed
+    there, as piano key + 1, or 0 for none. For the second place they are transposed so that its
+    last note becomes the newest note; a note that is then beyond the keyboard is 0.
     """
     keys = np.asarray(keys, np.int64)
     rows = np.zeros((1 + len(keys), RECALL_WIDTH), np.uint8)
@@ -98,10 +102,7 @@ class PerformanceRecall:
 
 
 def follows_long_passage(rows: Array) -> Array:
-    """Return for each row [n, 10] whether the place has the same last 8 notes or more, bool [n].
-
-    They may be in another key.
-    """
+    """Return for each row [n, 10] whether a place was found with 8 notes or more, bool [n]."""
     same, moved = rows[:, 0], rows[:, PLACE_WIDTH]
     is_same = (same >= 1) & (same <= SAME_LENGTHS.index(LONG_PASSAGE) + 1)
     return np.asarray(is_same | (moved >= 1) & (moved <= MOVED_LENGTHS.index(LONG_PASSAGE) + 1))
@@ -115,7 +116,7 @@ def recall_events(events: Array) -> Array:
 def _find_same(keys: Array) -> tuple[Array, Array]:
     """Return the latest earlier place with the same last notes, and how it was found.
 
-    Places are the numbers of the note that is the same as the newest one, -1 if there is none.
+    A place is the index of the earlier note that corresponds to the newest one, or -1.
     """
     sums = np.append(0, np.cumsum(NOTE_NUMBERS[keys]))
     places, kinds = np.full(len(keys), -1), np.zeros(len(keys), np.int64)
@@ -136,7 +137,7 @@ def _find_same(keys: Array) -> tuple[Array, Array]:
 
 
 def _find_moved(keys: Array) -> tuple[Array, Array]:
-    """Return the same as `_find_same` for the same last notes in any key."""
+    """Return the same as `_find_same`, for the same intervals instead of the same notes."""
     places, kinds = np.full(len(keys), -1), np.zeros(len(keys), np.int64)
     for kind, length in enumerate(MOVED_LENGTHS, 1):
         if length > len(keys):
@@ -150,9 +151,9 @@ def _find_moved(keys: Array) -> tuple[Array, Array]:
 
 
 def _add_places(places: Array, kinds: Array, kind: int, length: int, sets: Array) -> None:
-    """Add the latest earlier place with an equal number in `sets`, where there is none yet.
+    """Add the latest earlier place with the same sum to each note without a place.
 
-    sets: of the last `length` notes, from the first note on that has so many.
+    sets: the sums of the last `length` notes, one for each note from index `length` - 1 on.
     """
     order = np.argsort(sets, kind="stable")
     is_equal = sets[order[1:]] == sets[order[:-1]]
@@ -162,15 +163,18 @@ def _add_places(places: Array, kinds: Array, kind: int, length: int, sets: Array
 
 
 class NoteMemory:
-    """The notes of one performance so far, for recall note by note."""
+    """The notes of one performance so far, for recall note by note.
+
+    The places of the notes are in layers of dictionaries, of which only the newest changes. Copies
+    share the others, so a copy takes little time and memory.
+    """
 
     def __init__(self, keys: Sequence[int] = ()) -> None:
-        """Remember the keys 0 to 87 of the notes so far."""
-        self._keys: list[int] = []
-        self._sums = [0]
-        self._same: list[dict[int, int]] = [{} for _ in SAME_LENGTHS]
-        self._moved: list[dict[int, int]] = [{} for _ in MOVED_LENGTHS]
-        self._last: list[tuple[int, int]] = []  # place and kind after the last notes
+        """Remember the piano keys, 0 to 87, of the notes so far."""
+        self._keys = bytearray()
+        self._layers: tuple[dict[int, int], ...] = ()  # never changed
+        self._recent: dict[int, int] = {}  # the latest place of each passage in the last notes
+        self._last: list[tuple[int, int]] = []  # place and kind after each of the last notes
         self.row = [0] * RECALL_WIDTH
         for key in keys:
             self.add(key)
@@ -181,10 +185,8 @@ class NoteMemory:
     def copy(self) -> NoteMemory:
         """Return a copy that changes independently."""
         new = NoteMemory()
-        new._keys, new._sums = self._keys.copy(), self._sums.copy()
-        new._same = [places.copy() for places in self._same]
-        new._moved = [places.copy() for places in self._moved]
-        new._last, new.row = self._last.copy(), self.row.copy()
+        new._keys, new._layers, new._recent = self._keys[:], self._layers, self._recent.copy()
+        new._last, new.row = self._last, self.row
         return new
 
     def add(self, key: int) -> list[int]:
@@ -195,23 +197,47 @@ class NoteMemory:
         if len(self._keys) >= MAX_NOTES:
             vars(self).update(vars(NoteMemory(self._keys[MAX_NOTES // 2 :])))
         self._keys.append(key)
-        self._sums.append(self._sums[-1] + _NOTE_NUMBERS[key])
-        same = self._keep(self._find_same(key))
-        self.row = [*self._describe(*same, 0), *self._describe_moved(key)]
+        newest = self._keys[: -SAME_LENGTHS[0] - 1 : -1]  # the newest is the first
+        note_sums = list(itertools.accumulate(_NOTE_NUMBERS[k] for k in newest))
+        same = self._find(SAME_LENGTHS, [128 * value + key for value in note_sums], 0)
+        before = newest[1 : MOVED_LENGTHS[0]]
+        intervals = (_INTERVAL_NUMBERS[k - key + KEYS - 1] for k in before)
+        interval_sums = list(itertools.accumulate(intervals, initial=0))
+        moved = self._find(MOVED_LENGTHS, interval_sums, len(SAME_LENGTHS))
+        if len(self._recent) >= RECENT_PLACES:
+            self._layers = _merge_layers((*self._layers, self._recent))
+            self._recent = {}
+        distance = key - self._keys[moved[0]] if moved[1] else 0
+        self.row = [*self._describe(*self._keep(same), 0), *self._describe(*moved, distance)]
         return self.row
 
-    def _find_same(self, key: int) -> tuple[int, int]:
-        number, sums, best = len(self._keys) - 1, self._sums, (-1, 0)
-        for kind, (length, places) in enumerate(zip(SAME_LENGTHS, self._same, strict=True), 1):
-            if length <= number + 1:
-                notes = (sums[-1] - sums[-1 - length]) * 128 + key
-                if best[0] < 0 and notes in places:
-                    best = (places[notes], kind)
-                places[notes] = number
-        return best
+    def _find(self, lengths: Sequence[int], sums: Sequence[int], number: int) -> tuple[int, int]:
+        """Return the latest earlier place with the longest passage, and its kind.
+
+        sums: of the last 1, 2, 3, ... notes; number: of the first length among all of both places.
+        The place of the newest note replaces the earlier ones.
+        """
+        place, kind, newest = -1, 0, len(self._keys) - 1
+        for index, length in enumerate(lengths):
+            if length > len(sums):
+                continue
+            passage = 16 * sums[length - 1] + number + index
+            if place < 0:
+                place, kind = self._look_up(passage), index + 1
+            self._recent[passage] = newest
+        return (place, kind) if place >= 0 else (-1, 0)
+
+    def _look_up(self, passage: int) -> int:
+        """Return the latest place of a passage, or -1."""
+        place = self._recent.get(passage, -1)
+        if place < 0:
+            for layer in reversed(self._layers):
+                if passage in layer:
+                    return layer[passage]
+        return place
 
     def _keep(self, found: tuple[int, int]) -> tuple[int, int]:
-        """Return the place to use: the one found now, or that of a note before."""
+        """Return the place to use: the one found now, or one found up to KEPT notes ago."""
         number, chosen = len(self._keys) - 1, found
         if not 1 <= found[1] <= KEPT_LENGTHS:
             for later, (place, kind) in enumerate(reversed(self._last), 1):
@@ -221,27 +247,20 @@ class NoteMemory:
         self._last = [*self._last[1 - KEPT :], found]
         return chosen
 
-    def _describe_moved(self, key: int) -> list[int]:
-        keys, number, best = self._keys, len(self._keys) - 1, (-1, 0)
-        sets, total = [], 0
-        for back in range(1, min(MOVED_LENGTHS[0], number + 1)):
-            total += _INTERVAL_NUMBERS[keys[number - back] - key + KEYS - 1]
-            sets.append(total)
-        for kind, (length, places) in enumerate(zip(MOVED_LENGTHS, self._moved, strict=True), 1):
-            if length <= number + 1:
-                notes = sets[length - 2]
-                if best[0] < 0 and notes in places:
-                    best = (places[notes], kind)
-                places[notes] = number
-        moved = key - keys[best[0]] if best[0] >= 0 else 0
-        return self._describe(*best, moved)
-
-    def _describe(self, place: int, kind: int, moved: int) -> list[int]:
+    def _describe(self, place: int, kind: int, distance: int) -> list[int]:
+        """Return the bytes for a place, whose next notes are transposed by some semitones."""
         if place < 0:
             return [0] * PLACE_WIDTH
-        following = [key + moved for key in self._keys[place + 1 : place + 1 + NEXT_NOTES]]
+        following = [key + distance for key in self._keys[place + 1 : place + 1 + NEXT_NOTES]]
         notes = [key + 1 if 0 <= key < KEYS else 0 for key in following]
         return [kind, *notes, *[0] * (NEXT_NOTES - len(notes))]
+
+
+def _merge_layers(layers: tuple[dict[int, int], ...]) -> tuple[dict[int, int], ...]:
+    """Merge the newest layers while they have about the same size, and are not too large."""
+    while len(layers) > 1 and len(layers[-2]) < 2 * len(layers[-1]) < MERGED_PLACES:
+        layers = (*layers[:-2], layers[-2] | layers[-1])
+    return layers
 
 
 _NOTE_NUMBERS, _INTERVAL_NUMBERS = NOTE_NUMBERS.tolist(), INTERVAL_NUMBERS.tolist()
@@ -271,7 +290,7 @@ def describe_recall() -> dict[str, Any]:
 
 
 def index_row(row: Sequence[int]) -> list[int]:
-    """Return the rows of the network's table for one row [10]; see `index_recall`."""
+    """Return the eight indices of the network's table for the bytes of a row; see `index_recall`."""
     indices = []
     for number, kinds in enumerate(_KINDS):
         kind, first, *later = row[number * PLACE_WIDTH : (number + 1) * PLACE_WIDTH]

@@ -37,7 +37,7 @@ class RecallTables:
 class RecallState:
     """What the sequences of a batch recall; `update` changes it.
 
-    memories: the notes of each sequence, or None if nothing is to be recalled; gates
+    memories: the notes of each sequence, or None if recall is turned off; gates
     [batch, 3 * hidden] and logits [batch, events]: the contributions to the next step.
     """
 
@@ -78,7 +78,7 @@ class RecallState:
 
     @staticmethod
     def join(states: Iterable[RecallState]) -> RecallState:
-        """Return the state of the sequences of several states of one network."""
+        """Return the states of several batches as one."""
         first, *rest = states
         together = [first, *rest]
         memories = None

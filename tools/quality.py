@@ -13,8 +13,8 @@ copied        notes in the longest passage that a sample shares with the
 returns       share of the four-note interval patterns of the first 30 s (of the
               highest notes) that occur again later; by chance: in the later
               parts of the other samples
-repeated      share of the notes with which a passage of 8 notes or more
-              returns, in the same key or another
+repeated      share of the notes that end a repeated passage of 8 notes or
+              more, in the same key or another; trills count, too
 self-similarity  of the pitch classes of each second to those 8 to 30 s later
 overlap       overlapping area of two histograms, 0 to 1; 1: equal
 KL divergence D(validation || samples) of the same histograms, in nats

@@ -4,7 +4,7 @@ const MAX_NOTES = 20000;  // then the older half is forgotten
 const UNDONE_NOTES = 2000;  // the last notes that can be taken back
 
 export class NoteMemory {
-  // recall: what generate.py wrote about it: {same, moved, kept, kept_lengths, next, note_numbers,
+  // recall: the settings that generate.py wrote into the page: {same, moved, kept, kept_lengths, next, note_numbers,
   // interval_numbers}.
   constructor(recall) {
     Object.assign(this, recall);
@@ -21,7 +21,7 @@ export class NoteMemory {
 
   get count() { return this.forgotten + this.keys.length; }
 
-  // Add a note, 0-87. Return how each of the two places was found (0: not), and the next notes there.
+  // Add a note, 0-87. Return for each of the two places how it was found (0: none) and the next notes.
   add(key) {
     if (this.keys.length >= MAX_NOTES) this.forget();
     this.keys.push(key);
@@ -59,7 +59,7 @@ export class NoteMemory {
     return this.keys.slice(-this.same[0]).reverse().map((key) => sum += this.note_numbers[key]);
   }
 
-  // Return the same for the intervals from the newest note to the last 1, 2, 3, ... notes before.
+  // Return the sums of the intervals to the newest note: of the last 1 (which is 0), 2, 3, ... notes.
   sumIntervals() {
     const [newest, ...before] = this.keys.slice(-this.moved[0]).reverse();
     const zero = (this.interval_numbers.length - 1) / 2;
