@@ -290,7 +290,7 @@ def describe_recall() -> dict[str, Any]:
 
 
 def index_row(row: Sequence[int]) -> list[int]:
-    """Return the eight indices of the network's table for the bytes of a row; see `index_recall`."""
+    """Return the eight indices of the table for the bytes of a row; see `index_recall`."""
     indices = []
     for number, kinds in enumerate(_KINDS):
         kind, first, *later = row[number * PLACE_WIDTH : (number + 1) * PLACE_WIDTH]
