@@ -634,7 +634,7 @@ def prepare_job(options: GenerateConfig, control: ControlSchedule | None) -> Gen
         exact=options.exact,
         numbers=options.piece,
         max_threads=utils.count_processors(),
-        recall=options.recall,
+        use_recall=options.recall,
     )
 
 
@@ -813,7 +813,7 @@ def choose_samples(
     all_events = [samples.get(number) for number in range(job.batch_size)]
     context = NO_EVENTS if job.primer is None else job.primer.events.to_array()
     whole = np.stack([events.to_array() for events in all_events], axis=1)
-    losses = measure_losses(job.model, context, whole)
+    losses = measure_losses(job.model, context, whole, job.use_recall)
     torch.set_num_threads(1)
     candidates = []
     for events, loss in zip(all_events, losses, strict=True):

@@ -42,7 +42,8 @@ class PerformanceRNN(nn.Module):
         self.config, self.layout = config, ControlLayout(controls)
         event_dim, hidden_dim, layers = config.event_dim, config.hidden_dim, config.gru_layers
         self.primary_event = event_dim - 1  # the input before the first event
-        # the order of these lines is the order of the parameters in session files
+        # the order of these lines is the order of the parameters in session files, except that
+        # those of recall come first, because they belong to the module itself
         self.inithid_fc = nn.Linear(config.init_dim, layers * hidden_dim)
         # with its own initialization, nn.Embedding imports the compiler on the meta device (1 s)
         weight = torch.empty(event_dim, event_dim).uniform_(-(3**0.5), 3**0.5)  # variance 1
@@ -50,7 +51,7 @@ class PerformanceRNN(nn.Module):
         self.concat_input_fc = nn.Linear(event_dim + config.control_dim + 1, hidden_dim)
         self.gru = nn.GRU(hidden_dim, hidden_dim, layers)  # run layer by layer, see forward
         self.output_fc = nn.Linear(layers * hidden_dim, event_dim)
-        if recall_dim := config.recall_dim:  # zeros recall nothing
+        if recall_dim := config.recall_dim:  # with zeros, recall changes nothing
             self.recall_table = nn.Parameter(torch.zeros(RECALL_ROWS, recall_dim))
             self.recall_gates = nn.Parameter(torch.zeros(3 * hidden_dim, recall_dim))
             self.recall_output = nn.Parameter(torch.zeros(event_dim, recall_dim))
@@ -68,13 +69,15 @@ class PerformanceRNN(nn.Module):
             nn.init.xavier_normal_(linear.weight)
         hidden_dim = self.config.hidden_dim
         for layer in range(self.config.gru_layers):
-            weight_ih, weight_hh, bias_ih, _ = self.get_gru_weights(layer)
+            weight_ih, weight_hh, bias_ih = (
+                getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS[:3]
+            )
             for gate in range(3):
                 rows = slice(gate * hidden_dim, (gate + 1) * hidden_dim)
                 nn.init.xavier_uniform_(weight_ih[rows])
                 nn.init.orthogonal_(weight_hh[rows])
             bias_ih[hidden_dim : 2 * hidden_dim] += 1.0
-        if self.config.recall_dim:  # it is learned from the table on
+        if self.config.recall_dim:  # the other weights of recall are 0: it changes nothing at first
             nn.init.normal_(self.recall_table, std=RECALL_STD)
         return self
 
@@ -132,13 +135,16 @@ class PerformanceRNN(nn.Module):
         return torch.where(use_control[:, None], projected, no_control.to(projected.dtype))
 
     def sum_recall(self, recall: Tensor | None) -> Tensor:
-        """Return the sum of the table's rows for `recall`, [steps or 1, batch or 1, recall_dim].
+        """Return the sum of the table's rows that `recall` selects, [steps, batch, recall_dim].
 
-        recall: uint8 [steps, batch, 10] as in `corpus.recall.find_recall`, or None for nothing.
+        recall: uint8 [steps, batch, 10] as in `corpus.recall.find_recall`, or None for nothing,
+        which gives [1, 1, recall_dim].
         """
         if recall is None:
             recall = torch.zeros(1, 1, RECALL_WIDTH, dtype=torch.uint8, device=self.device)
         rows = index_recall(recall)
+        if self.device.type == "mps":  # which has no embedding_bag before torch 2.10
+            return functional.embedding(rows, self.recall_table).sum(dim=-2)
         sums = functional.embedding_bag(rows.flatten(0, 1), self.recall_table, mode="sum")
         return sums.view(*rows.shape[:2], -1)
 
@@ -167,10 +173,10 @@ class PerformanceRNN(nn.Module):
         embedded = functional.embedding(inputs, table)  # [steps, batch, hidden]
         projected = self.project_controls(controls, use_control)
         output = functional.leaky_relu(embedded + projected, 0.1)
-        recalled = None
+        recall_sum = None
         if self.config.recall_dim:
-            recalled = self.sum_recall(recall).to(output.dtype).expand(*inputs.shape, -1)
-            output = torch.cat([output, recalled], dim=-1)
+            recall_sum = self.sum_recall(recall).to(output.dtype).expand(*inputs.shape, -1)
+            output = torch.cat([output, recall_sum], dim=-1)
         outputs, last = [], []
         for layer in range(self.config.gru_layers):
             if layer and self.training and self.config.gru_dropout:
@@ -184,8 +190,8 @@ class PerformanceRNN(nn.Module):
             outputs.append(output)
             last.append(output[-1])
         logits = self.output_fc(torch.cat(outputs, dim=-1))
-        if recalled is not None:
-            logits = logits + functional.linear(recalled, self.recall_output)
+        if recall_sum is not None:
+            logits = logits + functional.linear(recall_sum, self.recall_output)
         return logits, torch.stack(last)
 
     def forward_scheduled(
@@ -209,8 +215,8 @@ class PerformanceRNN(nn.Module):
             use_true = torch.rand(true_event.shape, device=inputs.device) < teacher_forcing_ratio
             event = torch.where(use_true | (step == 0), true_event, sampled)
             control = controls[step : step + 1]
-            recalled = None if recall is None else recall[step : step + 1]
-            output, hidden = self(event[None], hidden, control, use_control, table, recall=recalled)
+            row = None if recall is None else recall[step : step + 1]
+            output, hidden = self(event[None], hidden, control, use_control, table, recall=row)
             probabilities = output[0].detach().float().softmax(dim=-1)
             sampled = probabilities.multinomial(1)[:, 0]  # [batch]
             logits.append(output)
@@ -219,7 +225,8 @@ class PerformanceRNN(nn.Module):
     def get_gru_weights(self, layer: int) -> list[Tensor]:
         """Return the weights of a layer, in the order of GRU_WEIGHTS.
 
-        The inputs of the first layer end with what is recalled, if the network has recall.
+        In a network with recall, the inputs of the first layer end with the sum of the table's
+        rows, and its weight_ih is a copy.
         """
         weights = [getattr(self.gru, f"{name}_l{layer}") for name in GRU_WEIGHTS]
         if layer == 0 and self.config.recall_dim:

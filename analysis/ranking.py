@@ -31,7 +31,7 @@ from analysis.music_metrics import (
     polyphony,
     stops_early,
 )
-from corpus.recall import recall_events
+from corpus.recall import recall_columns
 from generation.control_metrics import measure_adherence, measure_control
 from midi.control_schedule import ControlSchedule
 from model import PerformanceRNN
@@ -194,20 +194,25 @@ def choose_best(scores: Sequence[Score], count: int) -> list[int]:
 
 
 @torch.inference_mode()
-def measure_losses(model: PerformanceRNN, context: Array, events: Array) -> Array:
+def measure_losses(
+    model: PerformanceRNN, context: Array, events: Array, use_recall: bool = True
+) -> Array:
     """Return the nats/note of generated events under the network, without control [samples].
 
-    context: events before them, of all samples [steps]; events: [steps, samples].
+    context: events before them, of all samples [steps]; events: [steps, samples]. use_recall:
+    whether a network with recall recalls anything.
     """
     whole = np.concatenate([np.repeat(context[:, None], events.shape[1], axis=1), events])
     targets = torch.from_numpy(whole.astype(np.int64)).to(model.device)  # [steps, samples]
     hidden = model.init_hidden(torch.zeros(1, model.config.init_dim, device=model.device))
     hidden = hidden.expand(-1, events.shape[1], -1).contiguous()
-    recall = torch.from_numpy(np.stack([recall_events(column) for column in whole.T], axis=1))
-    inputs, losses, recall = model.shift_right(targets), [], recall.to(model.device)
+    inputs, losses, recall = model.shift_right(targets), [], None
+    if use_recall and model.config.recall_dim:
+        recall = recall_columns(whole).to(model.device)
     for start in range(0, len(targets), LOSS_STEPS):
         part = slice(start, start + LOSS_STEPS)
-        logits, hidden = model(inputs[part], hidden, recall=recall[part])
+        rows = None if recall is None else recall[part]
+        logits, hidden = model(inputs[part], hidden, recall=rows)
         flat = functional.cross_entropy(
             logits.flatten(0, 1), targets[part].flatten(), reduction="none"
         )

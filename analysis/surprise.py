@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from corpus.performance import expand_controls
-from corpus.recall import recall_events
+from corpus.recall import recall_columns
 from model import PerformanceRNN
 from sequence import PITCHES, ControlSeq, Encoding, EventSeq, NoteSeq
 from utils import Array, atomic_write
@@ -93,7 +93,7 @@ def measure_surprise(
     if not is_note.any():
         raise ValueError("no notes")
     kind_nats, inner_nats = np.empty(len(indices)), np.empty(len(indices))
-    recall = recall_events(indices)
+    recall = recall_columns(indices[:, None])
     on_rows = []  # log-probabilities at the note ons [note ons, events]
     model.eval()
     hidden = model.init_hidden(torch.zeros(1, model.config.init_dim, device=model.device))
@@ -104,9 +104,9 @@ def measure_surprise(
         control = None
         if controls is not None:
             control = torch.from_numpy(controls[part])[:, None].to(model.device)
-        recalled = torch.from_numpy(recall[part])[:, None].to(model.device)
+        recall_rows = recall[part].to(model.device)
         inputs = torch.cat([previous, targets[:-1]])
-        logits, hidden = model(inputs, hidden, control, recall=recalled)
+        logits, hidden = model(inputs, hidden, control, recall=recall_rows)
         previous = targets[-1:]
         logs = logits[:, 0].double().log_softmax(dim=-1)  # [steps, events]
         kinds = _log_kinds(logs)  # [steps, kinds]

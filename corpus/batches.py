@@ -160,18 +160,18 @@ class WindowSampler:
         columns = slice(self.rank * batch_size, (self.rank + 1) * batch_size)
         segments = _Segments(*(values[columns] for values in segments))
         contents = self._read_segments(segments, steps, carry)
-        windows, recalled = [], []
+        windows, recall_columns = [], []
         for column, (events, controls) in enumerate(contents):
             start = int(segments.windows[column]) * steps
             rows = slice(start, start + steps + 1)
             windows.append((events[rows], controls[rows, : self.corpus.layout.packed_dim]))
-            if self.corpus.recall:
+            if self.corpus.has_recall:
                 rows = slice(1, start + steps + 1)
                 whole = self._find_recall(int(segments.performances[column]))
                 first = int(segments.starts[column])
-                recalled.append(whole.read(first, events[rows])[start:])
+                recall_columns.append(whole.read(first, events[rows])[start:])
         events, controls = (np.stack(column, axis=1) for column in zip(*windows, strict=True))
-        recall = np.stack(recalled, axis=1) if recalled else None
+        recall = np.stack(recall_columns, axis=1) if recall_columns else None
         if transposition:
             offsets = _choose_offsets([events for events, _ in contents], segments.transpose_draw)
             events, controls = transpose(events, controls, offsets)

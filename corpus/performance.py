@@ -381,13 +381,13 @@ def _encode_bytes(kind: ControlKind, device: torch.device) -> Tensor:
 class Corpus:
     """Performances of one encoding, memory-mapped.
 
-    layout: the control of the network that they are for; all of them have its controls. recall:
-    whether that network has recall.
+    layout: the control of the network that they are for; all of them have its controls.
+    has_recall: whether that network has recall.
     """
 
     performances: Sequence[Performance]
     layout: ControlLayout = PLAIN_LAYOUT
-    recall: bool = False
+    has_recall: bool = False
 
     def __len__(self) -> int:
         return len(self.performances)
@@ -408,10 +408,10 @@ class Corpus:
             raise ValueError(f"{old} and {new} need different sessions: do not mix encodings")
         return Corpus(performances)
 
-    def add_controls(self, layout: ControlLayout, recall: bool = False) -> Corpus:
+    def add_controls(self, layout: ControlLayout, has_recall: bool = False) -> Corpus:
         """Return the corpus for a network; see `Performance.add_controls`."""
         performances = [performance.add_controls(layout) for performance in self.performances]
-        return Corpus(performances, layout, recall)
+        return Corpus(performances, layout, has_recall)
 
     @property
     def encoding(self) -> Encoding:

@@ -22,8 +22,8 @@ from utils import Array
 
 SAME_LENGTHS = (20, 12, 8, 6, 5, 4, 3)  # notes that must be the same; the longest counts
 MOVED_LENGTHS = (12, 8, 6, 4)  # notes that must have the same intervals
-KEPT = 4  # most notes for which a place is kept although the music differs
-KEPT_LENGTHS = 4  # a place is kept only if it was found with one of the first 4 SAME_LENGTHS
+CONTINUED_NOTES = 4  # most notes for which a place goes on although the music differs
+LENGTHS_TO_CONTINUE = 4  # a place goes on only if it was found with one of the first 4 SAME_LENGTHS
 LONG_PASSAGE = 8  # notes
 NEXT_NOTES = 4  # that followed
 MAX_NOTES = 20_000  # of a NoteMemory; then it forgets the older half
@@ -32,7 +32,10 @@ MERGED_PLACES = 5632  # a larger layer is not merged with newer ones
 # bytes of a row for each place: how it was found (0: not found), then the next notes: 0 or key + 1
 PLACE_WIDTH = 1 + NEXT_NOTES
 RECALL_WIDTH = 2 * PLACE_WIDTH
-_KINDS = (1 + len(SAME_LENGTHS) + KEPT, 1 + len(MOVED_LENGTHS))  # values of the first byte
+_KINDS = (
+    1 + len(SAME_LENGTHS) + CONTINUED_NOTES,
+    1 + len(MOVED_LENGTHS),
+)  # values of the first byte
 _NOTES = KEYS + 1  # values of the other bytes
 # first row of each place in the network's table: first all pairs of the first two bytes
 _STARTS = (0, (_KINDS[0] + NEXT_NOTES - 1) * _NOTES)
@@ -46,6 +49,8 @@ INTERVAL_NUMBERS = _random.integers(1, 2**40, 2 * KEYS - 1)  # from -(KEYS - 1) 
 
 def find_recall(keys: Array) -> Array:
     """Return what is recalled before the first note and after each note, uint8 [1 + notes, 10].
+
+    It forgets nothing, unlike `NoteMemory` after MAX_NOTES notes.
 
     keys: the piano keys of the notes of a performance, integers 0 to 87 [notes]. A row has five
     bytes for the place with the same notes, and five for the place with the same intervals. The
@@ -98,7 +103,7 @@ class PerformanceRecall:
         """
         is_note = events < KEYS
         notes = np.searchsorted(self.note_ons, start) + np.cumsum(is_note) - is_note
-        return np.asarray(self.rows[np.minimum(notes, len(self.note_ons))])
+        return np.asarray(self.rows[notes])
 
 
 def follows_long_passage(rows: Array) -> Array:
@@ -113,6 +118,14 @@ def recall_events(events: Array) -> Array:
     return PerformanceRecall.from_events(events).read(0, events)
 
 
+def recall_columns(events: Array) -> Tensor:
+    """Return the same for whole performances side by side, events [steps, batch].
+
+    Returns uint8 [steps, batch, 10].
+    """
+    return torch.from_numpy(np.stack([recall_events(column) for column in events.T], axis=1))
+
+
 def _find_same(keys: Array) -> tuple[Array, Array]:
     """Return the latest earlier place with the same last notes, and how it was found.
 
@@ -124,15 +137,15 @@ def _find_same(keys: Array) -> tuple[Array, Array]:
         sets = (sums[length:] - sums[:-length]) * 128 + keys[length - 1 :]
         _add_places(places, kinds, kind, length, sets)
     found, found_kinds = places.copy(), kinds.copy()
-    is_kept = np.zeros(len(keys), bool)
-    is_long = (kinds >= 1) & (kinds <= KEPT_LENGTHS)
-    for later in range(1, 1 + KEPT):
+    is_continued = np.zeros(len(keys), bool)
+    is_long = (kinds >= 1) & (kinds <= LENGTHS_TO_CONTINUE)
+    for later in range(1, 1 + CONTINUED_NOTES):
         earlier, earlier_kinds = found[:-later] + later, found_kinds[:-later]
-        keep = (earlier_kinds >= 1) & (earlier_kinds <= KEPT_LENGTHS)
-        keep &= ~(is_long | is_kept)[later:] & (earlier < np.arange(later, len(keys)))
-        places[later:][keep] = earlier[keep]
-        kinds[later:][keep] = len(SAME_LENGTHS) + later
-        is_kept[later:] |= keep
+        does_continue = (earlier_kinds >= 1) & (earlier_kinds <= LENGTHS_TO_CONTINUE)
+        does_continue &= ~(is_long | is_continued)[later:] & (earlier < np.arange(later, len(keys)))
+        places[later:][does_continue] = earlier[does_continue]
+        kinds[later:][does_continue] = len(SAME_LENGTHS) + later
+        is_continued[later:] |= does_continue
     return places, kinds
 
 
@@ -171,13 +184,16 @@ class NoteMemory:
 
     def __init__(self, keys: Sequence[int] = ()) -> None:
         """Remember the piano keys, 0 to 87, of the notes so far."""
+        self._clear()
+        for key in keys:
+            self.add(key)
+
+    def _clear(self) -> None:
         self._keys = bytearray()
         self._layers: tuple[dict[int, int], ...] = ()  # never changed
         self._recent: dict[int, int] = {}  # the latest place of each passage in the last notes
         self._last: list[tuple[int, int]] = []  # place and kind after each of the last notes
         self.row = [0] * RECALL_WIDTH
-        for key in keys:
-            self.add(key)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -195,7 +211,10 @@ class NoteMemory:
         Of music that is longer than MAX_NOTES, the oldest notes are forgotten.
         """
         if len(self._keys) >= MAX_NOTES:
-            vars(self).update(vars(NoteMemory(self._keys[MAX_NOTES // 2 :])))
+            newer = self._keys[MAX_NOTES // 2 :]
+            self._clear()
+            for newer_key in newer:
+                self.add(newer_key)
         self._keys.append(key)
         newest = self._keys[: -SAME_LENGTHS[0] - 1 : -1]  # the newest is the first
         note_sums = list(itertools.accumulate(_NOTE_NUMBERS[k] for k in newest))
@@ -208,7 +227,7 @@ class NoteMemory:
             self._layers = _merge_layers((*self._layers, self._recent))
             self._recent = {}
         distance = key - self._keys[moved[0]] if moved[1] else 0
-        self.row = [*self._describe(*self._keep(same), 0), *self._describe(*moved, distance)]
+        self.row = [*self._describe(*self._continue(same), 0), *self._describe(*moved, distance)]
         return self.row
 
     def _find(self, lengths: Sequence[int], sums: Sequence[int], number: int) -> tuple[int, int]:
@@ -236,15 +255,15 @@ class NoteMemory:
                     return layer[passage]
         return place
 
-    def _keep(self, found: tuple[int, int]) -> tuple[int, int]:
-        """Return the place to use: the one found now, or one found up to KEPT notes ago."""
+    def _continue(self, found: tuple[int, int]) -> tuple[int, int]:
+        """Return the place found now, or one that goes on from a note before."""
         number, chosen = len(self._keys) - 1, found
-        if not 1 <= found[1] <= KEPT_LENGTHS:
+        if not 1 <= found[1] <= LENGTHS_TO_CONTINUE:
             for later, (place, kind) in enumerate(reversed(self._last), 1):
-                if 1 <= kind <= KEPT_LENGTHS and place + later < number:
+                if 1 <= kind <= LENGTHS_TO_CONTINUE and place + later < number:
                     chosen = (place + later, len(SAME_LENGTHS) + later)
                     break
-        self._last = [*self._last[1 - KEPT :], found]
+        self._last = [*self._last[1 - CONTINUED_NOTES :], found]
         return chosen
 
     def _describe(self, place: int, kind: int, distance: int) -> list[int]:
@@ -279,9 +298,10 @@ def describe_recall() -> dict[str, Any]:
     return {
         "same": SAME_LENGTHS,
         "moved": MOVED_LENGTHS,
-        "kept": KEPT,
-        "kept_lengths": KEPT_LENGTHS,
+        "continued": CONTINUED_NOTES,
+        "lengths_to_continue": LENGTHS_TO_CONTINUE,
         "next": NEXT_NOTES,
+        "max_notes": MAX_NOTES,
         "note_numbers": _NOTE_NUMBERS,
         "interval_numbers": _INTERVAL_NUMBERS,
         "kinds": _KINDS,

@@ -250,7 +250,7 @@ class Engine:
     guidance: scale of classifier-free guidance (Ho and Salimans 2022): the logits are those
     without control, plus `guidance` times their change by the control. 1 is no guidance.
     products: those in 8 bits; None for the fastest ones here.
-    recall: whether a network with recall recalls anything.
+    use_recall: whether a network with recall recalls anything.
     """
 
     def __init__(
@@ -259,11 +259,11 @@ class Engine:
         exact: bool = False,
         guidance: float = 1.0,
         products: Int8Products | None = None,
-        recall: bool = True,
+        use_recall: bool = True,
     ) -> None:
         self.model, self.device = model.eval(), model.device
         self.products = None if exact else products or find_int8_products(model.device.type)
-        self.guidance, self._recalls = guidance, recall
+        self.guidance, self._use_recall = guidance, use_recall
         with torch.inference_mode():
             self._event_table = model.compute_event_table()
             self._layers = [
@@ -297,7 +297,7 @@ class Engine:
         state = self._make_state(hidden, hidden, inputs.context_controls, event)
         if self._recall is not None:
             state.recall = RecallState.start(
-                self._recall, batch, inputs.earlier_keys if self._recalls else None
+                self._recall, batch, inputs.earlier_keys if self._use_recall else None
             )
         for next_event in inputs.context.to(self.device):
             self.step(state, event)

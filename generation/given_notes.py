@@ -226,10 +226,9 @@ def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
     """Return the last seconds of the notes that start before `end`."""
     encoding = job.encoding
     notes = notes.select(np.isin(notes.pitches, PITCHES) & (notes.starts < end))
-    earlier = notes.select(notes.starts < end - CONTEXT)
-    order = np.lexsort((earlier.pitches, earlier.starts))
-    earlier_keys = tuple((earlier.pitches[order] - PITCHES.start).tolist())
-    notes = notes.select(notes.starts >= end - CONTEXT)
+    is_earlier = notes.starts < end - CONTEXT
+    earlier_keys = _list_keys(notes.select(is_earlier), encoding)
+    notes = notes.select(~is_earlier)
     if not len(notes):
         no_controls = np.empty((0, job.model.layout.dim))
         return Context(NO_EVENTS, no_controls, end, NoteSeq(), earlier_keys)
@@ -246,6 +245,13 @@ def build_context(job: GenerationJob, notes: NoteSeq, end: float) -> Context:
             is_held[np.flatnonzero(notes.pitches == key + PITCHES.start)[-1]] = True
     origin = start + float(seconds[count - 1])
     return Context(events[:count], controls, origin, notes.select(is_held), earlier_keys)
+
+
+def _list_keys(notes: NoteSeq, encoding: Encoding) -> tuple[int, ...]:
+    """Return the piano keys of notes, 0 to 87, in the order of their events."""
+    start = float(notes.starts[0]) if len(notes) else 0.0
+    events = EventSeq.from_note_seq(notes.adjust_time(-start), encoding).to_array()
+    return tuple(events[NOTE_ONS[events]].tolist())
 
 
 def run_particles(
@@ -277,7 +283,7 @@ def run_particles(
     inputs = GenerationInputs(
         *(init, generators, constraints, controls, events, context_controls, earlier_keys)
     )
-    engine = Engine(job.model, job.exact, job.guidance, recall=job.recall)
+    engine = Engine(job.model, job.exact, job.guidance, use_recall=job.use_recall)
     rng = torch.Generator().manual_seed(utils.derive_seed(seed, particles))
     assert isinstance(sampler, Sampler)  # noqa: S101
     table = EventTable.build(job.encoding)

@@ -185,7 +185,7 @@ class GenerationJob:
     method: how events are chosen; steering: whether to correct the density by feedback;
     guidance: scale of classifier-free guidance; init_zero: start from zeros, not from random
     vectors; exact: compute in float32 only; max_threads: threads of the processor to use at most;
-    recall: whether a network with recall recalls anything.
+    use_recall: whether a network with recall recalls anything.
     """
 
     model: PerformanceRNN
@@ -204,7 +204,7 @@ class GenerationJob:
     exact: bool = False
     numbers: tuple[int, ...] | None = None
     max_threads: int = 1
-    recall: bool = True
+    use_recall: bool = True
 
 
 def build_inputs(job: GenerationJob) -> GenerationInputs:
@@ -348,7 +348,7 @@ def build_density_target(encoding: Encoding) -> DensityTarget:
 def generate_events(job: GenerationJob) -> Iterator[Array]:
     """Yield the events of each step after the primer, as indices [batch]."""
     inputs, method = build_inputs(job), job.method
-    engine = Engine(job.model, job.exact, job.guidance, recall=job.recall)
+    engine = Engine(job.model, job.exact, job.guidance, use_recall=job.use_recall)
     steps: Iterable[torch.Tensor]
     if isinstance(method, BeamSearch):
         beam_size, stochastic, temperature = astuple(method)

@@ -293,13 +293,13 @@ class ParticleFilter:
                 raise ValueError(self._describe_impossible(int(end)))
             size = effective_size(log_weight)
             lowest_size = min(lowest_size, size)
-            order = np.arange(particles)
+            slots = population.slots.cpu().numpy()
             if size < RESAMPLE_BELOW * particles:
                 order, log_weight = self._resample(log_weight)
                 fewest_parents = min(fewest_parents, len(np.unique(order)))
-            slots = population.slots.cpu().numpy()
-            history.replace(slots[order])
-            population = population.select(torch.as_tensor(order, device=self._engine.device))
+                slots = slots[order]
+                population = population.select(torch.as_tensor(order, device=self._engine.device))
+            history.replace(slots)
             population.log_weight = torch.as_tensor(log_weight).to(population.log_weight)
             population.slots = torch.arange(particles, device=self._engine.device)
             if on_progress is not None:

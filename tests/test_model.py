@@ -72,6 +72,18 @@ def test_forward_with_recall_matches_step_by_step_loop() -> None:
     torch.testing.assert_close(rounded, logits, atol=0.05, rtol=0)
 
 
+def test_recall_does_not_change_the_other_initial_weights() -> None:
+    states = []
+    for recall_dim in (0, 8):
+        torch.manual_seed(0)
+        model = PerformanceRNN(replace(TINY_SIZES, recall_dim=recall_dim)).init_weights()
+        states.append(model.state_dict())
+    for name, weight in states[0].items():
+        assert torch.equal(weight, states[1][name]), name
+    limit = (6 / (16 + 16)) ** 0.5  # of Glorot and Bengio 2010, for 16 inputs and 16 outputs
+    assert 0.95 * limit < states[1]["gru.weight_ih_l0"].abs().max() <= limit
+
+
 def test_network_learns_from_recall() -> None:
     """Random notes, then the same again: only recall can tell the notes of the second half."""
     torch.manual_seed(0)

@@ -581,7 +581,7 @@ def test_init_from_can_add_recall(
     base = Session.load("base.sess").build_model(torch.device("cpu"))
     argv = make_argv(data, "-p", "recall_dim=4", "--init-from", "base.sess")
     trainer, sampler, _ = train.prepare(train.parse_args(argv))
-    assert sampler.corpus.recall
+    assert sampler.corpus.has_recall
     inputs, hidden = torch.randint(0, 240, (9, 2)), torch.zeros(2, 2, 16)
     recall = torch.randint(0, 4, (9, 2, 10), dtype=torch.uint8)
     with torch.no_grad():

@@ -19,7 +19,7 @@ import torch
 
 import utils
 from config import PRETRAINED
-from corpus.recall import recall_events
+from corpus.recall import recall_columns
 from midi.control_schedule import PITCH_NAMES
 from midi.pianoroll import INK
 from model import PerformanceRNN, Session
@@ -79,8 +79,8 @@ def predict_next(model: PerformanceRNN, events: Sequence[int]) -> Array:
     """Return the probability of each event after `events`, float64 [events], without control."""
     hidden = model.init_hidden(torch.zeros(1, model.config.init_dim))
     inputs = torch.tensor([model.primary_event, *events])[:, None]
-    recall = recall_events(np.array([*events, 0]))[:, None]  # also before the next event
-    logits, _ = model(inputs, hidden, recall=torch.from_numpy(recall))
+    recall = recall_columns(np.array([*events, 0])[:, None])  # also before the next event
+    logits, _ = model(inputs, hidden, recall=recall)
     return np.asarray(logits[-1, 0].double().softmax(0).numpy())
 
 

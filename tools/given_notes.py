@@ -25,7 +25,7 @@ import torch
 import generate
 import utils
 from config import MIDI_SUFFIXES, GenerateConfig
-from corpus.recall import recall_events
+from corpus.recall import recall_columns
 from generation.control import parse_control
 from generation.given_notes import (
     CONTEXT,
@@ -81,7 +81,7 @@ def compute_losses(
         controls = torch.from_numpy(find_controls(seconds).astype(np.float32))[:, None]
     with torch.inference_mode():
         hidden = job.model.init_hidden_each(torch.zeros(1, job.model.config.init_dim))
-        recall = torch.from_numpy(recall_events(events.to_array()))[:, None]
+        recall = recall_columns(events.to_array()[:, None])
         inputs = job.model.shift_right(column)
         logits, _ = job.model(inputs, hidden, controls, recall=recall)
         losses = -logits.log_softmax(dim=-1).gather(2, column[..., None])[:, 0, 0]

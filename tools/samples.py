@@ -184,7 +184,7 @@ def draw_samples(
         table = ControlTable(torch.from_numpy(controls), target=target)
         steps = len(controls) if len(controls) > 1 else steps
     buffer = SampleBuffer(count, encoding)
-    engine = Engine(model, options.exact, options.guidance, recall=options.recall)
+    engine = Engine(model, options.exact, options.guidance, use_recall=options.recall)
     limits = (options.repeats, options.silence)
     constraints = build_event_constraints(encoding, *limits, free=options.free)
     inputs = GenerationInputs(*draw_init(model, seed, count), constraints, table)

@@ -286,6 +286,8 @@ class _Evaluator:
         """Return how many events of each column to evaluate at once in these batches."""
         config = self.model.config
         values = (8 + 3 * config.gru_layers) * config.hidden_dim + 5 * config.event_dim  # an event
+        if config.recall_dim:
+            values += config.hidden_dim + 3 * config.recall_dim
         columns = sum(min(self.columns, len(self.choices) * len(batch)) for batch in batches)
         return max(1, min(STEPS, MAX_MEMORY // (4 * values * max(1, columns))))
 
@@ -316,14 +318,14 @@ class _Evaluator:
         for number in numbers:
             performance, length = self.corpus.performances[number], self.lengths[number]
             count = steps * max(1, READ_EVENTS // steps)  # so that only the last block is shorter
-            recalled = None
+            whole_recall = None
             if self.model.config.recall_dim:
-                recalled = PerformanceRecall.from_events(performance.read_events(0, length))
+                whole_recall = PerformanceRecall.from_events(performance.read_events(0, length))
             for begin in range(0, length, count):
                 events, controls = performance.read(begin, min(length, begin + count))
                 recall = np.zeros((len(events), RECALL_WIDTH), np.uint8)
-                if recalled is not None:
-                    recall = recalled.read(begin, events)
+                if whole_recall is not None:
+                    recall = whole_recall.read(begin, events)
                 for start in range(0, len(events), steps):
                     part = slice(start, start + steps)
                     columns = events[part], controls[part, :width], recall[part]

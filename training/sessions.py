@@ -247,8 +247,8 @@ def _load_checked(
 
     can_add: whether `model_params` may add recall to a session without it.
     Raises ValueError if its encoding, its sizes or its controls differ. Only the dropout may
-    differ from `model_params`; the session is returned with its own, so that a change can be
-    reported.
+    differ from `model_params`, and the recall with `can_add`; the session is returned with its own,
+    so that a change can be reported.
     """
     session = Session.load(path)
     check_encoding(path, session, encoding)

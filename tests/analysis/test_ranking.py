@@ -1,5 +1,6 @@
 """Which of several pieces are the best, for pieces with known faults."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -16,9 +17,11 @@ from analysis.ranking import (
     measure_statistics,
     score_candidates,
 )
+from corpus.recall import recall_columns
 from generation.control import parse_control
 from model import PerformanceRNN
 from sequence import EventSeq, NoteSeq
+from tests.reference_network import make_model
 from tools.synthetic_data import TINY_SIZES
 
 
@@ -112,6 +115,24 @@ def test_losses_are_those_of_the_generated_events_only() -> None:
             losses.append(-float(logits[0, 0].log_softmax(0)[event]))
         expected.append(sum(losses[len(context) :]) / (sample < 88).sum())
     assert measure_losses(model, context, events) == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_losses_use_recall() -> None:
+    model = make_model(dataclasses.replace(TINY_SIZES, recall_dim=6))
+    rng = np.random.default_rng(0)
+    context, events = rng.integers(0, 88, 40), rng.integers(0, 88, (60, 2))
+    events[:40, 0] = context  # the passage of the context returns in one sample
+    whole = np.concatenate([np.repeat(context[:, None], 2, axis=1), events])
+    targets = torch.from_numpy(whole)
+    hidden = model.init_hidden_each(torch.zeros(2, model.config.init_dim))
+    for use_recall in (True, False):
+        recall = recall_columns(whole) if use_recall else None
+        logits, _ = model(model.shift_right(targets), hidden, recall=recall)
+        losses = -logits.log_softmax(-1).gather(2, targets[..., None])[40:, :, 0]
+        expected = losses.sum(dim=0).numpy() / 60
+        measured = measure_losses(model, context, events, use_recall)
+        assert measured == pytest.approx(expected, rel=1e-5)
 
 
 def test_adherence_to_pitch_classes_and_loudness() -> None:

@@ -4,15 +4,19 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from analysis.surprise import Surprise, format_csv, format_json, measure_surprise
 from corpus.performance import Corpus, Performance
+from corpus.recall import recall_columns
 from model import PerformanceRNN
 from sequence import CURRENT, ControlSeq, EventSeq, NoteSeq
+from tests.reference_network import make_model
 from tools.synthetic_data import TINY_SIZES
 from training.evaluate import evaluate
 
@@ -37,6 +41,21 @@ def events() -> EventSeq:
 @pytest.fixture(scope="module")
 def surprise(model: PerformanceRNN, events: EventSeq) -> Surprise:
     return measure_surprise(model, events)
+
+
+@torch.no_grad()
+def test_surprise_uses_recall() -> None:
+    model = make_model(replace(TINY_SIZES, recall_dim=6))
+    pitches = np.tile(np.random.default_rng(0).integers(40, 80, 30), 5)
+    starts = 0.2 * np.arange(150)
+    events = EventSeq.from_note_seq(NoteSeq(starts, starts + 0.1, pitches, np.full(150, 64)))
+    targets = torch.from_numpy(events.to_array().astype(np.int64))[:, None]
+    hidden = model.init_hidden(torch.zeros(1, model.config.init_dim))
+    recall = recall_columns(targets.numpy())
+    logits, _ = model(model.shift_right(targets), hidden, recall=recall)
+    losses = functional.cross_entropy(logits[:, 0], targets[:, 0], reduction="none")
+    measured = measure_surprise(model, events)
+    assert measured.nats.sum() + measured.rest.sum() == pytest.approx(float(losses.sum()))
 
 
 @torch.no_grad()

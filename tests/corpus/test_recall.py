@@ -1,6 +1,7 @@
 """Recall of earlier passages, compared with a plain search, and step by step."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,8 +193,8 @@ console.log(JSON.stringify(rows));
 
 
 @needs_node
-def test_live_page_recalls_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
-    script = tmp_path_factory.mktemp("node") / "memory.mjs"
+def test_live_page_recalls_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "memory.mjs"
     script.write_text(NODE_MEMORY)
     keys, rng = draw_keys(9, 600), np.random.default_rng(9)
     detours = [rng.choice(keys, rng.integers(0, 4)).tolist() for _ in keys]  # played and undone
@@ -201,3 +202,11 @@ def test_live_page_recalls_the_same(tmp_path_factory: pytest.TempPathFactory) ->
     module = (WEB / "js" / "recall.js").as_uri()
     rows: Array = np.array(run_node_json(str(script), module, data=data))
     np.testing.assert_array_equal(rows, find_recall(np.array(keys))[1:])
+    # after 100 notes the page forgets as `NoteMemory` does, also if notes are taken back then
+    data["recall"] |= {"max_notes": 100}
+    monkeypatch.setattr(recall, "MAX_NOTES", 100)
+    memory = NoteMemory()
+    rows = np.array(run_node_json(str(script), module, data=data | {"detours": [[]] * 600}))
+    np.testing.assert_array_equal(rows, [memory.add(key) for key in keys])
+    rows = np.array(run_node_json(str(script), module, data=data))
+    assert len(rows) == 600

@@ -178,7 +178,7 @@ def test_guidance_scales_the_effect_of_the_control(model: PerformanceRNN, guidan
 
 
 @pytest.fixture(scope="module")
-def recalling() -> PerformanceRNN:
+def recall_model() -> PerformanceRNN:
     return make_model(replace(SIZES, recall_dim=6))
 
 
@@ -191,7 +191,7 @@ def draw_notes(steps: int, batch: int) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def compute_recalling_logits(model: PerformanceRNN, inputs: torch.Tensor) -> torch.Tensor:
+def compute_recall_model_logits(model: PerformanceRNN, inputs: torch.Tensor) -> torch.Tensor:
     """Return the logits after inputs [steps, batch], those of the forward pass."""
     after = [recall_events(np.append(column, 0))[1:] for column in inputs.numpy().T]
     recall = torch.from_numpy(np.stack(after, axis=1))
@@ -200,19 +200,21 @@ def compute_recalling_logits(model: PerformanceRNN, inputs: torch.Tensor) -> tor
     return model(inputs, hidden, recall=recall)[0]
 
 
-def test_steps_recall_as_the_forward_pass(recalling: PerformanceRNN) -> None:
+def test_steps_recall_as_the_forward_pass(recall_model: PerformanceRNN) -> None:
     inputs = draw_notes(70, 3)
-    logits = compute_step_logits(Engine(recalling, exact=True), inputs, NO_CONTROL)
-    expected = compute_recalling_logits(recalling, inputs)
+    logits = compute_step_logits(Engine(recall_model, exact=True), inputs, NO_CONTROL)
+    expected = compute_recall_model_logits(recall_model, inputs)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
-    nothing = compute_step_logits(Engine(recalling, exact=True, recall=False), inputs, NO_CONTROL)
-    without = compute_forward_logits(recalling, inputs, None)
+    nothing = compute_step_logits(
+        Engine(recall_model, exact=True, use_recall=False), inputs, NO_CONTROL
+    )
+    without = compute_forward_logits(recall_model, inputs, None)
     torch.testing.assert_close(nothing, without, atol=1e-4, rtol=0)
     assert (logits - nothing).abs().max() > 0.1
 
 
-def test_notes_before_the_context_are_recalled(recalling: PerformanceRNN) -> None:
-    inputs, engine = draw_notes(70, 1), Engine(recalling, exact=True)
+def test_notes_before_the_context_are_recalled(recall_model: PerformanceRNN) -> None:
+    inputs, engine = draw_notes(70, 1), Engine(recall_model, exact=True)
     keys = [key for key in inputs[:40, 0].tolist() if key < 88]
     context = inputs[40:60, 0]
     with torch.inference_mode():
@@ -229,9 +231,11 @@ def test_notes_before_the_context_are_recalled(recalling: PerformanceRNN) -> Non
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_selected_sequences_keep_their_memories(recalling: PerformanceRNN, guidance: float) -> None:
+def test_selected_sequences_keep_their_memories(
+    recall_model: PerformanceRNN, guidance: float
+) -> None:
     rows, inputs = torch.tensor([2, 0, 0]), draw_notes(90, 3)
-    engine = Engine(recalling, exact=True, guidance=guidance)
+    engine = Engine(recall_model, exact=True, guidance=guidance)
     table = ControlTable(draw_controls(1, 1))
     with torch.inference_mode():
         state, _, _ = engine.prime(make_inputs(make_zeros(3), table))

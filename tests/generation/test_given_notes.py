@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from generation import pipeline
+from generation.engine import NO_CONTROL
 from generation.given_notes import (
     KEYS,
     NOTE_ONS,
@@ -18,6 +20,7 @@ from generation.given_notes import (
     Gap,
     ScorePerformance,
     Section,
+    build_context,
     build_gap_controls,
     build_given_events,
     load_accompaniment,
@@ -25,7 +28,9 @@ from generation.given_notes import (
     load_score,
     merge_notes,
     parse_form,
+    run_particles,
 )
+from generation.recall import RecallState, RecallTables
 from generation.sampling import Sampler
 from midi.control_schedule import TIME_STEP
 from sequence import CONTROLS, CURRENT, LEGACY, ControlLayout, EventSeq, NoteSeq
@@ -40,6 +45,40 @@ MELODY = NoteSeq(
 )
 PARTICLES = 16
 CURRENT_DURATIONS = EventSeq.event_durations(CURRENT)
+
+
+def test_notes_before_the_context_are_kept_for_recall() -> None:
+    rng = np.random.default_rng(0)
+    starts = np.repeat(np.arange(0, 60, 2.0), 2) + np.tile([0.0, 0.001], 30)  # chords of two notes
+    notes = NoteSeq(starts, starts + 1, rng.integers(30, 90, 60), np.full(60, 64))
+    context = build_context(make_job(), notes, 50.0)
+    chords = [notes.pitches[i : i + 2] for i in range(0, 20, 2)]  # before second 20
+    assert context.earlier_keys == tuple(int(p) - 21 for chord in chords for p in sorted(chord))
+    silent = build_context(make_job(), notes.select(notes.starts < 10), 50.0)
+    assert len(silent.earlier_keys) == 10
+    assert build_context(make_job(), notes, 5.0).earlier_keys == ()
+
+
+@pytest.mark.parametrize("use_recall", [True, False])
+def test_new_notes_recall_all_notes_before_them(
+    use_recall: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, rows = [], RecallState.start
+
+    def record(tables: RecallTables, batch: int, keys: Any) -> RecallState:
+        starts.append(keys)
+        return rows(tables, batch, keys)
+
+    monkeypatch.setattr(RecallState, "start", record)
+    pitches = np.tile([60, 62, 64, 65, 67], 16)
+    notes = NoteSeq(np.arange(80) / 2, np.arange(80) / 2 + 0.4, pitches, np.full(80, 64))
+    model = reference_network.make_model(replace(SIZES, recall_dim=6), 3.0)
+    job = replace(make_job(), model=model, use_recall=use_recall)
+    context = build_context(job, notes, 36.0)
+    given = build_given_events(NoteSeq(), context.origin, CURRENT, end=context.origin + 2)
+    run_particles(job, given, 0, PARTICLES, NO_CONTROL, context=context)
+    expected = tuple(int(p) - 21 for p in pitches[:12]) if use_recall else None
+    assert starts == [expected]
 
 
 def ignore(seconds: float) -> None:

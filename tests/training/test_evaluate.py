@@ -70,7 +70,11 @@ def test_performances_of_any_length_are_evaluated(
 
 
 @torch.no_grad()
-def test_network_gets_what_it_recalls(performances: list[Performance]) -> None:
+def test_network_gets_what_it_recalls(
+    performances: list[Performance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "READ_EVENTS", 64)
+    monkeypatch.setattr(evaluation, "STEPS", 32)
     torch.manual_seed(0)
     model = PerformanceRNN(replace(TINY_SIZES, recall_dim=6)).init_weights().eval()
     for weight in (model.recall_gates, model.recall_output):

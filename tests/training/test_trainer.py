@@ -1,5 +1,6 @@
 """The optimizer step, the learning-rate schedule and the limits of a run."""
 
+import copy
 import dataclasses
 import math
 
@@ -32,6 +33,22 @@ def make_batches(carry: int = 1, count: int = 1) -> list[Batch]:
     sampler = WindowSampler(Corpus([make_performance(np.arange(220))]), 10, 1, carry)
     packed = (sampler.sample_batch(4, 3, number, 1.0, False) for number in range(count))
     return [batch.to_device(CPU, sampler.corpus.encoding) for batch in packed]
+
+
+@pytest.mark.parametrize("teacher_forcing_ratio", [1.0, 0.5])
+def test_step_uses_recall(teacher_forcing_ratio: float) -> None:
+    torch.manual_seed(1)
+    model = PerformanceRNN(dataclasses.replace(TINY_SIZES, recall_dim=6)).init_weights()
+    torch.nn.init.normal_(model.recall_output)
+    (batch,) = make_batches()
+    recall = torch.randint(1, 4, (10, 4, 10), dtype=torch.uint8)
+    losses = []
+    for rows in (recall, None):
+        options = StepOptions(teacher_forcing_ratio=teacher_forcing_ratio, seed=SEED)
+        trainer = Trainer(copy.deepcopy(model), options)
+        losses.append(float(trainer.step(dataclasses.replace(batch, recall=rows), 0.01).loss))
+        assert bool((trainer.model.recall_gates != 0).any())
+    assert abs(losses[0] - losses[1]) > 0.01
 
 
 def copy_weights(trainer: Trainer) -> list[torch.Tensor]:

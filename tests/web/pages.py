@@ -38,7 +38,8 @@ def run_node_json(script: str, *arguments: object, data: object = None) -> Any:
 def write_small_page(path: Path, **settings: Any) -> Path:
     """Write the live page of a small network with random weights."""
     settings = {"can_omit_control": True, "seed": 5, **settings}
-    write_live(path, make_model(), CURRENT, LiveSettings("small.sess", **settings))
+    model = make_model(replace(SIZES, recall_dim=6))
+    write_live(path, model, CURRENT, LiveSettings("small.sess", **settings))
     return path
 
 

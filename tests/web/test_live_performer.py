@@ -111,6 +111,17 @@ def test_key_enters_at_its_time_and_music_goes_on_after_it(page: Path) -> None:
         assert end - start == EventSeq.event_durations(CURRENT)[event]
 
 
+def test_notes_that_are_taken_back_are_not_recalled(page: Path) -> None:
+    steps = [["advance", 3000, 5000], ["playKey", 3500, 60, 90], ["advance", 3600, 4500]]
+    steps += [["playKey", 4000, 64, 80], ["advance", 4010, 6000], ["stop", 4500]]
+    steps += [["advance", 4600, 5000]]
+    for result in perform(page, *steps):
+        notes = [event for event, *_ in result["records"] if event in NOTE_ONS]
+        assert result["keys"] == notes
+        np.testing.assert_allclose(*result["recall"], atol=1e-6)
+    assert len(notes) > 20
+
+
 def test_keys_of_the_player_are_not_used(page: Path) -> None:
     pressed = [["playKey", 10 + k, pitch, 80] for k, pitch in enumerate(range(21, 61))]
     results = perform(page, *pressed, *(["advance", t, t + 300] for t in range(100, 8000, 100)))

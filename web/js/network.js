@@ -145,13 +145,13 @@ export class Network {
   // Update the hidden state with an event, a projected control and projected recall or null. Return
   // the logits of the next event, valid until the next call; with withLogits false they are not
   // computed.
-  step(state, event, projection, recalled, withLogits = true) {
+  step(state, event, projection, recallGates, withLogits = true) {
     const {layout, kernel} = this, {width, gates} = layout;
     if (!projection.gates.has(event)) {
       projection.gates.set(event, this.computeFirstGates(event, projection.values));
     }
     for (let layer = 0; layer < this.sizes.layers; layer++) {
-      const inputGates = layer ? this.inputGates : this.addRecall(projection.gates.get(event), recalled);
+      const inputGates = layer ? this.inputGates : this.addRecall(projection.gates.get(event), recallGates);
       const previous = layout.quantized + 2 * width * (layer - 1);
       if (layer) {
         kernel.multiplyIntegers(layout[`input_${layer}`], previous, gates, width, layout.sums);
@@ -165,16 +165,16 @@ export class Network {
       this.quantize(state, layer);
     }
     if (withLogits) this.computeLogits();
-    if (withLogits && recalled) {
+    if (withLogits && recallGates) {
       const {events, hidden} = this.sizes;
-      for (let i = 0; i < events; i++) this.logits[i] += recalled[3 * hidden + i];
+      for (let i = 0; i < events; i++) this.logits[i] += recallGates[3 * hidden + i];
     }
     return this.logits;
   }
 
-  addRecall(gates, recalled) {
-    if (!recalled) return gates;
-    for (let i = 0; i < gates.length; i++) this.inputGates[i] = gates[i] + recalled[i];
+  addRecall(gates, recallGates) {
+    if (!recallGates) return gates;
+    for (let i = 0; i < gates.length; i++) this.inputGates[i] = gates[i] + recallGates[i];
     return this.inputGates;
   }
 

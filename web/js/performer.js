@@ -42,7 +42,7 @@ export class Performer {
     const {recall} = this.network;
     this.memory = recall && new NoteMemory(recall);
     this.notes = 0;  // in the memory
-    this.recalled = recall && this.network.projectRecall(new Array(2 * (1 + recall.next)).fill(0));
+    this.recallGates = recall && this.network.projectRecall(new Array(2 * (1 + recall.next)).fill(0));
     this.event = EVENTS - 1;  // the input before the first event
     this.clock = 0;
     this.error = this.controller.zero;
@@ -113,7 +113,7 @@ export class Performer {
     }
     this.isFirst = false;
     const logits = this.network.step(
-      this.hidden, this.event, this.project(request), this.recalled, withLogits);
+      this.hidden, this.event, this.project(request), this.recallGates, withLogits);
     if (withLogits && request.early?.length) {
       for (let key = 0; key < KEYS; key++) {
         const isEarly = request.early.includes((key + LOWEST_PITCH) % 12);
@@ -145,9 +145,9 @@ export class Performer {
   }
 
   save() {
-    const {event, clock, error, isFirst, velocity, notes, recalled} = this;
+    const {event, clock, error, isFirst, velocity, notes, recallGates} = this;
     const copies = {hidden: this.hidden.slice(), mask: this.mask.copy(), onsets: this.onsets.slice()};
-    return {event, clock, error, isFirst, velocity, notes, recalled, ...copies};
+    return {event, clock, error, isFirst, velocity, notes, recallGates, ...copies};
   }
 
   addEvent(event, source, snapshot, isHeard = true) {
@@ -166,7 +166,7 @@ export class Performer {
     this.endNote(key, this.clock, isHeard);
     this.played.push([this.clock, pitch]);
     if (this.memory) {
-      this.recalled = this.network.projectRecall(this.memory.add(key));
+      this.recallGates = this.network.projectRecall(this.memory.add(key));
       this.notes = this.memory.count;
     }
     if (source === "player") return;

@@ -1,11 +1,10 @@
 // Recall: the notes that followed when the same passage was played before; see corpus/recall.py.
 
-const MAX_NOTES = 20000;  // then the older half is forgotten
 const UNDONE_NOTES = 2000;  // the last notes that can be taken back
 
 export class NoteMemory {
-  // recall: the settings that generate.py wrote into the page: {same, moved, kept, kept_lengths, next, note_numbers,
-  // interval_numbers}.
+  // recall: the settings that generate.py wrote into the page: {same, moved,
+  // continued, lengths_to_continue, next, max_notes, note_numbers, interval_numbers}.
   constructor(recall) {
     Object.assign(this, recall);
     this.forgotten = 0;  // notes
@@ -23,18 +22,18 @@ export class NoteMemory {
 
   // Add a note, 0-87. Return for each of the two places how it was found (0: none) and the next notes.
   add(key) {
-    if (this.keys.length >= MAX_NOTES) this.forget();
+    if (this.keys.length >= this.max_notes) this.forget();
     this.keys.push(key);
     this.changes.push({found: this.found, places: []});
     if (this.changes.length > 2 * UNDONE_NOTES) this.changes.splice(0, UNDONE_NOTES);
     const same = this.look(this.same, 0, this.sumNotes(), (sum) => sum * 128 + key);
     const moved = this.look(this.moved, this.same.length, this.sumIntervals(), (sum) => sum);
-    const place = this.keep(same), distance = moved[1] ? key - this.keys[moved[0]] : 0;
+    const place = this.continuePassage(same), distance = moved[1] ? key - this.keys[moved[0]] : 0;
     return [...this.describe(place, 0), ...this.describe(moved, distance)];
   }
 
   forget() {
-    const keys = this.keys.slice(MAX_NOTES / 2);
+    const keys = this.keys.slice(this.max_notes / 2);
     this.forgotten += this.keys.length - keys.length;
     this.clear();
     for (const key of keys) this.add(key);
@@ -83,17 +82,17 @@ export class NoteMemory {
   }
 
   // Return the place found now, or that of one of the last notes.
-  keep(found) {
-    const number = this.keys.length - 1, isLong = (kind) => kind >= 1 && kind <= this.kept_lengths;
+  continuePassage(found) {
+    const number = this.keys.length - 1, isLong = (kind) => kind >= 1 && kind <= this.lengths_to_continue;
     let chosen = found;
-    for (let later = 1; later <= this.kept && !isLong(found[1]); later++) {
+    for (let later = 1; later <= this.continued && !isLong(found[1]); later++) {
       const [place, kind] = this.found.at(-later) ?? [-1, 0];
       if (isLong(kind) && place + later < number) {
         chosen = [place + later, this.same.length + later];
         break;
       }
     }
-    this.found = [...this.found.slice(1 - this.kept), found];
+    this.found = [...this.found.slice(1 - this.continued), found];
     return chosen;
   }
 
