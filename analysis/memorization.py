@@ -60,6 +60,31 @@ def intervals_and_rhythm(notes: NoteSeq) -> Array:
     return intervals * RHYTHMS + rhythm + MAX_OCTAVES
 
 
+def drop_repeated_figures(notes: NoteSeq) -> NoteSeq:
+    """Return the notes without trills, tremolos and other repeated figures.
+
+    Of a figure of up to four notes that is repeated at once, in any order of its notes, the first
+    two times stay.
+    """
+    order = np.lexsort((notes.pitches, number_chords(notes)))
+    numbers = np.random.default_rng(0).integers(1, 2**40, 128)[notes.pitches[order]]
+    sums = np.append(0, np.cumsum(numbers))
+    is_repeated = np.zeros(len(notes), bool)
+    for length in (3, 4):  # and 1 and 2, of which these are multiples
+        figures = sums[length:] - sums[:-length]  # of the notes up to each note
+        first, second, third = (
+            figures[: -2 * length],
+            figures[length:-length],
+            figures[2 * length :],
+        )
+        is_third = (first == second) & (second == third)
+        for back in range(length):  # all notes of the third time
+            is_repeated[3 * length - 1 - back : len(notes) - back] |= is_third
+    is_kept = np.ones(len(notes), bool)
+    is_kept[order] = ~is_repeated
+    return notes.select(is_kept)
+
+
 def hash_windows(values: Array, length: int) -> Array:
     """Return a hash of each window of `length` values: uint64 [values - length + 1].
 

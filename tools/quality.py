@@ -10,6 +10,8 @@ early ends    samples without an onset in their last 4 s
 held notes    share of the notes of 5 s or more: generate.py ends them
 copied        notes in the longest passage that a sample shares with the
               training data, in any key and tempo: median, and longest
+no figures    the longest without repeated figures, such as trills: of a figure
+              of up to four notes only the first two times count
 returns       share of the four-note interval patterns of the first 30 s (of the
               highest notes) that occur again later; by chance: in the later
               parts of the other samples
@@ -42,7 +44,11 @@ import torch
 
 import generate
 import utils
-from analysis.memorization import find_longest_passages, intervals_and_rhythm
+from analysis.memorization import (
+    drop_repeated_figures,
+    find_longest_passages,
+    intervals_and_rhythm,
+)
 from analysis.music_metrics import (
     DISTRIBUTIONS,
     LOOP,
@@ -76,7 +82,7 @@ from tools.samples import (
     load_performances,
 )
 from tools.tables import format_figure, format_table, replace_nan
-from utils import Number, print_line
+from utils import Array, Number, print_line
 
 EXCERPTS = "validation excerpts"
 TRAINING_EXCERPTS = "training excerpts"  # what music without control should resemble
@@ -90,6 +96,7 @@ MUSIC_COLUMNS = (
     ("cut_notes", "held notes", ".2%"),
     ("copied_median", "copied", ".0f"),
     ("copied_longest", "longest", "d"),
+    ("copied_figures_once", "no figures", "d"),
     ("returns", "returns", ".1%"),
     ("returns_by_chance", "by chance", ".1%"),
     ("repeated", "repeated", ".1%"),
@@ -128,21 +135,29 @@ def measure_copies(music: Music, corpus: Sequence[tuple[str, NoteSeq]]) -> dict[
     """Return the longest passages that the samples share with a corpus, for each setting.
 
     A passage is a row of intervals and rhythms, whatever the key and the tempo; see
-    analysis/memorization.py. copied_from: the performance that has the longest one.
+    analysis/memorization.py. copied_figures_once: the longest one of the music without repeated
+    figures; copied_from: the performance that has it.
     """
-    rows = [intervals_and_rhythm(notes) for _, notes in corpus]
-    queries = [intervals_and_rhythm(notes) for samples in music.values() for notes in samples]
-    passages = iter(find_longest_passages(queries, rows))
+    samples = [notes for part in music.values() for notes in part]
+    lengths, without_figures = (
+        iter(find_longest_passages(list(map(measure, samples)), [measure(n) for _, n in corpus]))
+        for measure in (intervals_and_rhythm, _measure_without_figures)
+    )
     records = {}
-    for name, samples in music.items():
-        found = [next(passages) for _ in samples]
-        longest, row = max(found, default=(0, -1))
+    for name, part in music.items():
+        found = [next(lengths)[0] for _ in part]
+        longest, row = max((next(without_figures) for _ in part), default=(0, -1))
         records[name] = {
-            "copied_median": float(np.median([length for length, _ in found])),
-            "copied_longest": longest,
+            "copied_median": float(np.median(found)),
+            "copied_longest": max(found, default=0),
+            "copied_figures_once": longest,
             "copied_from": corpus[row][0] if longest else "-",
         }
     return records
+
+
+def _measure_without_figures(notes: NoteSeq) -> Array:
+    return intervals_and_rhythm(drop_repeated_figures(notes))
 
 
 def measure_features(music: Music, performances: Sequence[NoteSeq]) -> dict[str, Record]:
@@ -325,9 +340,12 @@ def format_quality(record: Record) -> Iterator[str]:
     copies = {
         n: row for n, row in record["music"].items() if n not in (EXCERPTS, TRAINING_EXCERPTS)
     }
-    name = max(copies, key=lambda name: int(copies[name]["copied_longest"]))
-    notes, performance = copies[name]["copied_longest"], copies[name]["copied_from"]
-    yield f"the longest copied passage, {notes} notes ({name}), is from {performance}"
+    name = max(copies, key=lambda name: int(copies[name]["copied_figures_once"]))
+    notes, performance = copies[name]["copied_figures_once"], copies[name]["copied_from"]
+    yield (
+        f"the longest copied passage without repeated figures, {notes} notes ({name}), is from "
+        f"{performance}"
+    )
     yield from ("", *format_features(record["features"]).splitlines())
     yield from ("", *format_controls(record["controls"], record["scales"]).splitlines())
 
@@ -378,10 +396,10 @@ def print_tables(options: argparse.Namespace) -> int:
     if options.memorization:
         music = {str(path): [load_notes(path)] for path in options.memorization}
         record = measure_copies(music, load_performances(options.train))
-        rows = {
-            name: [str(row["copied_longest"]), row["copied_from"]] for name, row in record.items()
-        }
-        lines = iter(format_table("file", ["copied notes", "of"], rows).splitlines())
+        keys = ("copied_longest", "copied_figures_once", "copied_from")
+        rows = {name: [str(row[key]) for key in keys] for name, row in record.items()}
+        titles = ["copied notes", "no figures", "of"]
+        lines = iter(format_table("file", titles, rows).splitlines())
     else:
         record = measure_session(options)
         lines = format_quality(record)

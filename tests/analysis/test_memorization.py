@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.memorization import WORD, TrainIndex
+from analysis.memorization import WORD, TrainIndex, drop_repeated_figures
 from sequence import NoteSeq
 
 
@@ -135,6 +135,25 @@ def test_scales_and_repeated_notes_are_no_passages() -> None:
     starts = np.arange(200) * 0.2
     notes = NoteSeq(starts, starts + 0.1, 40 + np.arange(200) % 12, np.full(200, 64))
     assert TrainIndex.build([("scale", notes)]).find_longest(notes) is None
+
+
+def test_repeated_figures_are_dropped_after_two_times() -> None:
+    def make_melody(*pitches: int) -> NoteSeq:
+        starts = np.arange(len(pitches)) * 0.2
+        return NoteSeq(starts, starts + 0.1, pitches, np.full(len(pitches), 64))
+
+    def drop(*pitches: int) -> list[int]:
+        return drop_repeated_figures(make_melody(*pitches)).pitches.tolist()
+
+    # a trill: eight notes stay, because it is two times a figure of four notes
+    assert drop(50, *[60, 62] * 20, 51) == [50, *[60, 62] * 4, 51]
+    assert drop(*[60, 64, 67] * 9, 51) == [*[60, 64, 67] * 2, 51]
+    assert drop(*[60] * 20, 51) == [*[60] * 6, 51]
+    # in any order of its notes
+    assert drop(*[48, 60, 49, 61, 60, 48, 61, 49] * 5) == [48, 60, 49, 61, 60, 48, 61, 49]
+    # a scale, and a figure of five notes, are no such figures
+    for melody in (range(40, 80), [60, 62, 64, 65, 67] * 8, [60, 62, 64], []):
+        assert drop(*melody) == list(melody)
 
 
 def test_two_indexes_fit_into_one(corpus: list[tuple[str, NoteSeq]]) -> None:

@@ -383,7 +383,7 @@ def test_memorization_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[0] for row in rows] == [str(copied), str(other)]
     assert int(rows[0][1]) > 60 > 20 > int(rows[1][1])
-    assert rows[0][2] == "1.mid.data"
+    assert rows[0][3] == "1.mid.data"
 
 
 @pytest.mark.parametrize(
