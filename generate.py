@@ -214,7 +214,7 @@ def _add_sampling_options(parser: Parser) -> None:
         metavar="SECONDS",
         help="longest time without a new note; 0: no limit",
     )
-    recall = "look for earlier passages in the music so far, so that themes return"
+    recall = "look for earlier passages in the music so far, so that passages return"
     add("--recall", action=argparse.BooleanOptionalAction, help=recall)
     add("--free", action="store_true", help="do not mask events that cannot be played")
     add("-z", "--init-zero", action="store_true", help="start from zeros, not a random vector")

@@ -66,8 +66,8 @@ class RecallState:
             self.gates, self.logits = gates, logits
             return
         changed = torch.tensor([i for i, _ in notes], device=event.device)
-        self.gates = self.gates.index_copy(0, changed, gates)
-        self.logits = self.logits.index_copy(0, changed, logits)
+        self.gates.index_copy_(0, changed, gates)
+        self.logits.index_copy_(0, changed, logits)
 
     def select(self, indices: Tensor) -> RecallState:
         """Return the state of the sequences with these indices, which may repeat."""
