@@ -23,7 +23,7 @@ from corpus import tensorfile
 from corpus.recall import RECALL_ROWS, RECALL_WIDTH, index_recall
 from sequence import PLAIN_CONTROLS, ControlLayout
 
-RECALL_STD = 0.5  # of the initial weights of the table
+RECALL_STD = 0.1  # of the initial weights of the table
 GRU_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order of torch.nn.GRU
 
 
