@@ -593,7 +593,10 @@ def test_init_from_can_add_recall(
     assert Session.load("m.sess").config.recall_dim == 4
     capsys.readouterr()
     assert run(data, "-p", "recall_dim=5", "--max-steps", "4") == 1
-    assert "the sizes of a session cannot change" in read_error_line(capsys)
+    assert "recall_dim of a session cannot change, and m.sess has 4" in read_error_line(capsys)
+    removing = ("-p", "recall_dim=0", "--init-from", "m.sess", "-s", "new.sess")
+    assert run(data, *removing) == 1
+    assert "m.sess has 4: leave it out" in read_error_line(capsys)
 
 
 def test_init_from_missing_session_is_an_error(

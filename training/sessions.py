@@ -261,6 +261,12 @@ def _load_checked(
     sizes = replace(sizes, gru_dropout=session.config.gru_dropout)
     if can_add and not session.config.recall_dim:
         sizes = replace(sizes, recall_dim=0)
+    if sizes != session.config == replace(sizes, recall_dim=session.config.recall_dim):
+        raise ValueError(
+            f"argument -p/--model-params: recall_dim of a session cannot change, and {path} has "
+            f"{session.config.recall_dim}: leave it out; only --init-from with a session without "
+            "recall can add it"
+        )
     if sizes != session.config:
         raise ValueError(
             f"argument -p/--model-params: the sizes of a session cannot change, and {path} has "
