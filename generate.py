@@ -404,14 +404,20 @@ def check_combinations(options: GenerateConfig) -> None:
     ):
         for name in names:
             if is_wrong and getattr(options, name) != getattr(GenerateConfig(), name):
-                raise ValueError(f"argument --{name.replace('_', '-')}: {reason}")
+                raise ValueError(f"argument {name_option(name)}: {reason}")
+
+
+def name_option(name: str) -> str:
+    """Return an option whose value is not the default one as on the command line: `--no-follow`."""
+    is_on = getattr(GenerateConfig(), name) is True
+    return f"--{'no-' if is_on else ''}{name.replace('_', '-')}"
 
 
 def check_live_options(options: GenerateConfig) -> None:
     """Raise ValueError for options that --live does not have."""
     for name, value in vars(options).items():
         if name not in LIVE_OPTIONS and value != getattr(GenerateConfig(), name):
-            raise ValueError(f"argument --{name.replace('_', '-')}: not together with --live")
+            raise ValueError(f"argument {name_option(name)}: not together with --live")
     if options.control is not None and os.path.exists(options.control):
         raise ValueError("argument -c/--control: --live needs a control in text form, not a file")
 

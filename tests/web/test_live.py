@@ -96,6 +96,12 @@ def test_options_of_samples_are_errors(argv: list[str], capsys: pytest.CaptureFi
     assert "not together with --live" in capsys.readouterr().err
 
 
+def test_option_that_is_switched_off_is_named_as_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        generate.parse_args(["--live", "a.html", "--no-recall"])
+    assert "argument --no-recall: not together with --live" in capsys.readouterr().err
+
+
 def test_control_that_the_session_lacks_is_an_error(tmp_path: Path) -> None:
     model, path = make_model(), tmp_path / "plain.sess"
     Session(model.config, model.state_dict(), 2).save(path)
